@@ -1,0 +1,16 @@
+//! Rules of the gateway, pure: what an event is, who signed it, whether it is fresh, what to do with an outcome.
+//!
+//! Floor 0. Nothing here reads a clock, a file, a socket or the environment; time and chance come in as arguments.
+
+pub mod breaker;
+pub mod event;
+pub mod fault;
+pub mod inbound;
+pub mod key;
+pub mod outcome;
+pub mod refusal;
+pub mod route;
+pub mod schedule;
+pub mod scheme;
+pub mod secret;
+pub mod time;

@@ -1,0 +1,173 @@
+//! What became of an attempt and of a request: the application's answers, and what the sender is told.
+
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode};
+
+use super::fault::Fault;
+use super::refusal::Refusal;
+
+/// An answer of the application, complete and capped.
+#[derive(Clone, Debug)]
+pub struct AppAnswer {
+    /// Its status.
+    pub status: StatusCode,
+    /// Its end-to-end headers.
+    pub headers: HeaderMap,
+    /// Its body as far as it came; cut at the cap.
+    pub body: Bytes,
+}
+
+/// How one attempt ended. Not an error: the application's doing.
+#[derive(Clone, Debug)]
+pub enum Outcome {
+    /// A 2xx status line came; the application has the event, whatever became of the rest of its answer.
+    Accepted(AppAnswer),
+    /// A 4xx that repeats will not change.
+    Rejected(AppAnswer),
+    /// 5xx, 3xx, 408, 421, 425 or 429: not processed, worth another attempt.
+    Failed(AppAnswer),
+    /// No connection, or it broke before the last byte was written: certainly not processed.
+    Unreachable(String),
+    /// Everything was written and no status line came: perhaps processed.
+    Unknown {
+        /// What was seen, for the operator.
+        error: String,
+        /// Whether it was our `attempt_timeout` that ended it.
+        timed_out: Timeout,
+    },
+}
+
+/// Whether an attempt ended because our patience did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Timeout {
+    /// `attempt_timeout` passed.
+    Elapsed,
+    /// The connection broke by itself.
+    No,
+}
+
+impl Outcome {
+    /// What an answer with this status means (PROMISES, "Decisions in the subtle cases").
+    #[must_use]
+    pub fn of_answer(answer: AppAnswer) -> Self {
+        match answer.status.as_u16() {
+            200..=299 => Self::Accepted(answer),
+            408 | 421 | 425 | 429 => Self::Failed(answer),
+            400..=499 => Self::Rejected(answer),
+            _ => Self::Failed(answer),
+        }
+    }
+
+    /// The word used in metrics and logs.
+    #[must_use]
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Accepted(_) => "accepted",
+            Self::Rejected(_) => "rejected",
+            Self::Failed(_) | Self::Unknown { timed_out: Timeout::No, .. } => "failed",
+            Self::Unreachable(_) => "unreachable",
+            Self::Unknown { timed_out: Timeout::Elapsed, .. } => "timeout",
+        }
+    }
+
+    /// All words of [`Self::as_str`], for metrics that must exist before the first attempt.
+    pub const WORDS: [&'static str; 5] = ["accepted", "rejected", "failed", "timeout", "unreachable"];
+
+    /// Whether the application may have processed the event although it did not say so.
+    #[must_use]
+    pub const fn is_unknown(&self) -> bool {
+        matches!(self, Self::Unknown { .. })
+    }
+
+    /// What the operator reads as `last_error`; empty for an accepted event. Holds no byte of a body.
+    #[must_use]
+    pub fn describe(&self) -> String {
+        match self {
+            Self::Accepted(_) => String::new(),
+            Self::Rejected(answer) | Self::Failed(answer) => format!("the application answered {}", answer.status),
+            Self::Unreachable(error) | Self::Unknown { error, .. } => error.clone(),
+        }
+    }
+}
+
+/// What the sender's request ended as; one per request, in the reply, the metrics and the log.
+#[derive(Clone, Debug)]
+pub enum Settled {
+    /// The application answered 2xx in time.
+    Delivered(AppAnswer),
+    /// The application answered 4xx and the answer is passed on.
+    AppRejected(AppAnswer),
+    /// The application failed and that is passed on: its answer, or 502 or 504 in its place.
+    AppFailed(Result<AppAnswer, StatusCode>),
+    /// The event is safe on disk.
+    Spooled,
+    /// The event was seen within the ttl.
+    Duplicate,
+    /// Its type is not among the wanted ones.
+    Filtered,
+    /// The provider's challenge, answered by us.
+    Handshake(HandshakeReply),
+    /// The sender's doing.
+    Refused(Refusal),
+    /// Our doing.
+    Unavailable(Fault),
+}
+
+/// Our answer to a provider's challenge.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HandshakeReply {
+    /// `Content-Type`.
+    pub content_type: String,
+    /// Further headers that the provider wants to see.
+    pub headers: Vec<(String, String)>,
+    /// The body.
+    pub body: Bytes,
+}
+
+impl Settled {
+    /// The disposition: the word used in metrics and logs.
+    #[must_use]
+    pub const fn disposition(&self) -> &'static str {
+        match self {
+            Self::Delivered(_) => "delivered",
+            Self::AppRejected(_) => "app_rejected",
+            Self::AppFailed(_) => "app_failed",
+            Self::Spooled => "spooled",
+            Self::Duplicate => "duplicate",
+            Self::Filtered => "filtered",
+            Self::Handshake(_) => "handshake",
+            Self::Refused(_) => "refused",
+            Self::Unavailable(_) => "unavailable",
+        }
+    }
+
+    /// All words of [`Self::disposition`] and `passthrough`, for metrics that must exist before the first request.
+    pub const DISPOSITIONS: [&'static str; 10] = [
+        "delivered",
+        "app_rejected",
+        "app_failed",
+        "spooled",
+        "duplicate",
+        "filtered",
+        "handshake",
+        "refused",
+        "unavailable",
+        "passthrough",
+    ];
+
+    /// The reason that goes with it, where there is one.
+    #[must_use]
+    pub const fn reason(&self) -> Option<&'static str> {
+        match self {
+            Self::Refused(refusal) => Some(refusal.as_str()),
+            Self::Unavailable(fault) => Some(fault.as_str()),
+            Self::Delivered(_)
+            | Self::AppRejected(_)
+            | Self::AppFailed(_)
+            | Self::Spooled
+            | Self::Duplicate
+            | Self::Filtered
+            | Self::Handshake(_) => None,
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! hookgate: a gateway in front of any app that receives webhooks.
+
+pub mod domain;

@@ -1,0 +1,3 @@
+//! The `hookgate` command.
+
+fn main() {}

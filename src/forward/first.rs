@@ -8,7 +8,8 @@ use http::StatusCode;
 use tokio::time::Instant;
 
 use super::attempt::Sending;
-use super::limits::{Held as NoSlot, Lane, Slot};
+use super::limits::{BreakerState, Held as NoSlot, Lane, Slot};
+use super::spooled::Standing;
 use super::{COMMIT_ALLOWANCE, Deliverer};
 use crate::claims::store::Processed;
 use crate::claims::{Held, Suspicion};
@@ -26,6 +27,8 @@ struct First {
     held: Held,
     /// The moment the reply must have left.
     deadline: Instant,
+    /// The moment at which waiting for the application ends, so that a commit still fits before the deadline.
+    commit_by: Instant,
     /// Whether an earlier sending may have been processed.
     flagged: bool,
 }
@@ -35,7 +38,8 @@ impl Deliverer {
     /// cut off at shutdown the lease lapses and the sender's retry is delivered, flagged.
     pub(super) async fn deliver_first(&self, event: Arc<Event>, route: Arc<Route>, held: Held, deadline: Instant) {
         let flagged = held.suspicion() == Suspicion::PerhapsProcessed || self.in_doubt(&event, &route);
-        let first = First { deliverer: self.clone(), event, route, held, deadline, flagged };
+        let commit_by = commit_by(deadline, Instant::now());
+        let first = First { deliverer: self.clone(), event, route, held, deadline, commit_by, flagged };
         if first.route.ack.mode == AckMode::Queue {
             return first.keep(0, Possible::from_flag(flagged), None, String::new()).await;
         }
@@ -58,7 +62,7 @@ impl First {
                 return Err("an earlier event of the same order value is waiting".to_owned());
             }
         }
-        match lane.slot(self.commit_by()).await {
+        match lane.slot(self.commit_by).await {
             Ok(slot) => Ok(slot),
             Err(NoSlot::Until(_)) => Err("the application is considered down".to_owned()),
             Err(NoSlot::Busy) => Err("all of the route's slots stayed taken".to_owned()),
@@ -77,7 +81,7 @@ impl First {
     async fn attempt(self, lane: Arc<Lane>, slot: Slot) {
         let sending = Sending { attempt: 1, possible_duplicate: self.flagged, replay: false };
         let deliverer = self.deliverer.clone();
-        let attempt = deliverer.attempt(lane, self.event.clone(), sending, slot, self.commit_by());
+        let attempt = deliverer.attempt(lane, self.event.clone(), sending, slot, self.commit_by);
         let mut attempt = Box::pin(attempt);
         let outcome = tokio::select! {
             biased;
@@ -142,7 +146,9 @@ impl First {
                 self.held.answer(Settled::Spooled);
                 let (event, route) = (self.event.clone(), self.route.clone());
                 deliverer.0.claims.mark(self.held, route.dedup_ttl).await;
-                deliverer.settle_spooled_when(attempt, event, route, 1, Possible::from_flag(self.flagged)).await;
+                let possible_duplicate = Possible::from_flag(self.flagged);
+                let standing = Standing { attempt: 1, possible_duplicate, breaker: BreakerState::Closed };
+                deliverer.settle_spooled_when(attempt, event, route, standing).await;
             }
             Err(fault) => {
                 deliverer.let_go(id);
@@ -217,7 +223,7 @@ impl First {
         let state = Entry::Dead { reason: DeadReason::AppRejected };
         let entry = self.entry(state, 1, Possible::No, error);
         let copy = self.deliverer.0.spool.append(entry, None);
-        match tokio::time::timeout_at(self.commit_by(), copy).await {
+        match tokio::time::timeout_at(self.commit_by, copy).await {
             Ok(Ok(())) => self.deliverer.count_burial(&self.route.name, state),
             Ok(Err(fault)) => tracing::warn!(route = %self.route.name, event = %self.event.id, %fault,
                 "no dead-letter copy of a rejected event"),
@@ -253,17 +259,8 @@ impl First {
         !self.buffers() || self.route.ack.on_app_rejection == OnApp::Pass
     }
 
-    /// The moment at which waiting for the application ends so that a commit still fits before the deadline.
-    fn commit_by(&self) -> Instant {
-        let latest = self.deadline.checked_sub(COMMIT_ALLOWANCE).unwrap_or(self.deadline);
-        // A budget shorter than three allowances keeps a third of what is left for the commit.
-        let left = self.deadline.saturating_duration_since(Instant::now());
-        latest.max(Instant::now() + left.mul_f64(2.0 / 3.0)).min(self.deadline)
-    }
-
     /// Comes when the application has had its time, or when the shutdown wants open requests answered.
     async fn commit_moment(&self) {
-        let by = self.commit_by();
         let mut drain = self.deliverer.0.drain.subscribe();
         let drained = async {
             match drain.wait_for(Option::is_some).await.ok().and_then(|until| *until) {
@@ -272,10 +269,16 @@ impl First {
             }
         };
         tokio::select! {
-            () = tokio::time::sleep_until(by) => {}
+            () = tokio::time::sleep_until(self.commit_by) => {}
             () = drained => {}
         }
     }
+}
+
+/// When waiting for the application ends. A budget shorter than three allowances keeps a third of itself for the commit.
+fn commit_by(deadline: Instant, now: Instant) -> Instant {
+    let left = deadline.saturating_duration_since(now);
+    now + left.saturating_sub(COMMIT_ALLOWANCE).max(left.mul_f64(2.0 / 3.0))
 }
 
 impl From<SpoolFault> for Fault {

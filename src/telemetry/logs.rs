@@ -151,9 +151,9 @@ impl LogControl {
 
 /// Sets up logging for the whole process, once.
 pub fn init(settings: Settings, metrics: &Arc<Metrics>) -> Result<Logs, LogFault> {
-    let on_terminal = io::stderr().is_terminal();
+    let terminal = if io::stderr().is_terminal() { Terminal::Yes } else { Terminal::No };
     let (sink, flush) = sink::open(io::stderr(), Arc::clone(metrics)).map_err(LogFault::Thread)?;
-    let (subscriber, control) = subscriber(settings, Terminal::of(on_terminal), sink);
+    let (subscriber, control) = subscriber(settings, terminal, sink);
     tracing::subscriber::set_global_default(subscriber).map_err(|_| LogFault::Twice)?;
     log::set_boxed_logger(Box::new(Bridge::new(Arc::clone(metrics)))).map_err(|_| LogFault::Twice)?;
     log::set_max_level(log::LevelFilter::Warn);
@@ -165,12 +165,6 @@ pub fn init(settings: Settings, metrics: &Arc<Metrics>) -> Result<Logs, LogFault
 enum Terminal {
     Yes,
     No,
-}
-
-impl Terminal {
-    const fn of(is_terminal: bool) -> Self {
-        if is_terminal { Self::Yes } else { Self::No }
-    }
 }
 
 fn subscriber(settings: Settings, terminal: Terminal, sink: Sink) -> (impl Subscriber + Send + Sync, LogControl) {
@@ -278,8 +272,8 @@ fn quoted(text: &str) -> String {
 mod tests {
     use log::Log;
 
-    use super::super::sink::tests::Paper;
     use super::*;
+    use crate::telemetry::sink::tests::Paper;
 
     const JSON: Settings = Settings { format: Format::Json, level: Level::Info, colour: Colour::Allowed };
 

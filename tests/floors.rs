@@ -99,9 +99,9 @@ fn house() -> Vec<Source> {
 /// Where a room lies.
 #[derive(Clone, Copy, PartialEq)]
 enum Floor {
-    /// Knows the floors below it, and telemetry unless it is the ground floor.
+    /// Knows the floors below it, and telemetry and clock unless it is the ground floor.
     Storey(u8),
-    /// Knows the ground floor alone; telemetry is known by every storey but the ground floor, config by the roof.
+    /// Knows the ground floor alone; telemetry and clock are known by every storey but the ground floor, config by the roof.
     Side,
     /// Knows everything.
     Roof,
@@ -114,7 +114,7 @@ fn floor(room: &str) -> Option<Floor> {
         "claims" | "spool" => Floor::Storey(2),
         "forward" => Floor::Storey(3),
         "gateway" | "admin" => Floor::Storey(4),
-        "telemetry" | "config" => Floor::Side,
+        "telemetry" | "clock" | "config" => Floor::Side,
         "app" | "cli" | "demo" | "dev" | "main" | "lib" => Floor::Roof,
         _ => return None,
     })
@@ -125,7 +125,7 @@ fn may_name(from: &str, to: &str) -> bool {
         _ if from == to => true,
         (Some(Floor::Roof), Some(_)) => true,
         (Some(Floor::Storey(above)), Some(Floor::Storey(below))) => above > below,
-        (Some(Floor::Storey(above)), Some(Floor::Side)) => above > 0 && to == "telemetry",
+        (Some(Floor::Storey(above)), Some(Floor::Side)) => above > 0 && to != "config",
         (Some(Floor::Side), Some(Floor::Storey(below))) => below == 0,
         _ => false,
     }

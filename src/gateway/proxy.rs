@@ -12,7 +12,7 @@ use pingora::proxy::{ProxyHttp, Session};
 use tokio::time::Instant;
 
 use super::Gateway;
-use super::connections::{Connection, Phase};
+use super::connections::Phase;
 use super::forwarded::Origin;
 use super::receive::Received;
 use super::reply::Reply;
@@ -161,7 +161,7 @@ impl Gateway {
             body::read(session.as_downstream_mut(), route.max_body_bytes, deadline.min(answer_by), &self.buffers);
         let (body, memory) = match reading.await {
             Ok(read) => read,
-            Err(settled) => return settled.into(),
+            Err(unread) => return Settled::from(unread).into(),
         };
         let length = f64::from(u32::try_from(body.len()).unwrap_or(u32::MAX));
         self.metrics.request_body_bytes.with_label_values(&[&*route.name]).observe(length);
@@ -207,7 +207,16 @@ impl Gateway {
             linger(session).await;
         }
         passage.answered = true;
-        log_line(&Line { name, disposition, reason, status, event, origin, arrived: passage.arrived, written: written.is_ok() });
+        log_line(&Line {
+            name,
+            disposition,
+            reason,
+            status,
+            event,
+            origin,
+            arrived: passage.arrived,
+            written: written.is_ok(),
+        });
     }
 }
 

@@ -281,3 +281,40 @@ fn door_limits(config: &Config) -> DoorLimits {
         max_header_bytes: config.server.max_header_bytes,
     }
 }
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stopped {
+    /// A signal ended it and nothing was cut off.
+    Cleanly,
+}
+
+/// Runs a gateway until a signal ends it. `reload` reads the configuration anew on SIGHUP.
+///
+/// SIGTERM drains, SIGINT stops quickly; a second one of either cuts the waiting short.
+pub fn run(
+    config: Config,
+    reload: impl Fn() -> Result<Config, ConfigFaults> + Send + Sync + 'static,
+) -> Result<Stopped, StartFault> {
+    let labels: Vec<RouteLabels> = config.routes.iter().map(|route| labels(route)).collect();
+    let metrics = Arc::new(Metrics::new(&labels).map_err(|error| StartFault::Metrics(error.to_string()))?);
+    let logs = logs::init(log_settings(&config), &metrics).map_err(|error| StartFault::Log(error.to_string()))?;
+    let runtime = runtime(config.server.threads)?;
+    let stopped = runtime.block_on(async {
+        let running = Running::start(&config, metrics).await?;
+        tracing::info!(listen = %running.addresses.listen, telemetry = %running.addresses.telemetry,
+            admin = %running.addresses.admin, routes = config.routes.len(), "ready");
+        let how = until_told(&running, &reload).await?;
+        tracing::info!(how = how.as_str(), "stopping");
+        let quick = again_told()?;
+        tokio::select! {
+            () = running.stop(how) => {}
+            () = quick => tracing::warn!("told twice: what was still running is cut off"),
+        }
+        tracing::info!("stopped");
+        Ok(Stopped::Cleanly)
+    });
+    runtime.shutdown_timeout(QUICK);
+    drop(logs);
+    stopped
+}

@@ -8,6 +8,8 @@ pub mod http;
 pub mod logs;
 pub mod metrics;
 mod process;
+pub mod recent;
 pub mod sink;
 
 pub use metrics::{Metrics, NO_ROUTE, RouteLabels};
+pub use recent::{Answered, Recent};

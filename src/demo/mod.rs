@@ -7,15 +7,14 @@ mod story;
 
 use std::io::Write;
 use std::path::Path;
-use std::sync::Arc;
 
 use self::application::Application;
 use self::sender::Sender;
 use self::story::Act;
-use crate::app::{Running, Stop};
-use crate::config::{self, Config, environment::Environment};
+use crate::app::{self, Running, Stop};
+use crate::clock::Clock;
+use crate::config::{self, Config, ConfigFaults, Environment};
 use crate::domain::secret::Secret;
-use crate::telemetry::{Metrics, RouteLabels};
 
 /// The secret of the demonstration's senders; it opens nothing.
 const SECRET: &str = "demo-secret-that-opens-nothing";
@@ -46,15 +45,17 @@ pub enum DemoFault {
 }
 
 /// Plays the demonstration; the story goes to `out`, a line per act.
-pub async fn play(length: Length, environment: &Environment, mut out: impl Write + Send) -> Result<(), DemoFault> {
+pub async fn play(length: Length, mut out: impl Write + Send) -> Result<(), DemoFault> {
     let setup = |error: &dyn std::fmt::Display| DemoFault::Setup(error.to_string());
     let folder = tempfile::tempdir().map_err(|error| setup(&error))?;
     let quick = Application::start().await.map_err(|error| setup(&error))?;
     let slow = Application::start().await.map_err(|error| setup(&error))?;
-    let config = configuration(folder.path(), &quick, &slow, environment)?;
-    let labels: Vec<RouteLabels> = config.routes.iter().map(|route| labels(route)).collect();
-    let metrics = Arc::new(Metrics::new(&labels).map_err(|error| setup(&error))?);
-    let running = Running::start(&config, metrics).await.map_err(|error| setup(&error))?;
+    write_configuration(folder.path(), &quick, &slow).map_err(|error| setup(&error))?;
+    let file = folder.path().join("hookgate.toml");
+    let config = read_configuration(&file).map_err(|faults| setup(&faults.plain()))?;
+    let metrics = app::metrics_for(&config).map_err(|error| setup(&error))?;
+    let reread = Box::new(move || read_configuration(&file));
+    let running = Running::start(&config, metrics, None, reread).await.map_err(|error| setup(&error))?;
     let sender = Sender::new(running.addresses.listen, &config, Secret::new(SECRET.into()));
 
     let acts = story::play(&sender, &quick, &slow, &running, &mut out).await;
@@ -72,17 +73,8 @@ pub async fn play(length: Length, environment: &Environment, mut out: impl Write
     if held == acts.len() { Ok(()) } else { Err(DemoFault::ActsFailed { held, all: acts.len() }) }
 }
 
-fn labels(route: &crate::domain::route::Route) -> RouteLabels {
-    RouteLabels { name: route.name.to_string(), secrets: route.secrets.len() }
-}
-
-/// The configuration, written and read as an operator's would be.
-fn configuration(
-    folder: &Path,
-    quick: &Application,
-    slow: &Application,
-    environment: &Environment,
-) -> Result<Config, DemoFault> {
+/// The configuration, written as an operator's would be.
+fn write_configuration(folder: &Path, quick: &Application, slow: &Application) -> std::io::Result<()> {
     let text = format!(
         r#"listen = "127.0.0.1:0"
 telemetry = "127.0.0.1:0"
@@ -123,7 +115,12 @@ app = {{ url = "http://{slow}" }}
         slow = slow.address(),
         spool = folder.join("spool").display(),
     );
-    let file = folder.join("hookgate.toml");
-    std::fs::write(&file, text).map_err(|error| DemoFault::Setup(error.to_string()))?;
-    config::load(Some(&file), &environment.without_overrides()).map_err(|faults| DemoFault::Setup(faults.plain()))
+    std::fs::write(folder.join("hookgate.toml"), text)
+}
+
+/// The configuration, read as an operator's would be, but for the operator's variables: the demonstration is the same
+/// everywhere.
+fn read_configuration(file: &Path) -> Result<Config, ConfigFaults> {
+    let environment = Environment::of(Clock::start().now(), std::iter::empty::<(String, String)>());
+    config::load(Some(file), &environment)
 }

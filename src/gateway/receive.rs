@@ -27,11 +27,13 @@ pub(crate) struct Received {
     pub(crate) settled: Settled,
     /// The event it carried, once it was believed.
     pub(crate) event: Option<EventId>,
+    /// Its type, once it was believed.
+    pub(crate) event_type: Option<String>,
 }
 
 impl From<Settled> for Received {
     fn from(settled: Settled) -> Self {
-        Self { settled, event: None }
+        Self { settled, event: None, event_type: None }
     }
 }
 
@@ -51,20 +53,21 @@ impl Gateway {
             Admitted::Believed(event) => event,
             Admitted::Unbelieved(event) => {
                 let held = self.claims.unclaimed(&event);
-                return self.deliver(event, route, held, deadline, memory).await;
+                return self.deliver(event, route, held, deadline, memory).await.into();
             }
             Admitted::Answered(settled) => return settled.into(),
         };
-        match self.claims.claim(&event, route.ack.budget + LEASE_MARGIN, deadline).await {
+        let (id, event_type) = (event.id, event.event_type.clone());
+        let settled = match self.claims.claim(&event, route.ack.budget + LEASE_MARGIN, deadline).await {
             Verdict::Claimed(held) => self.deliver(event, route, held, deadline, memory).await,
-            Verdict::Duplicate => Received { settled: Settled::Duplicate, event: Some(event.id) },
+            Verdict::Duplicate => Settled::Duplicate,
             Verdict::InFlight(leader) => {
                 let joined = tokio::time::timeout_at(deadline, leader.outcome()).await.ok().flatten();
-                let settled = joined.unwrap_or(Settled::Unavailable(Fault::InFlightElsewhere));
-                Received { settled, event: Some(event.id) }
+                joined.unwrap_or(Settled::Unavailable(Fault::InFlightElsewhere))
             }
-            Verdict::Unavailable(fault) => Received { settled: Settled::Unavailable(fault), event: Some(event.id) },
-        }
+            Verdict::Unavailable(fault) => Settled::Unavailable(fault),
+        };
+        Received { settled, event: Some(id), event_type }
     }
 
     async fn deliver(
@@ -74,11 +77,9 @@ impl Gateway {
         held: Held,
         deadline: Instant,
         memory: impl Send + 'static,
-    ) -> Received {
-        let id = event.id;
+    ) -> Settled {
         let delivery = self.deliverer.begin(Arc::new(event), route.clone(), held, deadline, memory);
-        let settled = delivery.outcome().await.unwrap_or(Settled::Unavailable(Fault::Overloaded));
-        Received { settled, event: Some(id) }
+        delivery.outcome().await.unwrap_or(Settled::Unavailable(Fault::Overloaded))
     }
 
     /// Verified, fresh, wanted and named; or the reason why not.

@@ -167,7 +167,7 @@ fn a_damaged_record_is_set_aside_loudly_and_the_rest_is_delivered() {
     let wanted: Vec<String> = (0..20).filter(|n| *n != 7).map(|n| format!("record-{n:02}-with-a-mark")).collect();
     assert_eq!(delivered, wanted);
     assert!(world.gateway.metrics().count("hookgate_spool_errors_total", &[]) >= 1);
-    world.gateway.wait_for_log(&["ERROR", "damaged"]);
+    world.gateway.wait_for_log(&["\"level\":\"error\"", "damaged"]);
     let verified = world.gateway.ask(&["spool", "verify"]);
     assert_eq!(verified.code, Some(65), "{verified:?}");
 }
@@ -185,7 +185,7 @@ fn a_spool_that_is_rubbish_does_not_pass_for_an_empty_one() {
     }
     world.gateway.launch();
     let heard =
-        |gateway: &Gateway| gateway.said().iter().any(|line| line.contains("ERROR") || line.contains("damaged"));
+        |gateway: &Gateway| !gateway.log(&["\"level\":\"error\""]).is_empty() || !gateway.log(&["damaged"]).is_empty();
     eventually("somebody says that the spool is damaged", DRAINED, || heard(&world.gateway).then_some(()));
 }
 

@@ -257,9 +257,11 @@ impl Gateway {
         self.lines.all()
     }
 
-    /// Its log lines so far that hold all of `words`.
+    /// Its log lines so far that hold all of `words`, in capitals or not.
     pub(crate) fn log(&self, words: &[&str]) -> Vec<String> {
-        self.said().into_iter().filter(|line| words.iter().all(|word| line.contains(word))).collect()
+        let words: Vec<String> = words.iter().map(|word| word.to_lowercase()).collect();
+        let holds = |line: &String| words.iter().all(|word| line.to_lowercase().contains(word));
+        self.said().into_iter().filter(holds).collect()
     }
 
     /// Waits for a log line that holds all of `words`.

@@ -101,7 +101,8 @@ impl Recent {
     #[must_use]
     pub fn list(&self, filter: &RecentFilter, before: Option<u64>, limit: usize) -> Vec<(u64, Arc<Answered>)> {
         let ring = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let numbered = ring.entries.iter().rev().zip(1_u64..).map(|(entry, age)| (ring.pushed.saturating_sub(age), entry));
+        let numbered =
+            ring.entries.iter().rev().zip(1_u64..).map(|(entry, age)| (ring.pushed.saturating_sub(age), entry));
         numbered
             .filter(|(number, entry)| before.is_none_or(|before| *number < before) && filter.wants(entry))
             .take(limit)

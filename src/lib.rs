@@ -1,4 +1,5 @@
 //! hookgate: a gateway in front of any app that receives webhooks.
 
+pub mod config;
 pub mod domain;
 pub mod telemetry;

@@ -71,7 +71,8 @@ impl First {
 
     async fn without_attempt(self, reason: String) {
         if self.absorbs() {
-            self.keep(0, Possible::from_flag(self.flagged), None, reason).await;
+            let possible = Possible::from_flag(self.flagged);
+            self.keep(0, possible, None, reason).await;
         } else {
             self.give_up(Processed::Not, Settled::AppFailed(Err(StatusCode::BAD_GATEWAY))).await;
         }
@@ -132,16 +133,7 @@ impl First {
         let id = self.event.id;
         deliverer.hold(id);
         let entry = self.entry(Entry::InFlight, 1, Possible::from_flag(self.flagged), String::new());
-        let commit = deliverer.0.spool.append(entry, Some(self.dedup_mark()));
-        let mut commit = pin!(commit);
-        let committed = match tokio::time::timeout_at(self.deadline, &mut commit).await {
-            Ok(committed) => committed,
-            Err(_) => {
-                self.held.answer(Settled::Unavailable(Fault::SpoolFailed));
-                commit.await
-            }
-        };
-        match committed {
+        match self.committed(entry).await {
             Ok(()) => {
                 self.held.answer(Settled::Spooled);
                 let (event, route) = (self.event.clone(), self.route.clone());
@@ -186,21 +178,14 @@ impl First {
     /// To the dead letters, acknowledged: the operator wants rejections absorbed.
     async fn bury(self, error: String) {
         let state = Entry::Dead { reason: DeadReason::AppRejected };
-        self.commit(state, 1, Possible::from_flag(self.flagged), error).await;
+        let possible = Possible::from_flag(self.flagged);
+        self.commit(state, 1, possible, error).await;
     }
 
     async fn commit(self, state: Entry, attempts: u32, possible: Possible, error: String) {
         let deliverer = self.deliverer.clone();
         let entry = self.entry(state, attempts, possible, error);
-        let mut commit = pin!(deliverer.0.spool.append(entry, Some(self.dedup_mark())));
-        let committed = match tokio::time::timeout_at(self.deadline, &mut commit).await {
-            Ok(committed) => committed,
-            Err(_) => {
-                self.held.answer(Settled::Unavailable(Fault::SpoolFailed));
-                commit.await
-            }
-        };
-        match committed {
+        match self.committed(entry).await {
             Ok(()) => {
                 self.held.answer(Settled::Spooled);
                 deliverer.count_burial(&self.route.name, state);
@@ -212,6 +197,17 @@ impl First {
                 self.give_up(processed, Settled::Unavailable(fault.into())).await;
             }
         }
+    }
+
+    /// Commits `entry`. When that takes past the deadline the sender is told that nothing is promised, and the commit
+    /// is waited for all the same: its outcome decides what becomes of the event.
+    async fn committed(&self, entry: NewEntry) -> Result<(), SpoolFault> {
+        let mut commit = pin!(self.deliverer.0.spool.append(entry, Some(self.dedup_mark())));
+        if let Ok(in_time) = tokio::time::timeout_at(self.deadline, &mut commit).await {
+            return in_time;
+        }
+        self.held.answer(Settled::Unavailable(Fault::SpoolFailed));
+        commit.await
     }
 
     /// A copy for the operator of what the application rejected. Its sender is told the rejection, so nothing is

@@ -165,8 +165,7 @@ impl Deliverer {
     /// When a failed event is due again, or that it was the last time.
     fn again(&self, route: &Route, outcome: &Outcome, standing: Standing, error: String) -> Settlement {
         let now = self.0.clock.now();
-        let possible_duplicate =
-            if outcome.is_unknown() { Possible::Duplicate } else { standing.possible_duplicate };
+        let possible_duplicate = if outcome.is_unknown() { Possible::Duplicate } else { standing.possible_duplicate };
         let wait = route.delivery.schedule.wait_after(standing.attempt, fastrand::f64());
         if standing.breaker == BreakerState::Probing && !outcome.is_unknown() {
             // A probe is not counted against its event, and the next probe is another event's: one that can never

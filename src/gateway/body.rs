@@ -62,22 +62,39 @@ impl Drop for Reserved {
     }
 }
 
+/// Why a body is not there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unread {
+    /// The sender's doing.
+    Refused(Refusal),
+    /// Our doing.
+    Unavailable(Fault),
+}
+
+impl From<Unread> for Settled {
+    fn from(unread: Unread) -> Self {
+        match unread {
+            Unread::Refused(refusal) => Self::Refused(refusal),
+            Unread::Unavailable(fault) => Self::Unavailable(fault),
+        }
+    }
+}
+
 /// Reads the whole body: at most `cap` bytes, until `deadline`. A sender that waits for `100 Continue` gets it first.
 pub(crate) async fn read(
     session: &mut ServerSession,
     cap: usize,
     deadline: Instant,
     buffers: &Buffers,
-) -> Result<(Bytes, Reserved), Settled> {
+) -> Result<(Bytes, Reserved), Unread> {
     let announced = announced_length(session)?;
     if announced.is_some_and(|length| length > cap) {
-        return Err(Settled::Refused(Refusal::BodyTooLarge));
+        return Err(Unread::Refused(Refusal::BodyTooLarge));
     }
     let mut reserved = buffers.reserve();
     let reading = read_all(session, cap, announced, &mut reserved);
-    let body = tokio::time::timeout_at(deadline, reading)
-        .await
-        .unwrap_or(Err(Settled::Refused(Refusal::RequestTimeout)))?;
+    let body =
+        tokio::time::timeout_at(deadline, reading).await.unwrap_or(Err(Unread::Refused(Refusal::RequestTimeout)))?;
     Ok((body, reserved))
 }
 
@@ -86,19 +103,19 @@ async fn read_all(
     cap: usize,
     announced: Option<usize>,
     reserved: &mut Reserved,
-) -> Result<Bytes, Settled> {
+) -> Result<Bytes, Unread> {
     if session.req_header().headers.contains_key(EXPECT) {
-        session.write_continue_response().await.map_err(|_| Settled::Refused(Refusal::BadRequest))?;
+        session.write_continue_response().await.map_err(|_| Unread::Refused(Refusal::BadRequest))?;
     }
     let mut first = Bytes::new();
     let mut rest = BytesMut::new();
     loop {
-        let piece = session.read_request_body().await.map_err(|_| Settled::Refused(Refusal::BadRequest))?;
+        let piece = session.read_request_body().await.map_err(|_| Unread::Refused(Refusal::BadRequest))?;
         let Some(piece) = piece else { break };
         if first.len() + rest.len() + piece.len() > cap {
-            return Err(Settled::Refused(Refusal::BodyTooLarge));
+            return Err(Unread::Refused(Refusal::BodyTooLarge));
         }
-        reserved.grow(piece.len()).map_err(Settled::Unavailable)?;
+        reserved.grow(piece.len()).map_err(Unread::Unavailable)?;
         // One piece is the common case, and needs no copy.
         if first.is_empty() && rest.is_empty() {
             first = piece;
@@ -112,16 +129,16 @@ async fn read_all(
     }
     let body = if rest.is_empty() { first } else { rest.freeze() };
     match announced {
-        Some(length) if length != body.len() => Err(Settled::Refused(Refusal::BadRequest)),
+        Some(length) if length != body.len() => Err(Unread::Refused(Refusal::BadRequest)),
         Some(_) | None => Ok(body),
     }
 }
 
 /// The one canonical `Content-Length`, if there is one.
-fn announced_length(session: &ServerSession) -> Result<Option<usize>, Settled> {
+fn announced_length(session: &ServerSession) -> Result<Option<usize>, Unread> {
     let mut values = session.req_header().headers.get_all(CONTENT_LENGTH).iter();
     let Some(value) = values.next() else { return Ok(None) };
-    let bad = Settled::Refused(Refusal::BadRequest);
+    let bad = Unread::Refused(Refusal::BadRequest);
     if values.next().is_some() || !value.as_bytes().iter().all(u8::is_ascii_digit) {
         return Err(bad);
     }

@@ -83,8 +83,7 @@ impl Connections {
     /// Enters a connection; at the cap the longest idle one is told to close, and `None` means that none is idle.
     pub(crate) fn enter(&self, remote: SocketAddr) -> Option<Entry> {
         let now = Instant::now();
-        let connection =
-            Arc::new(Connection { remote, phase: Mutex::new(Phase::Idle(now)), close: Notify::new() });
+        let connection = Arc::new(Connection { remote, phase: Mutex::new(Phase::Idle(now)), close: Notify::new() });
         let mut open = self.0.open.lock().unwrap_or_else(PoisonError::into_inner);
         if open.len() >= self.0.most {
             let idle = open.iter().filter_map(|(id, other)| match other.phase() {

@@ -81,7 +81,14 @@ impl Door {
         let mut proxy = http_proxy(&Arc::new(conf), Proxy(gateway.clone()));
         proxy.handle_init_modules();
         let connections = Connections::new(limits.max_connections, gateway.metrics.clone());
-        Self { proxy: Arc::new(proxy), gateway, connections, limits, closing: Arc::default(), stop: watch::channel(false).0 }
+        Self {
+            proxy: Arc::new(proxy),
+            gateway,
+            connections,
+            limits,
+            closing: Arc::default(),
+            stop: watch::channel(false).0,
+        }
     }
 
     /// Accepts connections until [`Self::close`]; the listener is closed then.
@@ -104,12 +111,11 @@ impl Door {
     }
 
     fn admit(&self, stream: TcpStream, remote: SocketAddr) {
-        match self.connections.enter(remote) {
-            Some(entry) => drop(tokio::spawn(self.clone().visit(stream, entry))),
-            None => {
-                self.gateway.metrics.connections_turned_away_total.inc();
-                drop(tokio::spawn(turn_away(stream)));
-            }
+        if let Some(entry) = self.connections.enter(remote) {
+            drop(tokio::spawn(self.clone().visit(stream, entry)));
+        } else {
+            self.gateway.metrics.connections_turned_away_total.inc();
+            drop(tokio::spawn(turn_away(stream)));
         }
     }
 

@@ -21,6 +21,7 @@ use crate::claims::Claims;
 use crate::clock::Clock;
 use crate::forward::Deliverer;
 use crate::telemetry::Metrics;
+use crate::telemetry::recent::Recent;
 
 /// The gateway: what a request needs to be received. Shared by all connections.
 pub struct Gateway {
@@ -30,6 +31,7 @@ pub struct Gateway {
     deliverer: Deliverer,
     clock: Clock,
     metrics: Arc<Metrics>,
+    recent: Recent,
     buffers: Buffers,
 }
 
@@ -42,9 +44,10 @@ impl Gateway {
         deliverer: Deliverer,
         clock: Clock,
         metrics: Arc<Metrics>,
+        recent: Recent,
         max_buffered_bytes: usize,
     ) -> Self {
         let buffers = Buffers::new(max_buffered_bytes, metrics.clone());
-        Self { site: ArcSwap::from_pointee(site), claims, deliverer, clock, metrics, buffers }
+        Self { site: ArcSwap::from_pointee(site), claims, deliverer, clock, metrics, recent, buffers }
     }
 }

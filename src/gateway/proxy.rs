@@ -12,18 +12,18 @@ use pingora::proxy::{ProxyHttp, Session};
 use tokio::time::Instant;
 
 use super::Gateway;
-use super::connections::{Connection, Phase};
+use super::connections::Phase;
 use super::forwarded::Origin;
 use super::receive::Received;
 use super::reply::Reply;
 use super::site::{Destination, Site};
 use super::{body, listener};
-use crate::domain::event::EventId;
 use crate::domain::inbound::Inbound;
 use crate::domain::outcome::Settled;
 use crate::domain::refusal::Refusal;
 use crate::domain::route::Route;
 use crate::telemetry::NO_ROUTE;
+use crate::telemetry::recent::Answered;
 
 /// Most of an unwanted body that is read away so that the sender gets to read the refusal.
 const LINGER_BYTES: usize = 256 * 1024;
@@ -161,7 +161,7 @@ impl Gateway {
             body::read(session.as_downstream_mut(), route.max_body_bytes, deadline.min(answer_by), &self.buffers);
         let (body, memory) = match reading.await {
             Ok(read) => read,
-            Err(settled) => return settled.into(),
+            Err(unread) => return Settled::from(unread).into(),
         };
         let length = f64::from(u32::try_from(body.len()).unwrap_or(u32::MAX));
         self.metrics.request_body_bytes.with_label_values(&[&*route.name]).observe(length);
@@ -188,7 +188,7 @@ impl Gateway {
         origin: &Origin,
         received: Received,
     ) {
-        let Received { settled, event } = received;
+        let Received { settled, event, event_type } = received;
         let name: &str = route.map_or(NO_ROUTE, |route| &route.name);
         let (disposition, reason) = (settled.disposition(), settled.reason());
         let took = passage.arrived.elapsed();
@@ -207,7 +207,21 @@ impl Gateway {
             linger(session).await;
         }
         passage.answered = true;
-        log_line(&Line { name, disposition, reason, status, event, origin, arrived: passage.arrived, written: written.is_ok() });
+        let answered = Answered {
+            received_at: self.clock.at(passage.arrived),
+            route: route.map_or_else(|| NO_ROUTE.into(), |route| route.name.clone()),
+            event,
+            event_type,
+            disposition,
+            reason,
+            status,
+            ack_ms: milliseconds(passage.arrived),
+            remote: origin.remote,
+            request_id: origin.request_id.clone(),
+            body_bytes: u64::try_from(session.body_bytes_read()).unwrap_or(u64::MAX),
+        };
+        log_line(&answered, written.is_ok());
+        self.recent.push(answered);
     }
 }
 
@@ -247,30 +261,20 @@ async fn linger(session: &mut Session) {
     let _finished = tokio::time::timeout(LINGER, reading).await;
 }
 
-/// What the line of a request says.
-pub(super) struct Line<'a> {
-    pub(super) name: &'a str,
-    pub(super) disposition: &'static str,
-    pub(super) reason: Option<&'static str>,
-    pub(super) status: u16,
-    pub(super) event: Option<EventId>,
-    pub(super) origin: &'a Origin,
-    pub(super) arrived: Instant,
-    pub(super) written: bool,
-}
-
 /// One line per request, at its end.
-fn log_line(line: &Line<'_>) {
+fn log_line(answered: &Answered, taken: bool) {
     tracing::info!(
-        route = line.name,
-        disposition = line.disposition,
-        reason = line.reason,
-        status = line.status,
-        event = line.event.map(|id| id.to_string()),
-        request_id = line.origin.request_id,
-        remote = %line.origin.remote,
-        ack_ms = milliseconds(line.arrived),
-        taken = line.written,
+        route = &*answered.route,
+        disposition = answered.disposition,
+        reason = answered.reason,
+        status = answered.status,
+        event = answered.event.map(|id| id.to_string()),
+        event_type = answered.event_type,
+        request_id = answered.request_id,
+        remote = %answered.remote,
+        body_bytes = answered.body_bytes,
+        ack_ms = answered.ack_ms,
+        taken,
         "request"
     );
 }

@@ -27,11 +27,13 @@ pub(crate) struct Received {
     pub(crate) settled: Settled,
     /// The event it carried, once it was believed.
     pub(crate) event: Option<EventId>,
+    /// Its type, once it was believed.
+    pub(crate) event_type: Option<String>,
 }
 
 impl From<Settled> for Received {
     fn from(settled: Settled) -> Self {
-        Self { settled, event: None }
+        Self { settled, event: None, event_type: None }
     }
 }
 
@@ -48,23 +50,24 @@ impl Gateway {
     ) -> Received {
         let deadline = arrived + route.ack.budget.saturating_sub(route.ack.reserve);
         let event = match self.admit(inbound, route, origin, arrived) {
-            Ok(Admitted::Believed(event)) => event,
-            Ok(Admitted::Unbelieved(event)) => {
+            Admitted::Believed(event) => event,
+            Admitted::Unbelieved(event) => {
                 let held = self.claims.unclaimed(&event);
-                return self.deliver(event, route, held, deadline, memory).await;
+                return self.deliver(event, route, held, deadline, memory).await.into();
             }
-            Err(settled) => return settled.into(),
+            Admitted::Answered(settled) => return settled.into(),
         };
-        match self.claims.claim(&event, route.ack.budget + LEASE_MARGIN, deadline).await {
+        let (id, event_type) = (event.id, event.event_type.clone());
+        let settled = match self.claims.claim(&event, route.ack.budget + LEASE_MARGIN, deadline).await {
             Verdict::Claimed(held) => self.deliver(event, route, held, deadline, memory).await,
-            Verdict::Duplicate => Received { settled: Settled::Duplicate, event: Some(event.id) },
+            Verdict::Duplicate => Settled::Duplicate,
             Verdict::InFlight(leader) => {
                 let joined = tokio::time::timeout_at(deadline, leader.outcome()).await.ok().flatten();
-                let settled = joined.unwrap_or(Settled::Unavailable(Fault::InFlightElsewhere));
-                Received { settled, event: Some(event.id) }
+                joined.unwrap_or(Settled::Unavailable(Fault::InFlightElsewhere))
             }
-            Verdict::Unavailable(fault) => Received { settled: Settled::Unavailable(fault), event: Some(event.id) },
-        }
+            Verdict::Unavailable(fault) => Settled::Unavailable(fault),
+        };
+        Received { settled, event: Some(id), event_type }
     }
 
     async fn deliver(
@@ -74,21 +77,13 @@ impl Gateway {
         held: Held,
         deadline: Instant,
         memory: impl Send + 'static,
-    ) -> Received {
-        let id = event.id;
+    ) -> Settled {
         let delivery = self.deliverer.begin(Arc::new(event), route.clone(), held, deadline, memory);
-        let settled = delivery.outcome().await.unwrap_or(Settled::Unavailable(Fault::Overloaded));
-        Received { settled, event: Some(id) }
+        delivery.outcome().await.unwrap_or(Settled::Unavailable(Fault::Overloaded))
     }
 
     /// Verified, fresh, wanted and named; or the reason why not.
-    fn admit(
-        &self,
-        inbound: Inbound,
-        route: &Arc<Route>,
-        origin: &Origin,
-        arrived: Instant,
-    ) -> Result<Admitted, Settled> {
+    fn admit(&self, inbound: Inbound, route: &Arc<Route>, origin: &Origin, arrived: Instant) -> Admitted {
         let now = self.clock.now();
         let received_at = self.clock.at(arrived);
         let id = EventId::new(received_at, fastrand::u128(..));
@@ -103,12 +98,12 @@ impl Gateway {
             (Ok(Admission::Event(mut event)), _) => {
                 origin.tell(&mut event.headers);
                 self.note_age(&event, now.seconds());
-                Ok(Admitted::Believed(*event))
+                Admitted::Believed(*event)
             }
-            (Ok(Admission::Filtered), _) => Err(Settled::Filtered),
-            (Ok(Admission::Handshake(reply)), _) => Err(Settled::Handshake(reply)),
-            (Err(refusal), Some(inbound)) => Ok(self.observe(inbound, route, origin, id, refusal)),
-            (Err(refusal), None) => Err(Settled::Refused(refusal)),
+            (Ok(Admission::Filtered), _) => Admitted::Answered(Settled::Filtered),
+            (Ok(Admission::Handshake(reply)), _) => Admitted::Answered(Settled::Handshake(reply)),
+            (Err(refusal), Some(inbound)) => self.observe(inbound, route, origin, id, refusal),
+            (Err(refusal), None) => Admitted::Answered(Settled::Refused(refusal)),
         }
     }
 
@@ -116,8 +111,12 @@ impl Gateway {
     fn observe(&self, inbound: Inbound, route: &Route, origin: &Origin, id: EventId, refusal: Refusal) -> Admitted {
         let name: &str = &route.name;
         self.metrics.observed_refusals_total.with_label_values(&[name, refusal.as_str()]).inc();
-        tracing::warn!(route = name, reason = refusal.as_str(), request_id = origin.request_id,
-            "would be refused, and is passed on: the route does not enforce");
+        tracing::warn!(
+            route = name,
+            reason = refusal.as_str(),
+            request_id = origin.request_id,
+            "would be refused, and is passed on: the route does not enforce"
+        );
         let mut event = route.unbelieved(inbound, id, self.clock.now());
         origin.tell(&mut event.headers);
         Admitted::Unbelieved(event)
@@ -135,8 +134,10 @@ impl Gateway {
     }
 }
 
-/// An event that may be sent.
+/// What admission gave.
 enum Admitted {
+    /// The answer is known without a delivery.
+    Answered(Settled),
     /// Verified: claimed, buffered, acknowledged.
     Believed(Event),
     /// Not verified, on a route that only observes: sent once, never stored.

@@ -93,11 +93,14 @@ mod tests {
 
     #[test]
     fn a_prefix_lets_through_what_lies_below_and_nothing_that_climbs_out() {
-        let site = Site::new(&[], vec![PassPath::Below("/static/".into()), PassPath::Exact("/health".into())], String::new());
+        let site =
+            Site::new(&[], vec![PassPath::Below("/static/".into()), PassPath::Exact("/health".into())], String::new());
         for path in ["/static/a.css", "/static/a/b.js", "/health", "/static/"] {
             assert!(matches!(site.find(path), Destination::Passthrough), "{path}");
         }
-        for path in ["/static", "/static/../admin", "/static/%2e%2e/admin", "/static/..;/x", "/healthz", "/static/a\\..\\b"] {
+        for path in
+            ["/static", "/static/../admin", "/static/%2e%2e/admin", "/static/..;/x", "/healthz", "/static/a\\..\\b"]
+        {
             assert!(matches!(site.find(path), Destination::Nowhere), "{path}");
         }
     }

@@ -1,0 +1,3 @@
+//! The configuration: read, layered, checked.
+
+pub mod builtin;

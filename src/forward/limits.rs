@@ -95,17 +95,28 @@ impl Lane {
         }
     }
 
-    /// A slot at once, or the moment before which there is none: the breaker is open, or the application rests.
-    /// Waits for a free slot and for the rate, at most until `by`.
+    /// A slot, or the moment before which there is none: the breaker is open, or the application rests. Waits for a
+    /// free slot and for the rate, at most until `by`.
     pub async fn slot(&self, by: Instant) -> Result<Slot, Held> {
         self.not_resting()?;
-        let permit = tokio::time::timeout_at(by, self.slots.clone().acquire_owned());
-        let Ok(Ok(permit)) = permit.await else { return Err(Held::Busy) };
-        self.within_rate(by).await?;
+        let permit = self.free_slot(by).await?;
         self.not_resting()?;
         let was_closed = self.breaker.is_closed();
         self.breaker.ask().map_err(Held::Until)?;
         Ok(Slot { _permit: permit, breaker: if was_closed { BreakerState::Closed } else { BreakerState::Probing } })
+    }
+
+    /// A slot whatever the breaker says: for an event that nobody keeps, an attempt is better than none.
+    pub async fn slot_regardless(&self, by: Instant) -> Result<Slot, Held> {
+        let permit = self.free_slot(by).await?;
+        Ok(Slot { _permit: permit, breaker: BreakerState::Closed })
+    }
+
+    async fn free_slot(&self, by: Instant) -> Result<OwnedSemaphorePermit, Held> {
+        let permit = tokio::time::timeout_at(by, self.slots.clone().acquire_owned());
+        let Ok(Ok(permit)) = permit.await else { return Err(Held::Busy) };
+        self.within_rate(by).await?;
+        Ok(permit)
     }
 
     async fn within_rate(&self, by: Instant) -> Result<(), Held> {

@@ -11,7 +11,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-use super::clock::{SOON, eventually, pause};
+use super::clock::{SOON, environment, eventually, pause};
 use super::output::{Finished, Lines, finish, wait};
 use super::ports::Port;
 use super::scrape::Scrape;
@@ -117,12 +117,12 @@ impl Gateway {
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
-        let program = env!("CARGO_BIN_EXE_hookgate");
+        let program = environment("HOOKGATE_BINARY").unwrap_or_else(|| env!("CARGO_BIN_EXE_hookgate").to_owned());
         let mut command = match &self.setup.shell {
-            None => Command::new(program),
+            None => Command::new(&program),
             Some(line) => {
                 let mut shell = Command::new("sh");
-                shell.args(["-c", &format!("{line}; exec \"$0\" \"$@\""), program]);
+                shell.args(["-c", &format!("{line}; exec \"$0\" \"$@\""), &program]);
                 shell
             }
         };

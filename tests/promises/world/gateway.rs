@@ -96,8 +96,7 @@ impl Gateway {
     /// Starts the process on the same folder, spool and ports, and waits until it is ready.
     pub(crate) fn restart(&mut self) {
         self.launch();
-        let what = format!("the gateway is ready; it said:\n{}", self.lines.text());
-        eventually(&what, READY, || {
+        eventually("the gateway is ready", READY, || {
             let ended = self.running.as_mut().and_then(|running| running.child.try_wait().ok().flatten());
             if let Some(status) = ended {
                 panic!("the gateway ended before it was ready, {status}");

@@ -1,4 +1,6 @@
 //! hookgate: a gateway in front of any app that receives webhooks.
 
+pub mod disk;
 pub mod domain;
+pub mod spool;
 pub mod telemetry;

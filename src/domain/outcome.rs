@@ -88,11 +88,9 @@ impl Outcome {
                 let seconds: u64 = answer.headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
                 Some(Duration::from_secs(seconds).min(LONGEST_REST))
             }
-            Self::Accepted(_)
-            | Self::Rejected(_)
-            | Self::Failed(_)
-            | Self::Unreachable(_)
-            | Self::Unknown { .. } => None,
+            Self::Accepted(_) | Self::Rejected(_) | Self::Failed(_) | Self::Unreachable(_) | Self::Unknown { .. } => {
+                None
+            }
         }
     }
 

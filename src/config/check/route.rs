@@ -195,7 +195,7 @@ impl Check<'_> {
     }
 
     /// The acknowledgement that the provider wants to see stands where nobody gave another one.
-    fn provider_reply(&self, name: &str, table: &mut Dict, reply: &crate::domain::scheme::raw::RawReply) {
+    fn provider_reply(&self, name: &str, table: &mut Dict, reply: &crate::domain::scheme::RawReply) {
         let wanted = [
             ("status", reply.status.map(Value::from)),
             ("content_type", reply.content_type.clone().map(Value::from)),

@@ -18,7 +18,6 @@ pub struct Breaker {
     policy: BreakerPolicy,
     failures: u32,
     next_probe: Option<Duration>,
-    not_before: Duration,
 }
 
 /// What the breaker says to an attempt that wants to start.
@@ -34,14 +33,11 @@ impl Breaker {
     /// A closed breaker.
     #[must_use]
     pub const fn new(policy: BreakerPolicy) -> Self {
-        Self { policy, failures: 0, next_probe: None, not_before: Duration::ZERO }
+        Self { policy, failures: 0, next_probe: None }
     }
 
     /// Asks to start an attempt at `now`. While open, one attempt per `probe_every` gets [`Permit::Go`].
     pub fn ask(&mut self, now: Duration) -> Permit {
-        if now < self.not_before {
-            return Permit::Wait(self.not_before);
-        }
         match self.next_probe {
             None => Permit::Go,
             Some(at) if now >= at => {
@@ -64,20 +60,14 @@ impl Breaker {
         self.next_probe = None;
     }
 
-    /// An attempt that ended at `now` failed. `retry_after`: the application asked for rest, for the whole route.
-    pub fn failed(&mut self, now: Duration, retry_after: Option<Duration>) {
+    /// An attempt that ended at `now` failed.
+    pub fn failed(&mut self, now: Duration) {
         self.failures = self.failures.saturating_add(1);
         if self.failures >= self.policy.failures {
             self.next_probe = Some(now + self.policy.probe_every);
         }
-        if let Some(rest) = retry_after {
-            self.not_before = self.not_before.max(now + rest.min(LONGEST_REST));
-        }
     }
 }
-
-/// No application can ask for more rest than this (PROMISES: cap 1 h).
-const LONGEST_REST: Duration = Duration::from_secs(3600);
 
 #[cfg(test)]
 mod tests {
@@ -92,9 +82,9 @@ mod tests {
     #[test]
     fn it_opens_after_the_failures_and_lets_one_probe_through_at_a_time() {
         let mut breaker = Breaker::new(POLICY);
-        breaker.failed(at(0), None);
+        breaker.failed(at(0));
         assert_eq!(breaker.ask(at(0)), Permit::Go);
-        breaker.failed(at(0), None);
+        breaker.failed(at(0));
         assert!(!breaker.is_closed());
         assert_eq!(breaker.ask(at(4)), Permit::Wait(at(5)));
         assert_eq!(breaker.ask(at(5)), Permit::Go);
@@ -104,18 +94,10 @@ mod tests {
     #[test]
     fn one_success_closes_it() {
         let mut breaker = Breaker::new(POLICY);
-        breaker.failed(at(0), None);
-        breaker.failed(at(0), None);
+        breaker.failed(at(0));
+        breaker.failed(at(0));
         breaker.succeeded();
         assert!(breaker.is_closed());
         assert_eq!(breaker.ask(at(0)), Permit::Go);
-    }
-
-    #[test]
-    fn a_request_for_rest_holds_for_everyone_and_is_capped_at_an_hour() {
-        let mut breaker = Breaker::new(POLICY);
-        breaker.failed(at(0), Some(at(86_400)));
-        assert_eq!(breaker.ask(at(3599)), Permit::Wait(at(3600)));
-        assert_eq!(breaker.ask(at(3600)), Permit::Go);
     }
 }

@@ -1,10 +1,16 @@
 //! What became of an attempt and of a request: the application's answers, and what the sender is told.
 
+use std::time::Duration;
+
 use bytes::Bytes;
+use http::header::RETRY_AFTER;
 use http::{HeaderMap, StatusCode};
 
 use super::fault::Fault;
 use super::refusal::Refusal;
+
+/// No application can ask for more rest than this, so that a typing error does not silence a route for days.
+const LONGEST_REST: Duration = Duration::from_secs(3600);
 
 /// An answer of the application, complete and capped.
 #[derive(Clone, Debug)]
@@ -72,6 +78,21 @@ impl Outcome {
 
     /// All words of [`Self::as_str`], for metrics that must exist before the first attempt.
     pub const WORDS: [&'static str; 5] = ["accepted", "rejected", "failed", "timeout", "unreachable"];
+
+    /// How long the application asked to be left alone with `Retry-After` in seconds (RFC 9110 section 10.2.3; its
+    /// date form is not read), at most an hour. Only 429 and 503 ask.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Failed(answer) if matches!(answer.status.as_u16(), 429 | 503) => {
+                let seconds: u64 = answer.headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
+                Some(Duration::from_secs(seconds).min(LONGEST_REST))
+            }
+            Self::Accepted(_) | Self::Rejected(_) | Self::Failed(_) | Self::Unreachable(_) | Self::Unknown { .. } => {
+                None
+            }
+        }
+    }
 
     /// Whether the application may have processed the event although it did not say so.
     #[must_use]

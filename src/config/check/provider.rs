@@ -1,7 +1,6 @@
 //! How a route's provider is put together: the built-in or own table, what it extends, and the route's overrides.
 //!
-//! `extends` takes whole parts from the other provider where this one is silent; a route's override is laid over a
-//! part key by key.
+//! Every layer is laid over the one below it key by key, as built-in providers are over what they extend.
 
 use figment::value::{Dict, Value};
 
@@ -17,7 +16,7 @@ use crate::domain::scheme::{RawScheme, Scheme, SchemeFault};
 
 /// How the scheme language says that it knows a word and cannot do it.
 const UNBUILT: &str = "not implemented yet";
-/// Longest chain of `extends`; a longer one is a circle.
+/// Longest chain of `extends`, own providers on top of built-in ones; a longer one is a circle.
 const MOST_EXTENSIONS: usize = 16;
 
 impl Check<'_> {
@@ -92,7 +91,7 @@ impl Check<'_> {
                 return None;
             };
             let extends = below.remove("extends");
-            table = beneath(table, below);
+            table = lay(below, table);
             let Some(Value::String(_, base)) = extends else { return Some(table) };
             if from_own {
                 at = keys(&["providers", &name, "extends"]);
@@ -129,13 +128,6 @@ impl Check<'_> {
 fn builtin_provider(name: &str) -> Option<Dict> {
     let text = builtin::text(name)?;
     Source::read(format!("built-in provider {name}"), std::path::PathBuf::new(), text.to_owned()).ok().map(|s| s.dict)
-}
-
-/// Parts of `below` where `above` is silent.
-fn beneath(above: Dict, below: Dict) -> Dict {
-    let mut table = below;
-    table.extend(above);
-    table
 }
 
 fn join(prefix: &[&str], path: &[String]) -> KeyPath {

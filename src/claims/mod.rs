@@ -1,0 +1,180 @@
+//! Claims: which event is being processed, and which has been. The front joins copies inside the process; behind it
+//! one of the stores remembers across requests, restarts and replicas.
+//!
+//! An event is CLAIMED (leased to an owner while it is processed), then MARKED (accepted or safe on disk, for the
+//! ttl) or RELEASED (nothing was accepted and the sender was told so). It is never marked before it is safe.
+
+pub mod flight;
+pub mod store;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use self::flight::{Entered, Flight, Flights, Follower};
+use self::store::{Claim, ClaimStore, Claimed, Processed, StoreFault};
+use crate::clock::Clock;
+use crate::domain::event::Event;
+use crate::domain::fault::Fault;
+use crate::domain::outcome::Settled;
+
+/// The wait between two looks at a claim that another replica holds, before jitter.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
+/// The front: single flight here, the store behind.
+#[derive(Clone)]
+pub struct Claims {
+    flights: Flights,
+    store: Arc<dyn ClaimStore>,
+    clock: Clock,
+}
+
+/// What claiming an event gave.
+pub enum Verdict {
+    /// It is ours to process.
+    Claimed(Held),
+    /// It was processed within the ttl.
+    Duplicate,
+    /// A copy is being processed here: its answer comes there.
+    InFlight(Follower),
+    /// It cannot be said now.
+    Unavailable(Fault),
+}
+
+/// A claimed event: the lead in this process and the lease in the store.
+pub struct Held {
+    flight: Flight,
+    lease: Option<Claim>,
+    suspicion: Suspicion,
+}
+
+/// Whether an earlier sending of the event may have been processed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Suspicion {
+    /// No sign of one.
+    None,
+    /// An earlier owner vanished, or the store cannot be trusted to remember.
+    PerhapsProcessed,
+}
+
+impl Claims {
+    /// A front for `store`.
+    #[must_use]
+    pub fn new(store: Arc<dyn ClaimStore>, clock: Clock) -> Self {
+        Self { flights: Flights::new(), store, clock }
+    }
+
+    /// The store behind, for looking and forgetting.
+    #[must_use]
+    pub fn store(&self) -> &Arc<dyn ClaimStore> {
+        &self.store
+    }
+
+    /// Claims `event` for `lease`, waiting until `deadline` for a replica that holds it.
+    ///
+    /// If the future is dropped half-way the lead ends with it, and a lease that was taken lapses by itself.
+    pub async fn claim(&self, event: &Event, lease: Duration, deadline: Instant) -> Verdict {
+        let flight = match self.flights.enter(event.key) {
+            Entered::Leads(flight) => flight,
+            Entered::Follows(follower) => return Verdict::InFlight(follower),
+        };
+        let owner = Uuid::from_u128(fastrand::u128(..));
+        let claim = Claim { route: event.route.clone(), key: event.key, owner, lease, now: self.clock.now() };
+        match self.ask_until(claim, deadline).await {
+            Answer::Ours(claim, suspicion) => Verdict::Claimed(Held { flight, lease: Some(claim), suspicion }),
+            Answer::Duplicate => {
+                flight.answer(Settled::Duplicate);
+                Verdict::Duplicate
+            }
+            Answer::Unavailable(fault) => {
+                flight.answer(Settled::Unavailable(fault));
+                Verdict::Unavailable(fault)
+            }
+        }
+    }
+
+    /// A request that is passed on without being believed: nobody joins it and no store hears of it.
+    #[must_use]
+    pub fn unclaimed(&self, event: &Event) -> Held {
+        Held { flight: Flight::unlisted(event.key), lease: None, suspicion: Suspicion::None }
+    }
+
+    /// Asks the store until it says more than "another replica holds it", or until `deadline`.
+    async fn ask_until(&self, mut claim: Claim, deadline: Instant) -> Answer {
+        loop {
+            match self.store.claim(&claim).await {
+                Ok(Claimed::New | Claimed::Conflict) => return Answer::Ours(claim, Suspicion::None),
+                Ok(Claimed::Lapsed | Claimed::Unsure) => return Answer::Ours(claim, Suspicion::PerhapsProcessed),
+                Ok(Claimed::Duplicate) => return Answer::Duplicate,
+                Ok(Claimed::InFlight) => {}
+                Err(StoreFault::Refused(_) | StoreFault::Failed(_)) => return Answer::Unavailable(Fault::StoreDown),
+            }
+            let next = Instant::now() + LOOK_AGAIN.mul_f64(0.5 + fastrand::f64());
+            if next >= deadline {
+                return Answer::Unavailable(Fault::InFlightElsewhere);
+            }
+            tokio::time::sleep_until(next).await;
+            claim.now = self.clock.now();
+        }
+    }
+
+    /// Marks the event for `ttl`: it was accepted, or is safe on disk. Its flight ends here.
+    ///
+    /// A store that does not take the mark is left to repair itself; the event is safe whatever it says.
+    pub async fn mark(&self, held: Held, ttl: Duration) {
+        if let Some(mut claim) = held.lease {
+            claim.now = self.clock.now();
+            if let Err(fault) = self.store.mark(&claim, ttl).await {
+                tracing::warn!(route = %claim.route, key = %claim.key, %fault, "the dedup store did not take a mark");
+            }
+        }
+        drop(held.flight);
+    }
+
+    /// Gives the event up: nothing was accepted, and its sender was told so. Its flight ends here.
+    pub async fn release(&self, held: Held, processed: Processed) {
+        if let Some(claim) = held.lease
+            && let Err(fault) = self.store.release(&claim, processed).await
+        {
+            tracing::warn!(route = %claim.route, key = %claim.key, %fault, "the dedup store did not release a claim");
+        }
+        drop(held.flight);
+    }
+
+    /// Marks an event that was delivered from the disk, which has no claim any more.
+    pub async fn mark_delivered(&self, event: &Event, ttl: Duration) {
+        let owner = Uuid::nil();
+        let claim =
+            Claim { route: event.route.clone(), key: event.key, owner, lease: Duration::ZERO, now: self.clock.now() };
+        if let Err(fault) = self.store.mark(&claim, ttl).await {
+            tracing::warn!(route = %claim.route, key = %claim.key, %fault, "the dedup store did not take a mark");
+        }
+    }
+}
+
+enum Answer {
+    Ours(Claim, Suspicion),
+    Duplicate,
+    Unavailable(Fault),
+}
+
+impl Held {
+    /// Whether an earlier sending may have been processed.
+    #[must_use]
+    pub const fn suspicion(&self) -> Suspicion {
+        self.suspicion
+    }
+
+    /// Answers the sender and all who joined, once.
+    pub fn answer(&self, settled: Settled) {
+        self.flight.answer(settled);
+    }
+
+    /// A place to wait for the answer.
+    #[must_use]
+    pub fn follow(&self) -> Follower {
+        self.flight.follow()
+    }
+}

@@ -1,0 +1,292 @@
+//! An event's first delivery, while its sender waits: the application's own answer if it comes in time, the disk if
+//! not. One claim, at most one attempt, one answer.
+
+use std::pin::pin;
+use std::sync::Arc;
+
+use http::StatusCode;
+use tokio::time::Instant;
+
+use super::attempt::Sending;
+use super::limits::{BreakerState, Held as NoSlot, Lane, Slot};
+use super::spooled::Standing;
+use super::{COMMIT_ALLOWANCE, Deliverer};
+use crate::claims::store::Processed;
+use crate::claims::{Held, Suspicion};
+use crate::domain::event::Event;
+use crate::domain::fault::Fault;
+use crate::domain::outcome::{Outcome, Settled};
+use crate::domain::route::{AckMode, OnApp, Route};
+use crate::spool::{DeadReason, Entry, Mark, NewEntry, Possible, Replay, SpoolFault};
+
+/// One first delivery: what every step of it needs.
+struct First {
+    deliverer: Deliverer,
+    event: Arc<Event>,
+    route: Arc<Route>,
+    held: Held,
+    /// The moment the reply must have left.
+    deadline: Instant,
+    /// The moment at which waiting for the application ends, so that a commit still fits before the deadline.
+    commit_by: Instant,
+    /// Whether an earlier sending may have been processed.
+    flagged: bool,
+}
+
+impl Deliverer {
+    /// Delivers `event` for the first time and answers its sender by `deadline`. Runs in a task of its own; if that is
+    /// cut off at shutdown the lease lapses and the sender's retry is delivered, flagged.
+    pub(super) async fn deliver_first(&self, event: Arc<Event>, route: Arc<Route>, held: Held, deadline: Instant) {
+        let flagged = held.suspicion() == Suspicion::PerhapsProcessed || self.in_doubt(&event, &route);
+        let commit_by = commit_by(deadline, Instant::now());
+        let first = First { deliverer: self.clone(), event, route, held, deadline, commit_by, flagged };
+        if first.route.ack.mode == AckMode::Queue {
+            return first.keep(0, Possible::from_flag(flagged), None, String::new()).await;
+        }
+        let Some(lane) = self.lane(&first.route.name) else {
+            return first.give_up(Processed::Not, Settled::Unavailable(Fault::Draining)).await;
+        };
+        match first.slot(&lane).await {
+            Ok(slot) => first.attempt(lane, slot).await,
+            Err(reason) => first.without_attempt(reason).await,
+        }
+    }
+}
+
+impl First {
+    /// A slot for the attempt, unless the application is down, rests, or must first get an earlier event.
+    async fn slot(&self, lane: &Lane) -> Result<Slot, String> {
+        if let Some(value) = &self.event.order_value {
+            let earlier = self.deliverer.0.spool.has_earlier(&self.route.name, value).await;
+            if !matches!(earlier, Ok(false)) && self.buffers() {
+                return Err("an earlier event of the same order value is waiting".to_owned());
+            }
+        }
+        let slot = if self.absorbs() {
+            lane.slot(self.commit_by).await
+        } else {
+            lane.slot_regardless(self.commit_by).await
+        };
+        match slot {
+            Ok(slot) => Ok(slot),
+            Err(NoSlot::Until(_)) => Err("the application is considered down".to_owned()),
+            Err(NoSlot::Busy) => Err("all of the route's slots stayed taken".to_owned()),
+        }
+    }
+
+    async fn without_attempt(self, reason: String) {
+        if self.absorbs() {
+            let possible = Possible::from_flag(self.flagged);
+            self.keep(0, possible, None, reason).await;
+        } else {
+            self.give_up(Processed::Not, Settled::AppFailed(Err(StatusCode::BAD_GATEWAY))).await;
+        }
+    }
+
+    /// The attempt, for as long as the sender can wait; then from the disk, while the attempt goes on.
+    async fn attempt(self, lane: Arc<Lane>, slot: Slot) {
+        let sending = Sending { attempt: 1, possible_duplicate: self.flagged, replay: false };
+        let deliverer = self.deliverer.clone();
+        let attempt = deliverer.attempt(lane, self.event.clone(), sending, slot, self.commit_by);
+        let mut attempt = Box::pin(attempt);
+        let outcome = tokio::select! {
+            biased;
+            (outcome, _slot) = &mut attempt => Some(outcome),
+            () = self.commit_moment() => None,
+        };
+        match outcome {
+            Some(outcome) => self.settle(outcome).await,
+            None => self.overtaken(tokio::spawn(attempt)).await,
+        }
+    }
+
+    /// The attempt ended while the sender waits.
+    async fn settle(self, outcome: Outcome) {
+        let error = outcome.describe();
+        let wait = outcome.retry_after();
+        match outcome {
+            Outcome::Accepted(answer) => {
+                self.held.answer(Settled::Delivered(answer));
+                self.deliverer.0.claims.mark(self.held, self.route.dedup_ttl).await;
+            }
+            Outcome::Rejected(answer) if self.passes_rejections() => {
+                self.copy_to_dead_letters(error).await;
+                self.give_up(Processed::Not, Settled::AppRejected(answer)).await;
+            }
+            Outcome::Rejected(_) => self.bury(error).await,
+            Outcome::Failed(_) | Outcome::Unreachable(_) | Outcome::Unknown { .. } if self.absorbs() => {
+                let possible = Possible::from_flag(self.flagged || outcome.is_unknown());
+                self.keep(1, possible, wait, error).await;
+            }
+            Outcome::Failed(answer) => self.give_up(Processed::Not, Settled::AppFailed(Ok(answer))).await,
+            Outcome::Unreachable(_) => {
+                self.give_up(Processed::Not, Settled::AppFailed(Err(StatusCode::BAD_GATEWAY))).await;
+            }
+            Outcome::Unknown { .. } => {
+                self.give_up(Processed::Perhaps, Settled::AppFailed(Err(StatusCode::GATEWAY_TIMEOUT))).await;
+            }
+        }
+    }
+
+    /// The sender can wait no longer and the attempt is still running: it goes on, and its outcome settles the event.
+    async fn overtaken(self, attempt: tokio::task::JoinHandle<(Outcome, Slot)>) {
+        if !self.buffers() {
+            self.held.answer(Settled::AppFailed(Err(StatusCode::GATEWAY_TIMEOUT)));
+            return self.settle_unkept(attempt).await;
+        }
+        let deliverer = self.deliverer.clone();
+        let id = self.event.id;
+        deliverer.hold(id);
+        let entry = self.entry(Entry::InFlight, 1, Possible::from_flag(self.flagged), String::new());
+        match self.committed(entry).await {
+            Ok(()) => {
+                self.held.answer(Settled::Spooled);
+                let (event, route) = (self.event.clone(), self.route.clone());
+                deliverer.0.claims.mark(self.held, route.dedup_ttl).await;
+                let possible_duplicate = Possible::from_flag(self.flagged);
+                let standing = Standing { attempt: 1, possible_duplicate, breaker: BreakerState::Closed };
+                deliverer.settle_spooled_when(attempt, event, route, standing).await;
+            }
+            Err(fault) => {
+                deliverer.let_go(id);
+                self.held.answer(Settled::Unavailable(fault.into()));
+                self.settle_unkept(attempt).await;
+            }
+        }
+    }
+
+    /// The sender was told that nothing is promised, and the attempt is still running: only its outcome is recorded.
+    async fn settle_unkept(self, attempt: tokio::task::JoinHandle<(Outcome, Slot)>) {
+        let claims = self.deliverer.0.claims.clone();
+        match attempt.await {
+            Ok((Outcome::Accepted(_), _slot)) => claims.mark(self.held, self.route.dedup_ttl).await,
+            Ok((Outcome::Rejected(_) | Outcome::Failed(_) | Outcome::Unreachable(_), _slot)) => {
+                claims.release(self.held, Processed::Not).await;
+            }
+            Ok((Outcome::Unknown { .. }, _)) | Err(_) => claims.release(self.held, Processed::Perhaps).await,
+        }
+    }
+
+    /// To disk, to be delivered later; acknowledged once it is safe there.
+    async fn keep(self, attempts: u32, possible: Possible, wait: Option<std::time::Duration>, error: String) {
+        let schedule = &self.route.delivery.schedule;
+        let backoff = if attempts == 0 { None } else { schedule.wait_after(attempts, fastrand::f64()) };
+        let not_before = self.deliverer.0.clock.now().plus(wait.max(backoff).unwrap_or_default());
+        let state = if attempts > 0 && backoff.is_none() {
+            Entry::Dead { reason: DeadReason::AttemptsExhausted }
+        } else {
+            Entry::Pending { not_before }
+        };
+        self.commit(state, attempts, possible, error).await;
+    }
+
+    /// To the dead letters, acknowledged: the operator wants rejections absorbed.
+    async fn bury(self, error: String) {
+        let state = Entry::Dead { reason: DeadReason::AppRejected };
+        let possible = Possible::from_flag(self.flagged);
+        self.commit(state, 1, possible, error).await;
+    }
+
+    async fn commit(self, state: Entry, attempts: u32, possible: Possible, error: String) {
+        let deliverer = self.deliverer.clone();
+        let entry = self.entry(state, attempts, possible, error);
+        match self.committed(entry).await {
+            Ok(()) => {
+                self.held.answer(Settled::Spooled);
+                deliverer.count_burial(&self.route.name, state);
+                deliverer.0.claims.mark(self.held, self.route.dedup_ttl).await;
+                deliverer.wake();
+            }
+            Err(fault) => {
+                let processed = if possible == Possible::Duplicate { Processed::Perhaps } else { Processed::Not };
+                self.give_up(processed, Settled::Unavailable(fault.into())).await;
+            }
+        }
+    }
+
+    /// Commits `entry`. When that takes past the deadline the sender is told that nothing is promised, and the commit
+    /// is waited for all the same: its outcome decides what becomes of the event.
+    async fn committed(&self, entry: NewEntry) -> Result<(), SpoolFault> {
+        let mut commit = pin!(self.deliverer.0.spool.append(entry, Some(self.dedup_mark())));
+        if let Ok(in_time) = tokio::time::timeout_at(self.deadline, &mut commit).await {
+            return in_time;
+        }
+        self.held.answer(Settled::Unavailable(Fault::SpoolFailed));
+        commit.await
+    }
+
+    /// A copy for the operator of what the application rejected. Its sender is told the rejection, so nothing is
+    /// promised and a copy that cannot be written is only logged.
+    async fn copy_to_dead_letters(&self, error: String) {
+        if !self.buffers() {
+            return;
+        }
+        let state = Entry::Dead { reason: DeadReason::AppRejected };
+        let entry = self.entry(state, 1, Possible::No, error);
+        let copy = self.deliverer.0.spool.append(entry, None);
+        match tokio::time::timeout_at(self.commit_by, copy).await {
+            Ok(Ok(())) => self.deliverer.count_burial(&self.route.name, state),
+            Ok(Err(fault)) => tracing::warn!(route = %self.route.name, event = %self.event.id, %fault,
+                "no dead-letter copy of a rejected event"),
+            Err(_) => tracing::warn!(route = %self.route.name, event = %self.event.id,
+                "no dead-letter copy of a rejected event: the disk did not take it in time"),
+        }
+    }
+
+    async fn give_up(self, processed: Processed, settled: Settled) {
+        self.held.answer(settled);
+        self.deliverer.0.claims.release(self.held, processed).await;
+    }
+
+    fn entry(&self, state: Entry, attempts: u32, possible_duplicate: Possible, last_error: String) -> NewEntry {
+        NewEntry { event: self.event.clone(), state, attempts, possible_duplicate, replay: Replay::No, last_error }
+    }
+
+    fn dedup_mark(&self) -> Mark {
+        Mark::new(&self.event, self.deliverer.0.clock.now().plus(self.route.dedup_ttl))
+    }
+
+    /// Whether the disk may be used for this route at all.
+    fn buffers(&self) -> bool {
+        self.route.ack.mode != AckMode::Sync
+    }
+
+    /// Whether a failure of the application is our problem and not the sender's.
+    fn absorbs(&self) -> bool {
+        self.buffers() && self.route.ack.on_app_failure == OnApp::Absorb
+    }
+
+    fn passes_rejections(&self) -> bool {
+        !self.buffers() || self.route.ack.on_app_rejection == OnApp::Pass
+    }
+
+    /// Comes when the application has had its time, or when the shutdown wants open requests answered.
+    async fn commit_moment(&self) {
+        let mut drain = self.deliverer.0.drain.subscribe();
+        let drained = async {
+            match drain.wait_for(Option::is_some).await.ok().and_then(|until| *until) {
+                Some(until) => tokio::time::sleep_until(until).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = tokio::time::sleep_until(self.commit_by) => {}
+            () = drained => {}
+        }
+    }
+}
+
+/// When waiting for the application ends. A budget shorter than three allowances keeps a third of itself for the commit.
+fn commit_by(deadline: Instant, now: Instant) -> Instant {
+    let left = deadline.saturating_duration_since(now);
+    now + left.saturating_sub(COMMIT_ALLOWANCE).max(left.mul_f64(2.0 / 3.0))
+}
+
+impl From<SpoolFault> for Fault {
+    fn from(fault: SpoolFault) -> Self {
+        match fault {
+            SpoolFault::Full(_) => Self::SpoolFull,
+            SpoolFault::Failed(_) => Self::SpoolFailed,
+        }
+    }
+}

@@ -1,0 +1,226 @@
+//! The deliverer: it owns every attempt, the first as well as the fifth. The gateway hands an event over and listens
+//! for the outcome as long as the sender waits; nothing is cancelled when the budget ends, and nothing is sent twice
+//! because of it.
+//!
+//! Invariant: no other code sends an event to the application.
+//! Invariant: an event is acknowledged only after the application's 2xx or a durable commit.
+//!
+//! Every task that is spawned here is tracked and awaited at shutdown.
+
+pub mod attempt;
+pub mod first;
+pub mod limits;
+pub mod spooled;
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+
+use self::attempt::{Client, Sending};
+use self::limits::{Lane, SharedBreaker, Slot};
+use crate::claims::flight::Follower;
+use crate::claims::{Claims, Held};
+use crate::clock::Clock;
+use crate::domain::event::{Event, EventId};
+use crate::domain::outcome::Outcome;
+use crate::domain::route::Route;
+use crate::domain::time::Timestamp;
+use crate::spool::Spool;
+use crate::telemetry::metrics::Metrics;
+
+/// Kept free between the moment the spooling of an overtaken event begins and the moment the reply must leave: what a
+/// commit may take. An fsync on a busy disk takes 5–100 ms; a second is rare, and then the sender gets a 503 in time.
+const COMMIT_ALLOWANCE: Duration = Duration::from_secs(1);
+
+/// The deliverer. Cloning shares it.
+#[derive(Clone)]
+pub struct Deliverer(Arc<Inner>);
+
+struct Inner {
+    spool: Spool,
+    claims: Claims,
+    clock: Clock,
+    metrics: Arc<Metrics>,
+    /// Per route name. Replaced as a whole by [`Deliverer::configure`].
+    lanes: ArcSwap<HashMap<Arc<str>, Arc<Lane>>>,
+    /// Per application address; outlives a change of the configuration.
+    breakers: Mutex<HashMap<String, Arc<SharedBreaker>>>,
+    /// Per connect timeout; outlives a change of the configuration.
+    clients: Mutex<HashMap<Duration, Client>>,
+    /// Events on disk with an attempt running or about to: they are not picked again.
+    running: Mutex<HashSet<EventId>>,
+    /// Told when something may have become due.
+    wake: Notify,
+    /// The moment by which open requests must be answered, once shutdown has begun.
+    drain: watch::Sender<Option<Instant>>,
+    /// Tasks alive: first deliveries and attempts from the disk.
+    tasks: watch::Sender<usize>,
+    /// Events received before this moment may have been processed before a crash.
+    doubtful: Option<Doubt>,
+}
+
+/// What a stop that was not clean leaves in doubt.
+#[derive(Clone, Copy, Debug)]
+pub struct Doubt {
+    /// Events that happened before this moment may have been sent already.
+    pub before: Timestamp,
+}
+
+/// The sender's retry horizon where the provider's is not known.
+const UNKNOWN_HORIZON: Duration = Duration::from_secs(24 * 3600);
+
+impl Deliverer {
+    /// A deliverer without routes; [`Self::configure`] gives it some.
+    #[must_use]
+    pub fn new(spool: Spool, claims: Claims, clock: Clock, metrics: Arc<Metrics>, doubtful: Option<Doubt>) -> Self {
+        Self(Arc::new(Inner {
+            spool,
+            claims,
+            clock,
+            metrics,
+            lanes: ArcSwap::default(),
+            breakers: Mutex::default(),
+            clients: Mutex::default(),
+            running: Mutex::default(),
+            wake: Notify::new(),
+            drain: watch::channel(None).0,
+            tasks: watch::channel(0).0,
+            doubtful,
+        }))
+    }
+
+    /// Puts `routes` into operation in place of those before, and starts a lane's loop for each. Attempts that run go
+    /// on under the configuration they began with.
+    pub fn configure(&self, routes: &[Arc<Route>]) {
+        let lanes: HashMap<Arc<str>, Arc<Lane>> = routes
+            .iter()
+            .map(|route| (route.name.clone(), Arc::new(Lane::new(route.clone(), self.breaker(route)))))
+            .collect();
+        let lanes = Arc::new(lanes);
+        self.0.lanes.store(lanes.clone());
+        for lane in lanes.values() {
+            tokio::spawn(spooled::drain_lane(self.clone(), lane.clone()));
+        }
+        self.0.wake.notify_waiters();
+    }
+
+    /// Takes an event over: from here on it does not belong to the sender's connection. `deadline` is the moment the
+    /// reply must have left; `memory` is given back when the last attempt on the event in memory ends.
+    #[must_use]
+    pub fn begin(
+        &self,
+        event: Arc<Event>,
+        route: Arc<Route>,
+        held: Held,
+        deadline: Instant,
+        memory: impl Send + 'static,
+    ) -> Follower {
+        let follower = held.follow();
+        let task = self.track();
+        let deliverer = self.clone();
+        tokio::spawn(async move {
+            deliverer.deliver_first(event, route, held, deadline).await;
+            drop((task, memory));
+        });
+        follower
+    }
+
+    /// Something may have become due.
+    pub fn wake(&self) {
+        self.0.wake.notify_waiters();
+    }
+
+    /// Whether the application behind `route` is considered up.
+    #[must_use]
+    pub fn app_is_up(&self, route: &str) -> bool {
+        self.0.lanes.load().get(route).is_none_or(|lane| lane.is_up())
+    }
+
+    /// Begins the shutdown: no attempt from the disk starts any more, and open requests are answered by `answered_by`,
+    /// from the disk if the application has not answered.
+    pub fn drain(&self, answered_by: Instant) {
+        self.0.drain.send_replace(Some(answered_by));
+        self.0.wake.notify_waiters();
+    }
+
+    /// Waits until no delivery is running, at most until `by`; says whether that came true.
+    pub async fn settled(&self, by: Instant) -> Settlement {
+        let mut tasks = self.0.tasks.subscribe();
+        match tokio::time::timeout_at(by, tasks.wait_for(|running| *running == 0)).await {
+            Ok(_) => Settlement::Complete,
+            Err(_) => Settlement::CutOff,
+        }
+    }
+
+    fn lane(&self, route: &str) -> Option<Arc<Lane>> {
+        self.0.lanes.load().get(route).cloned()
+    }
+
+    fn breaker(&self, route: &Route) -> Arc<SharedBreaker> {
+        let mut breakers = self.0.breakers.lock().unwrap_or_else(PoisonError::into_inner);
+        breakers.entry(route.app.url.clone()).or_insert_with(|| Arc::new(SharedBreaker::new(route))).clone()
+    }
+
+    fn client(&self, route: &Route) -> Client {
+        let mut clients = self.0.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        let timeout = route.app.connect_timeout;
+        clients.entry(timeout).or_insert_with(|| Client::new(timeout)).clone()
+    }
+
+    /// One attempt, measured and learnt from. The slot is held until it ends.
+    async fn attempt(
+        self,
+        lane: Arc<Lane>,
+        event: Arc<Event>,
+        sending: Sending,
+        slot: Slot,
+        body_by: Instant,
+    ) -> (Outcome, Slot) {
+        let began = Instant::now();
+        let route = &lane.route;
+        let outcome = self.client(route).send(&event, &route.app, sending, body_by).await;
+        lane.learn(&outcome);
+        let metrics = &self.0.metrics;
+        metrics.attempts_total.with_label_values(&[&*route.name, outcome.as_str()]).inc();
+        metrics.attempt_duration_seconds.with_label_values(&[&*route.name]).observe(began.elapsed().as_secs_f64());
+        metrics.app_up.with_label_values(&[&*route.name]).set(i64::from(lane.is_up()));
+        tracing::debug!(route = %route.name, event = %event.id, attempt = sending.attempt, outcome = outcome.as_str(),
+            error = outcome.describe(), milliseconds = began.elapsed().as_millis(), "attempt");
+        (outcome, slot)
+    }
+
+    /// Whether an event may have been sent before a stop that was not clean: it may be older than the stop, and its
+    /// sender may still be retrying. Costs nothing after a clean stop.
+    fn in_doubt(&self, event: &Event, route: &Route) -> bool {
+        let Some(doubt) = self.0.doubtful else { return false };
+        let horizon = route.scheme.traits().retry_horizon.unwrap_or(UNKNOWN_HORIZON);
+        self.0.clock.uptime() < horizon && event.signed_at.is_none_or(|happened| happened <= doubt.before)
+    }
+
+    fn track(&self) -> Task {
+        self.0.tasks.send_modify(|running| *running += 1);
+        Task(self.clone())
+    }
+}
+
+/// Whether everything ended in time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Settlement {
+    /// It did.
+    Complete,
+    /// Something was still running.
+    CutOff,
+}
+
+/// One task alive; counted down when dropped.
+struct Task(Deliverer);
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.0.0.tasks.send_modify(|running| *running = running.saturating_sub(1));
+    }
+}

@@ -1,0 +1,15 @@
+//! What the gateway says about itself: metrics, logs, health. A side room: it knows the domain and nothing else.
+//!
+//! Nothing here decides anything, and nothing here ever holds a payload, a header, a signature or a secret.
+
+mod bridge;
+pub mod catalogue;
+pub mod http;
+pub mod logs;
+pub mod metrics;
+mod process;
+pub mod recent;
+pub mod sink;
+
+pub use metrics::{Metrics, NO_ROUTE, RouteLabels};
+pub use recent::{Answered, Recent};

@@ -19,7 +19,7 @@ use tokio::time::Instant;
 
 use self::control::Core;
 use crate::admin::AdminState;
-use crate::config::{Config, ConfigFaults, Environment, Layers};
+use crate::config::{self, Config, ConfigFaults, Environment, Layers, ShowFormat, ShowOrigins};
 use crate::disk::DiskFault;
 use crate::domain::time::Timestamp;
 use crate::forward::Settlement;
@@ -126,7 +126,7 @@ pub type Reread = Box<dyn Fn() -> Result<Loaded, ConfigFaults> + Send + Sync>;
 /// Finds, merges and checks the configuration. `explicit` is the file that the command line names.
 pub fn read(explicit: Option<&Path>, environment: &Environment) -> Result<Loaded, ConfigFaults> {
     let layers = Layers::read(explicit, environment)?;
-    let text = String::new();
+    let text = config::show(&layers, ShowFormat::Toml, ShowOrigins::No)?;
     Ok(Loaded { config: layers.check()?, text })
 }
 

@@ -2,6 +2,7 @@
 
 pub mod claims;
 pub mod clock;
+pub mod config;
 pub mod disk;
 pub mod domain;
 pub mod spool;

@@ -139,10 +139,10 @@ impl Claims {
 
     /// Gives the event up: nothing was accepted, and its sender was told so. Its flight ends here.
     pub async fn release(&self, held: Held, processed: Processed) {
-        if let Some(claim) = held.lease {
-            if let Err(fault) = self.store.release(&claim, processed).await {
-                tracing::warn!(route = %claim.route, key = %claim.key, %fault, "the dedup store did not release a claim");
-            }
+        if let Some(claim) = held.lease
+            && let Err(fault) = self.store.release(&claim, processed).await
+        {
+            tracing::warn!(route = %claim.route, key = %claim.key, %fault, "the dedup store did not release a claim");
         }
         drop(held.flight);
     }

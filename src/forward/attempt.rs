@@ -139,12 +139,11 @@ async fn complete(response: Response<Incoming>, body_by: Instant) -> AppAnswer {
     let (head, body) = response.into_parts();
     let mut headers = end_to_end(head.headers);
     let limited = http_body_util::Limited::new(body, MAX_ANSWER_BYTES);
-    let body = match tokio::time::timeout_at(body_by, limited.collect()).await {
-        Ok(Ok(whole)) => whole.to_bytes(),
-        Ok(Err(_)) | Err(_) => {
-            headers.clear();
-            Bytes::new()
-        }
+    let body = if let Ok(Ok(whole)) = tokio::time::timeout_at(body_by, limited.collect()).await {
+        whole.to_bytes()
+    } else {
+        headers.clear();
+        Bytes::new()
     };
     AppAnswer { status: head.status, headers, body }
 }

@@ -8,7 +8,8 @@ use http::StatusCode;
 use tokio::time::Instant;
 
 use super::attempt::Sending;
-use super::limits::{Held as NoSlot, Lane, Slot};
+use super::limits::{BreakerState, Held as NoSlot, Lane, Slot};
+use super::spooled::Standing;
 use super::{COMMIT_ALLOWANCE, Deliverer};
 use crate::claims::store::Processed;
 use crate::claims::{Held, Suspicion};
@@ -26,6 +27,8 @@ struct First {
     held: Held,
     /// The moment the reply must have left.
     deadline: Instant,
+    /// The moment at which waiting for the application ends, so that a commit still fits before the deadline.
+    commit_by: Instant,
     /// Whether an earlier sending may have been processed.
     flagged: bool,
 }
@@ -35,7 +38,8 @@ impl Deliverer {
     /// cut off at shutdown the lease lapses and the sender's retry is delivered, flagged.
     pub(super) async fn deliver_first(&self, event: Arc<Event>, route: Arc<Route>, held: Held, deadline: Instant) {
         let flagged = held.suspicion() == Suspicion::PerhapsProcessed || self.in_doubt(&event, &route);
-        let first = First { deliverer: self.clone(), event, route, held, deadline, flagged };
+        let commit_by = commit_by(deadline, Instant::now());
+        let first = First { deliverer: self.clone(), event, route, held, deadline, commit_by, flagged };
         if first.route.ack.mode == AckMode::Queue {
             return first.keep(0, Possible::from_flag(flagged), None, String::new()).await;
         }
@@ -58,7 +62,12 @@ impl First {
                 return Err("an earlier event of the same order value is waiting".to_owned());
             }
         }
-        match lane.slot(self.commit_by()).await {
+        let slot = if self.absorbs() {
+            lane.slot(self.commit_by).await
+        } else {
+            lane.slot_regardless(self.commit_by).await
+        };
+        match slot {
             Ok(slot) => Ok(slot),
             Err(NoSlot::Until(_)) => Err("the application is considered down".to_owned()),
             Err(NoSlot::Busy) => Err("all of the route's slots stayed taken".to_owned()),
@@ -67,7 +76,8 @@ impl First {
 
     async fn without_attempt(self, reason: String) {
         if self.absorbs() {
-            self.keep(0, Possible::from_flag(self.flagged), None, reason).await;
+            let possible = Possible::from_flag(self.flagged);
+            self.keep(0, possible, None, reason).await;
         } else {
             self.give_up(Processed::Not, Settled::AppFailed(Err(StatusCode::BAD_GATEWAY))).await;
         }
@@ -77,7 +87,7 @@ impl First {
     async fn attempt(self, lane: Arc<Lane>, slot: Slot) {
         let sending = Sending { attempt: 1, possible_duplicate: self.flagged, replay: false };
         let deliverer = self.deliverer.clone();
-        let attempt = deliverer.attempt(lane, self.event.clone(), sending, slot, self.commit_by());
+        let attempt = deliverer.attempt(lane, self.event.clone(), sending, slot, self.commit_by);
         let mut attempt = Box::pin(attempt);
         let outcome = tokio::select! {
             biased;
@@ -128,21 +138,14 @@ impl First {
         let id = self.event.id;
         deliverer.hold(id);
         let entry = self.entry(Entry::InFlight, 1, Possible::from_flag(self.flagged), String::new());
-        let commit = deliverer.0.spool.append(entry, Some(self.dedup_mark()));
-        let mut commit = pin!(commit);
-        let committed = match tokio::time::timeout_at(self.deadline, &mut commit).await {
-            Ok(committed) => committed,
-            Err(_) => {
-                self.held.answer(Settled::Unavailable(Fault::SpoolFailed));
-                commit.await
-            }
-        };
-        match committed {
+        match self.committed(entry).await {
             Ok(()) => {
                 self.held.answer(Settled::Spooled);
                 let (event, route) = (self.event.clone(), self.route.clone());
                 deliverer.0.claims.mark(self.held, route.dedup_ttl).await;
-                deliverer.settle_spooled_when(attempt, event, route, 1, Possible::from_flag(self.flagged)).await;
+                let possible_duplicate = Possible::from_flag(self.flagged);
+                let standing = Standing { attempt: 1, possible_duplicate, breaker: BreakerState::Closed };
+                deliverer.settle_spooled_when(attempt, event, route, standing).await;
             }
             Err(fault) => {
                 deliverer.let_go(id);
@@ -180,21 +183,14 @@ impl First {
     /// To the dead letters, acknowledged: the operator wants rejections absorbed.
     async fn bury(self, error: String) {
         let state = Entry::Dead { reason: DeadReason::AppRejected };
-        self.commit(state, 1, Possible::from_flag(self.flagged), error).await;
+        let possible = Possible::from_flag(self.flagged);
+        self.commit(state, 1, possible, error).await;
     }
 
     async fn commit(self, state: Entry, attempts: u32, possible: Possible, error: String) {
         let deliverer = self.deliverer.clone();
         let entry = self.entry(state, attempts, possible, error);
-        let mut commit = pin!(deliverer.0.spool.append(entry, Some(self.dedup_mark())));
-        let committed = match tokio::time::timeout_at(self.deadline, &mut commit).await {
-            Ok(committed) => committed,
-            Err(_) => {
-                self.held.answer(Settled::Unavailable(Fault::SpoolFailed));
-                commit.await
-            }
-        };
-        match committed {
+        match self.committed(entry).await {
             Ok(()) => {
                 self.held.answer(Settled::Spooled);
                 deliverer.count_burial(&self.route.name, state);
@@ -208,6 +204,17 @@ impl First {
         }
     }
 
+    /// Commits `entry`. When that takes past the deadline the sender is told that nothing is promised, and the commit
+    /// is waited for all the same: its outcome decides what becomes of the event.
+    async fn committed(&self, entry: NewEntry) -> Result<(), SpoolFault> {
+        let mut commit = pin!(self.deliverer.0.spool.append(entry, Some(self.dedup_mark())));
+        if let Ok(in_time) = tokio::time::timeout_at(self.deadline, &mut commit).await {
+            return in_time;
+        }
+        self.held.answer(Settled::Unavailable(Fault::SpoolFailed));
+        commit.await
+    }
+
     /// A copy for the operator of what the application rejected. Its sender is told the rejection, so nothing is
     /// promised and a copy that cannot be written is only logged.
     async fn copy_to_dead_letters(&self, error: String) {
@@ -217,7 +224,7 @@ impl First {
         let state = Entry::Dead { reason: DeadReason::AppRejected };
         let entry = self.entry(state, 1, Possible::No, error);
         let copy = self.deliverer.0.spool.append(entry, None);
-        match tokio::time::timeout_at(self.commit_by(), copy).await {
+        match tokio::time::timeout_at(self.commit_by, copy).await {
             Ok(Ok(())) => self.deliverer.count_burial(&self.route.name, state),
             Ok(Err(fault)) => tracing::warn!(route = %self.route.name, event = %self.event.id, %fault,
                 "no dead-letter copy of a rejected event"),
@@ -253,17 +260,8 @@ impl First {
         !self.buffers() || self.route.ack.on_app_rejection == OnApp::Pass
     }
 
-    /// The moment at which waiting for the application ends so that a commit still fits before the deadline.
-    fn commit_by(&self) -> Instant {
-        let latest = self.deadline.checked_sub(COMMIT_ALLOWANCE).unwrap_or(self.deadline);
-        // A budget shorter than three allowances keeps a third of what is left for the commit.
-        let left = self.deadline.saturating_duration_since(Instant::now());
-        latest.max(Instant::now() + left.mul_f64(2.0 / 3.0)).min(self.deadline)
-    }
-
     /// Comes when the application has had its time, or when the shutdown wants open requests answered.
     async fn commit_moment(&self) {
-        let by = self.commit_by();
         let mut drain = self.deliverer.0.drain.subscribe();
         let drained = async {
             match drain.wait_for(Option::is_some).await.ok().and_then(|until| *until) {
@@ -272,10 +270,16 @@ impl First {
             }
         };
         tokio::select! {
-            () = tokio::time::sleep_until(by) => {}
+            () = tokio::time::sleep_until(self.commit_by) => {}
             () = drained => {}
         }
     }
+}
+
+/// When waiting for the application ends. A budget shorter than three allowances keeps a third of itself for the commit.
+fn commit_by(deadline: Instant, now: Instant) -> Instant {
+    let left = deadline.saturating_duration_since(now);
+    now + left.saturating_sub(COMMIT_ALLOWANCE).max(left.mul_f64(2.0 / 3.0))
 }
 
 impl From<SpoolFault> for Fault {

@@ -109,15 +109,22 @@ impl Deliverer {
     }
 
     /// Takes an event over: from here on it does not belong to the sender's connection. `deadline` is the moment the
-    /// reply must have left.
+    /// reply must have left; `memory` is given back when the last attempt on the event in memory ends.
     #[must_use]
-    pub fn begin(&self, event: Arc<Event>, route: Arc<Route>, held: Held, deadline: Instant) -> Follower {
+    pub fn begin(
+        &self,
+        event: Arc<Event>,
+        route: Arc<Route>,
+        held: Held,
+        deadline: Instant,
+        memory: impl Send + 'static,
+    ) -> Follower {
         let follower = held.follow();
         let task = self.track();
         let deliverer = self.clone();
         tokio::spawn(async move {
             deliverer.deliver_first(event, route, held, deadline).await;
-            drop(task);
+            drop((task, memory));
         });
         follower
     }

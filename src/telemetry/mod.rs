@@ -2,8 +2,14 @@
 //!
 //! Nothing here decides anything, and nothing here ever holds a payload, a header, a signature or a secret.
 
+mod bridge;
 pub mod catalogue;
+pub mod http;
+pub mod logs;
 pub mod metrics;
 mod process;
+pub mod recent;
+pub mod sink;
 
 pub use metrics::{Metrics, NO_ROUTE, RouteLabels};
+pub use recent::{Answered, Recent};

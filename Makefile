@@ -1,0 +1,44 @@
+# The few commands that this project is worked on with. `make help` lists them.
+
+CARGO ?= cargo
+# How many events the torture tests send and how many crashes they survive, as a multiple of the everyday size.
+HOOKGATE_TORTURE ?= 20
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test fmt lint docs unit bench torture image
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: ## build, then play the story: good, bad, stale and repeated events, an app that is down, slow and back
+	@scripts/ensure-tools cargo cc cmake
+	@$(CARGO) build --release --locked --bin hookgate
+	@$(CARGO) run --release --locked --quiet --bin hookgate -- demo
+
+test: ## everything that has to pass: format, lints, docs, tests
+	@scripts/ensure-tools cargo cc cmake redis-server cargo-nextest
+	@$(MAKE) --no-print-directory --keep-going fmt lint docs unit
+
+fmt: ## check the format
+	@$(CARGO) fmt --all --check
+
+lint: ## clippy, warnings are errors
+	@$(CARGO) clippy --locked --all-targets -- -D warnings
+
+docs: ## rustdoc, warnings are errors
+	@RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps --document-private-items --quiet
+
+unit: ## all tests, without the checks around them
+	@$(CARGO) nextest run --locked --no-fail-fast
+	@$(CARGO) test --locked --doc --quiet
+
+bench: ## the benchmarks
+	@scripts/ensure-tools cargo cc cmake
+	@$(CARGO) bench --locked
+
+torture: ## the tests with crashes and floods at many times their everyday size: HOOKGATE_TORTURE=20
+	@scripts/ensure-tools cargo cc cmake redis-server cargo-nextest
+	@HOOKGATE_TORTURE=$(HOOKGATE_TORTURE) $(CARGO) nextest run --locked --release --no-fail-fast --run-ignored all
+
+image: ## the container image, with docker or what DOCKER names
+	@$(or $(DOCKER),docker) build -f deploy/Dockerfile -t hookgate:local .

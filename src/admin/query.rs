@@ -1,0 +1,130 @@
+//! What operators filter by: a route, a reason, a span of time, ids. As it is written in a query, in a body and on the
+//! command line, and as the spool and the list of recent requests take it.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::domain::event::EventId;
+use crate::domain::time::Timestamp;
+use crate::spool::{DeadReason, Filter, State};
+
+/// Most entries of one page.
+pub const LARGEST_PAGE: usize = 1000;
+
+/// Entries of a page when nobody says how many.
+pub const USUAL_PAGE: usize = 100;
+
+/// A filter of dead letters as written; an absent field asks for all.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DeadFilter {
+    /// Of this route.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub route: Option<String>,
+    /// Dead for this reason.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Received at this moment or later: RFC 3339, or `2h` for two hours ago.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub since: Option<String>,
+    /// Received before this moment: RFC 3339, or `2h` for two hours ago.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub until: Option<String>,
+    /// Only these events.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ids: Vec<String>,
+}
+
+/// What is wrong with a filter; a sentence for the operator.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct FilterFault(pub String);
+
+impl DeadFilter {
+    /// The spool's filter for the dead letters that are meant, a page of `limit` at a time.
+    pub fn read(&self, now: Timestamp, limit: usize) -> Result<Filter, FilterFault> {
+        let ids: Result<Vec<EventId>, _> = self.ids.iter().map(|id| event_id(id)).collect();
+        Ok(Filter {
+            state: Some(State::Dead),
+            route: self.route.clone(),
+            reason: self.reason.as_deref().map(dead_reason).transpose()?,
+            since: self.since.as_deref().map(|text| moment(text, now)).transpose()?,
+            until: self.until.as_deref().map(|text| moment(text, now)).transpose()?,
+            ids: ids?,
+            after: None,
+            limit,
+        })
+    }
+}
+
+/// An event's id.
+pub fn event_id(text: &str) -> Result<EventId, FilterFault> {
+    text.parse().map_err(|_| FilterFault(format!("{text:?} is not the id of an event: they are UUIDs")))
+}
+
+/// Why an event is dead.
+pub fn dead_reason(word: &str) -> Result<DeadReason, FilterFault> {
+    let found = DeadReason::ALL.into_iter().find(|reason| reason.as_str() == word);
+    found.ok_or_else(|| {
+        let words = DeadReason::ALL.map(DeadReason::as_str).join(", ");
+        FilterFault(format!("no event is dead for {word:?}: reasons are {words}"))
+    })
+}
+
+/// A moment: RFC 3339, or how long before `now`: `90s`, `2h`, `3d`.
+pub fn moment(text: &str, now: Timestamp) -> Result<Timestamp, FilterFault> {
+    if let Ok(moment) = text.parse::<jiff::Timestamp>() {
+        return Ok(Timestamp::from_millis(moment.as_millisecond()));
+    }
+    match age(text) {
+        Some(age) => Ok(now.minus(age)),
+        None => Err(FilterFault(format!(
+            "{text:?} is not a moment: write 2026-01-31T12:00:00Z, or how long ago, such as 90s, 2h or 3d"
+        ))),
+    }
+}
+
+fn age(text: &str) -> Option<Duration> {
+    let span: jiff::Span = text.parse().ok()?;
+    let span = span.to_duration(jiff::SpanRelativeTo::days_are_24_hours()).ok()?;
+    Duration::try_from(span).ok()
+}
+
+/// How many entries a page gets, at least one and at most [`LARGEST_PAGE`].
+#[must_use]
+pub fn page(limit: Option<usize>) -> usize {
+    limit.unwrap_or(USUAL_PAGE).clamp(1, LARGEST_PAGE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_moment_is_a_date_or_an_age() {
+        let now = Timestamp::from_seconds(1_760_000_000);
+        assert_eq!(moment("2025-10-09T08:53:20Z", now), Ok(now));
+        assert_eq!(moment("2025-10-09T10:53:20+02:00", now), Ok(now));
+        assert_eq!(moment("90s", now), Ok(now.minus(Duration::from_secs(90))));
+        assert_eq!(moment("2h", now), Ok(now.minus(Duration::from_secs(7200))));
+        assert_eq!(moment("3d", now), Ok(now.minus(Duration::from_secs(3 * 86_400))));
+        for wrong in ["", "yesterday", "2", "-2h", "2025-10-09"] {
+            assert!(moment(wrong, now).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_filter_says_what_would_be_right() {
+        let now = Timestamp::from_seconds(0);
+        let filter = DeadFilter { reason: Some("rejected".into()), ..DeadFilter::default() };
+        assert!(filter.read(now, 1).unwrap_err().0.contains("attempts_exhausted"));
+        let filter = DeadFilter { ids: vec!["17".into()], ..DeadFilter::default() };
+        assert!(filter.read(now, 1).unwrap_err().0.contains("UUID"));
+    }
+
+    #[test]
+    fn a_page_has_bounds() {
+        assert_eq!((page(None), page(Some(0)), page(Some(7)), page(Some(usize::MAX))), (100, 1, 7, 1000));
+    }
+}

@@ -1,0 +1,177 @@
+//! Events as JSON, for the API and for the commands that read a stopped gateway's spool: one shape for both. Whatever
+//! proves a sender (a signature, a token) is replaced before it gets here into any answer.
+
+use std::fmt;
+
+use data_encoding::{BASE64, HEXLOWER};
+use http::HeaderMap;
+use serde::Serialize;
+
+use crate::domain::event::Event;
+use crate::spool::{DeadReason, Listed, Stored};
+
+/// What stands in the place of a value that must not be shown.
+pub const REDACTED: &str = "(redacted)";
+
+/// A dead letter, one line of `dlq list --json`.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct DeadLetter {
+    /// The event.
+    pub id: String,
+    /// The route that received it.
+    pub route: String,
+    /// Its `Hookgate-Key`.
+    pub key: String,
+    /// Why it is dead.
+    pub reason: Option<&'static str>,
+    /// Attempts made.
+    pub attempts: u32,
+    /// RFC 3339.
+    pub received_at: String,
+    /// What the last attempt ended with.
+    pub last_error: String,
+    /// Length of its body.
+    pub body_bytes: u64,
+    /// SHA-256 of its body, in hex.
+    pub body_sha256: String,
+}
+
+impl DeadLetter {
+    /// The line of a listed event.
+    #[must_use]
+    pub fn of(listed: &Listed) -> Self {
+        Self {
+            id: listed.id.to_string(),
+            route: listed.route.to_string(),
+            key: listed.key.to_hex(),
+            reason: listed.reason.map(DeadReason::as_str),
+            attempts: listed.attempts,
+            received_at: listed.received_at.to_string(),
+            last_error: listed.last_error.clone(),
+            body_bytes: listed.body_bytes,
+            body_sha256: HEXLOWER.encode(&listed.body_sha256),
+        }
+    }
+}
+
+/// A dead letter with what it takes to send it from elsewhere, one line of `dlq export`.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Exported {
+    /// What a listing says of it.
+    #[serde(flatten)]
+    pub letter: DeadLetter,
+    /// The request.
+    #[serde(flatten)]
+    pub request: Sent,
+    /// The body, in base64.
+    pub body_b64: String,
+}
+
+impl Exported {
+    /// The line of a stored event.
+    #[must_use]
+    pub fn of(listed: &Listed, stored: &Stored) -> Self {
+        let body_b64 = BASE64.encode(&stored.event.body);
+        Self { letter: DeadLetter::of(listed), request: Sent::of(&stored.event), body_b64 }
+    }
+}
+
+/// A request without its body.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Sent {
+    /// Its method.
+    pub method: String,
+    /// The address that the sender called; values of query fields that look like a proof are replaced.
+    pub url: String,
+    /// Its headers; values that prove the sender are replaced.
+    pub headers: Vec<(String, String)>,
+}
+
+impl Sent {
+    /// What an event was sent with.
+    #[must_use]
+    pub fn of(event: &Event) -> Self {
+        let forwarded = event.headers.get("x-forwarded-proto").and_then(|value| value.to_str().ok());
+        let scheme = if forwarded == Some("https") { "https" } else { "http" };
+        let url = format!("{scheme}://{}{}", event.authority, without_proofs(&event.target));
+        Self { method: event.method.to_string(), url, headers: shown(&event.headers) }
+    }
+}
+
+/// Parts of names whose values prove the sender, or may.
+const PROOFS: [&str; 14] = [
+    "signature",
+    "sign",
+    "sig",
+    "token",
+    "secret",
+    "auth",
+    "cookie",
+    "key",
+    "hmac",
+    "digest",
+    "password",
+    "jwt",
+    "hash",
+    "credential",
+];
+
+/// Ours, and no proof of anything.
+const HARMLESS: [&str; 2] = ["hookgate-key", "idempotency-key"];
+
+fn is_proof(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    !HARMLESS.contains(&name.as_str()) && PROOFS.iter().any(|part| name.contains(part))
+}
+
+fn shown(headers: &HeaderMap) -> Vec<(String, String)> {
+    let line = |(name, value): (&http::HeaderName, &http::HeaderValue)| {
+        let proof = value.is_sensitive() || is_proof(name.as_str());
+        let text = if proof { REDACTED.to_owned() } else { String::from_utf8_lossy(value.as_bytes()).into_owned() };
+        (name.as_str().to_owned(), text)
+    };
+    headers.iter().map(line).collect()
+}
+
+/// Path and query with the values of proving fields replaced.
+fn without_proofs(target: &str) -> String {
+    let Some((path, query)) = target.split_once('?') else { return target.to_owned() };
+    let field = |field: &str| match field.split_once('=') {
+        Some((name, _)) if is_proof(name) => format!("{name}={REDACTED}"),
+        Some(_) | None => field.to_owned(),
+    };
+    format!("{path}?{}", query.split('&').map(field).collect::<Vec<_>>().join("&"))
+}
+
+/// One object a line, for a stream of them.
+pub fn line(value: &impl Serialize) -> Result<String, fmt::Error> {
+    serde_json::to_string(value).map(|text| text + "\n").map_err(|_| fmt::Error)
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn what_proves_a_sender_is_not_shown() {
+        let mut headers = HeaderMap::new();
+        for name in ["x-hub-signature-256", "authorization", "x-gitlab-token", "x-api-key", "cookie", "x-sig"] {
+            headers.insert(name, HeaderValue::from_static("proof"));
+        }
+        headers.insert("content-type", HeaderValue::from_static("application/json"));
+        headers.insert("x-veedeo-timestamp", HeaderValue::from_static("1"));
+        let shown = shown(&headers);
+        assert_eq!(shown.iter().filter(|(_, value)| value == REDACTED).count(), 6);
+        assert!(!shown.iter().any(|(_, value)| value == "proof"));
+        assert!(shown.contains(&("content-type".into(), "application/json".into())));
+        assert!(shown.contains(&("x-veedeo-timestamp".into(), "1".into())));
+    }
+
+    #[test]
+    fn a_token_in_the_query_is_not_shown() {
+        assert_eq!(without_proofs("/hook?a=1&Token=x&b"), "/hook?a=1&Token=(redacted)&b");
+        assert_eq!(without_proofs("/token=x"), "/token=x");
+    }
+}

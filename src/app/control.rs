@@ -1,0 +1,122 @@
+//! What a running gateway consists of, and what operators may do with it.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+
+use super::{Reread, wiring};
+use crate::admin::{Control, ReloadRefused, Reloaded, RouteFacts};
+use crate::claims::store::ClaimStore;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::disk::Disk;
+use crate::domain::route::Route;
+use crate::forward::Deliverer;
+use crate::gateway::Gateway;
+use crate::gateway::listener::Door;
+use crate::spool::Spool;
+use crate::telemetry::Metrics;
+use crate::telemetry::http::Readiness;
+use crate::telemetry::logs::{Level, LogControl};
+use crate::telemetry::recent::Recent;
+
+/// Everything that lives as long as the gateway.
+pub(super) struct Core {
+    pub(super) door: Door,
+    pub(super) gateway: Arc<Gateway>,
+    pub(super) deliverer: Deliverer,
+    pub(super) disk: Disk,
+    pub(super) spool: Spool,
+    pub(super) store: Arc<dyn ClaimStore>,
+    pub(super) store_name: &'static str,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) recent: Recent,
+    pub(super) readiness: Readiness,
+    pub(super) clock: Clock,
+    pub(super) log: Option<LogControl>,
+    pub(super) reread: Reread,
+    /// The configuration in operation. Written by a reload alone.
+    pub(super) current: ArcSwap<Current>,
+}
+
+/// What is remembered of the configuration in operation.
+pub(super) struct Current {
+    pub(super) routes: Vec<Arc<Route>>,
+    /// As TOML, without a secret.
+    pub(super) text: String,
+    /// What a change of which needs a restart: key and value, as written in `text`.
+    pub(super) fixed: Vec<(&'static str, String)>,
+}
+
+impl Core {
+    /// Reads the configuration anew and puts what can change into operation; a bad one changes nothing.
+    pub(super) fn reload_now(&self) -> Result<Reloaded, ReloadRefused> {
+        let config = (self.reread)().map_err(|faults| {
+            self.metrics.config_last_reload_successful.set(0);
+            let detail = format!("the configuration has {} faults; the one before stays in operation", faults.len());
+            ReloadRefused { detail, faults: faults.iter().map(crate::config::ConfigFault::line).collect() }
+        })?;
+        let next = Current::of(&config);
+        let reloaded = self.current.load().difference(&next);
+        wiring::announce(&config, &self.metrics, self.clock);
+        self.gateway.site.store(Arc::new(wiring::site(&config)));
+        self.deliverer.configure(&config.routes);
+        self.current.store(Arc::new(next));
+        Ok(reloaded)
+    }
+
+    /// Writes what only memory knows into the gauges.
+    pub(super) fn show_gauges(&self) {
+        self.spool.show_totals();
+        for route in &self.current.load().routes {
+            let up = i64::from(self.deliverer.app_is_up(&route.name));
+            self.metrics.app_up.with_label_values(&[&*route.name]).set(up);
+        }
+    }
+}
+
+impl Current {
+    /// What is remembered of `config`.
+    pub(super) fn of(config: &Config) -> Self {
+        Self { routes: config.routes.clone(), text: wiring::config_text(config), fixed: wiring::fixed(config) }
+    }
+
+    fn difference(&self, next: &Self) -> Reloaded {
+        let pairs = self.fixed.iter().zip(&next.fixed);
+        let needs_restart = pairs.filter(|(old, new)| old != new).map(|((key, _), _)| (*key).to_owned()).collect();
+        let names = |current: &Self| current.routes.iter().map(|route| route.name.to_string()).collect::<Vec<_>>();
+        let (old, new) = (names(self), names(next));
+        let mut changed: Vec<String> = new.iter().map(|name| format!("routes.{name}")).collect();
+        changed.extend(old.iter().filter(|name| !new.contains(name)).map(|name| format!("routes.{name} (gone)")));
+        Reloaded { changed, needs_restart }
+    }
+}
+
+impl Control for Core {
+    fn routes(&self) -> Vec<RouteFacts> {
+        let facts = |route: &Arc<Route>| RouteFacts {
+            name: route.name.clone(),
+            path: route.path.clone(),
+            provider: route.provider.clone(),
+            app_url: route.app.url.clone(),
+        };
+        self.current.load().routes.iter().map(facts).collect()
+    }
+
+    fn config_text(&self) -> String {
+        self.current.load().text.clone()
+    }
+
+    fn reload(&self) -> Result<Reloaded, ReloadRefused> {
+        self.reload_now()
+    }
+
+    fn set_log_level(&self, level: Level) -> Result<(), String> {
+        let log = self.log.as_ref().ok_or("this gateway does not own the process's log")?;
+        log.set_level(level).map_err(|error| error.to_string())
+    }
+
+    fn wake(&self) {
+        self.deliverer.wake();
+    }
+}

@@ -1,0 +1,290 @@
+//! The life of a gateway: what is started in which order, what happens on each signal, and how it ends.
+//!
+//! Start: addresses, disk, claims, deliverer, listeners, then ready. Stop: the door closes, open requests are answered
+//! within `server.shutdown_grace`, running attempts are waited for, the disk is closed last.
+
+mod control;
+mod signals;
+mod wiring;
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use self::control::Core;
+use crate::admin::AdminState;
+use crate::config::{Config, ConfigFaults};
+use crate::disk::DiskFault;
+use crate::domain::time::Timestamp;
+use crate::forward::Settlement;
+use crate::telemetry::http::Condition;
+use crate::telemetry::logs::{self, LogControl};
+use crate::telemetry::{Metrics, RouteLabels};
+
+/// Kept back from the grace for waiting on attempts and closing the disk.
+const CLOSING: Duration = Duration::from_secs(2);
+
+/// What a quick stop gives open requests.
+const QUICK: Duration = Duration::from_secs(1);
+
+/// How often what only memory knows is written into the gauges.
+const GAUGES_EVERY: Duration = Duration::from_secs(1);
+
+/// A gateway in operation.
+pub struct Running {
+    /// Where it listens; real ports where the configuration said 0.
+    pub addresses: Addresses,
+    core: Arc<Core>,
+    grace: Duration,
+    side_stop: watch::Sender<bool>,
+    /// The tasks beside the senders' door; awaited or aborted by [`Running::stop`].
+    sides: Mutex<Vec<JoinHandle<()>>>,
+}
+
+/// The three listeners.
+#[derive(Clone, Copy, Debug)]
+pub struct Addresses {
+    /// For senders.
+    pub listen: SocketAddr,
+    /// For metrics and health.
+    pub telemetry: SocketAddr,
+    /// For operators.
+    pub admin: SocketAddr,
+}
+
+/// Why a gateway does not start. The operator's doing, or the machine's.
+#[derive(Debug, thiserror::Error)]
+pub enum StartFault {
+    /// An address cannot be listened on.
+    #[error("cannot listen on {address} (`{key}`): {error}")]
+    Bind {
+        /// The configuration key.
+        key: &'static str,
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        error: std::io::Error,
+    },
+    /// The spool cannot be opened.
+    #[error(transparent)]
+    Disk(#[from] DiskFault),
+    /// The dedup store cannot be set up.
+    #[error("cannot set up the dedup store: {0}")]
+    Dedup(String),
+    /// Threads, signals, metrics or logging cannot be set up.
+    #[error("cannot set up {what}: {error}")]
+    Machine {
+        /// What was being set up.
+        what: &'static str,
+        /// What the system said.
+        error: String,
+    },
+}
+
+impl StartFault {
+    pub(crate) fn machine(what: &'static str, error: impl ToString) -> Self {
+        Self::Machine { what, error: error.to_string() }
+    }
+}
+
+/// How a gateway is to stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// Open requests and running attempts get `server.shutdown_grace`.
+    Drain,
+    /// They get a second.
+    Quick,
+}
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stopped {
+    /// Everything was answered and closed.
+    Orderly,
+    /// A second signal cut the waiting short.
+    CutShort,
+}
+
+/// Reads the configuration anew.
+pub type Reread = Box<dyn Fn() -> Result<Config, ConfigFaults> + Send + Sync>;
+
+/// Runs a gateway until a signal ends it. `reread` reads the configuration anew on SIGHUP and `POST /-/reload`.
+///
+/// SIGTERM drains, SIGINT stops quickly; a second one of either cuts the waiting short.
+pub fn run(
+    config: &Config,
+    reread: impl Fn() -> Result<Config, ConfigFaults> + Send + Sync + 'static,
+) -> Result<Stopped, StartFault> {
+    let metrics = metrics_for(config)?;
+    let settings = wiring::log_settings(config);
+    let logs = logs::init(settings, &metrics).map_err(|error| StartFault::machine("logging", error))?;
+    let runtime = runtime(config.server.threads)?;
+    let control = logs.control.clone();
+    let stopped = runtime.block_on(async {
+        let running = Running::start(config, metrics, Some(control), Box::new(reread)).await?;
+        tracing::info!(listen = %running.addresses.listen, telemetry = %running.addresses.telemetry,
+            admin = %running.addresses.admin, routes = config.routes.len(), "ready");
+        signals::serve_until_told(&running).await
+    });
+    runtime.shutdown_timeout(QUICK);
+    drop(logs.flush);
+    stopped
+}
+
+/// The metrics of a configuration's routes, all at zero.
+pub fn metrics_for(config: &Config) -> Result<Arc<Metrics>, StartFault> {
+    let labels: Vec<RouteLabels> = config.routes.iter().map(|route| wiring::labels(route)).collect();
+    Ok(Arc::new(Metrics::new(&labels).map_err(|error| StartFault::machine("the metrics", error))?))
+}
+
+fn runtime(threads: usize) -> Result<tokio::runtime::Runtime, StartFault> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    if threads > 0 {
+        builder.worker_threads(threads);
+    }
+    builder.enable_all().thread_name("hookgate").build().map_err(|error| StartFault::machine("threads", error))
+}
+
+impl Running {
+    /// Puts a gateway into operation: returns when it is ready.
+    pub async fn start(
+        config: &Config,
+        metrics: Arc<Metrics>,
+        log: Option<LogControl>,
+        reread: Reread,
+    ) -> Result<Self, StartFault> {
+        // Every address is taken before anything else happens: a gateway that cannot listen changes nothing.
+        let (listener, listen) = bind("listen", config.listen).await?;
+        let (telemetry_listener, telemetry) = bind("telemetry", config.telemetry).await?;
+        let (admin_listener, admin) = bind("admin", config.admin).await?;
+        let core = Arc::new(wiring::core(config, metrics, log, reread)?);
+        let running = Self {
+            addresses: Addresses { listen, telemetry, admin },
+            core,
+            grace: config.server.shutdown_grace,
+            side_stop: watch::channel(false).0,
+            sides: Mutex::default(),
+        };
+        running.aside(running.core.door.clone().serve(listener));
+        running.serve_telemetry(telemetry_listener);
+        running.serve_admin(admin_listener, config);
+        running.aside(keep_gauges(running.core.clone()));
+        running.core.readiness.fulfil(Condition::ListenerBound);
+        Ok(running)
+    }
+
+    fn serve_telemetry(&self, listener: TcpListener) {
+        let router = crate::telemetry::http::router(self.core.metrics.clone(), self.core.readiness.clone());
+        let stopped = self.side_stopped();
+        self.aside(async move {
+            if let Err(error) = crate::telemetry::http::serve(listener, router, stopped).await {
+                tracing::error!(%error, "the telemetry listener ended: restart the gateway");
+            }
+        });
+    }
+
+    fn serve_admin(&self, listener: TcpListener, config: &Config) {
+        let core = self.core.clone();
+        let state = AdminState {
+            spool: core.spool.clone(),
+            claims: core.store.clone(),
+            dedup_store: core.store_name,
+            metrics: core.metrics.clone(),
+            recent: core.recent.clone(),
+            clock: core.clock,
+            token: config.admin_token.clone(),
+            address: self.addresses.admin,
+            control: core,
+        };
+        let router = crate::admin::router(Arc::new(state));
+        let stopped = self.side_stopped();
+        self.aside(async move {
+            if let Err(error) = crate::admin::serve(listener, router, stopped).await {
+                tracing::error!(%error, "the admin listener ended: restart the gateway");
+            }
+        });
+    }
+
+    fn aside(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.sides.lock().unwrap_or_else(PoisonError::into_inner).push(tokio::spawn(task));
+    }
+
+    fn side_stopped(&self) -> impl Future<Output = ()> + Send + 'static {
+        let mut stop = self.side_stop.subscribe();
+        async move {
+            // A sender that is gone means the same: the gateway has stopped.
+            let _stopped = stop.wait_for(|stop| *stop).await;
+        }
+    }
+
+    /// Reads the configuration anew and puts it into operation; a bad one changes nothing. Reads files.
+    pub async fn reload(&self) {
+        let core = self.core.clone();
+        match tokio::task::spawn_blocking(move || core.reload_now()).await {
+            Ok(Ok(done)) => tracing::info!(changed = ?done.changed, needs_restart = ?done.needs_restart, "reloaded"),
+            Ok(Err(refused)) => tracing::error!(faults = ?refused.faults, "not reloaded: {}", refused.detail),
+            Err(error) => tracing::error!(%error, "not reloaded"),
+        }
+    }
+
+    /// Events on disk that wait for their delivery, those with a running attempt included.
+    #[must_use]
+    pub fn waiting(&self) -> u64 {
+        self.core.spool.totals().pending()
+    }
+
+    /// The gateway's own time.
+    #[must_use]
+    pub fn now(&self) -> Timestamp {
+        self.core.clock.now()
+    }
+
+    /// Stops: no new connections, every open request answered, attempts waited for, the disk closed.
+    ///
+    /// Dropped half-way, the disk is not marked as cleanly closed and the next start flags what may have been sent.
+    pub async fn stop(&self, how: Stop) {
+        let core = &self.core;
+        let grace = match how {
+            Stop::Drain => self.grace,
+            Stop::Quick => QUICK + CLOSING,
+        };
+        let closed_by = Instant::now() + grace.saturating_sub(CLOSING);
+        core.readiness.withdraw(Condition::ListenerBound);
+        core.door.close();
+        // Answers leave a second before connections are cut.
+        core.deliverer.drain(closed_by.checked_sub(QUICK).unwrap_or(closed_by));
+        if tokio::time::timeout_at(closed_by, core.door.closed()).await.is_err() {
+            tracing::warn!("some connections were still open at the end of the grace and are cut");
+        }
+        let attempts = core.deliverer.settled(closed_by + CLOSING / 2).await;
+        if attempts == Settlement::CutOff {
+            tracing::warn!("some attempts were still running at the end of the grace; they are repeated, flagged");
+        }
+        self.side_stop.send_replace(true);
+        core.disk.close(wiring::how_closed(attempts)).await;
+        for side in self.sides.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            side.abort();
+        }
+    }
+}
+
+async fn bind(key: &'static str, address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartFault> {
+    let failed = |error| StartFault::Bind { key, address, error };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let local = listener.local_addr().map_err(failed)?;
+    Ok((listener, local))
+}
+
+/// Writes what only memory knows into the gauges; ends with the task.
+async fn keep_gauges(core: Arc<Core>) {
+    let mut every = tokio::time::interval(GAUGES_EVERY);
+    loop {
+        every.tick().await;
+        core.show_gauges();
+    }
+}

@@ -1,0 +1,185 @@
+//! From the checked configuration to the parts of a running gateway. Nothing here lives on; nothing here decides.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+
+use super::control::{Core, Current};
+use super::{Reread, StartFault};
+use crate::claims::Claims;
+use crate::claims::embedded::Embedded;
+use crate::claims::fallback::Fallback;
+use crate::claims::redis::{Redis, RedisOptions};
+use crate::claims::store::ClaimStore;
+use crate::clock::Clock;
+use crate::config::{Config, LogFormat, LogLevel, PassPath as ConfiguredPath, Store};
+use crate::disk::{Closed, Disk, DiskSettings, PreviousStop};
+use crate::domain::route::Route;
+use crate::forward::{Deliverer, Doubt, Settlement};
+use crate::gateway::Gateway;
+use crate::gateway::listener::{Door, DoorLimits};
+use crate::gateway::site::{PassPath, Site};
+use crate::spool::Spool;
+use crate::telemetry::http::{Condition, Readiness};
+use crate::telemetry::logs::{self, LogControl};
+use crate::telemetry::recent::Recent;
+use crate::telemetry::{Metrics, RouteLabels};
+
+/// Builds the parts from the disk upwards.
+pub(super) fn core(
+    config: &Config,
+    metrics: Arc<Metrics>,
+    log: Option<LogControl>,
+    reread: Reread,
+) -> Result<Core, StartFault> {
+    let clock = Clock::start();
+    let readiness = Readiness::default();
+    readiness.fulfil(Condition::ConfigurationLoaded);
+    let (disk, doubt) = open_disk(config, clock, &metrics)?;
+    readiness.fulfil(Condition::SpoolRecovered);
+    let spool = Spool::new(&disk);
+    let store = claim_store(config, &disk, &metrics)?;
+    let claims = Claims::new(store.clone(), clock);
+    let deliverer = Deliverer::new(spool.clone(), claims.clone(), clock, metrics.clone(), doubt);
+    deliverer.configure(&config.routes);
+    announce(config, &metrics, clock);
+    let recent = Recent::default();
+    let gateway = Arc::new(Gateway::new(site(config), claims, deliverer.clone(), clock, metrics.clone(), recent.clone(), config.server.max_buffered_bytes));
+    let door = Door::new(gateway.clone(), door_limits(config));
+    let store_name = match config.dedup.store {
+        Store::Embedded => "embedded",
+        Store::Redis(_) => "redis",
+    };
+    let current = ArcSwap::from_pointee(Current::of(config));
+    Ok(Core { door, gateway, deliverer, disk, spool, store, store_name, metrics, recent, readiness, clock, log, reread, current })
+}
+
+fn open_disk(config: &Config, clock: Clock, metrics: &Arc<Metrics>) -> Result<(Disk, Option<Doubt>), StartFault> {
+    let settings = DiskSettings {
+        path: config.spool.path.clone(),
+        max_bytes: config.spool.max_bytes,
+        min_free_bytes: config.spool.min_free_bytes,
+    };
+    let opened = Disk::open(settings, clock.now(), metrics.clone())?;
+    let doubt = match opened.previous {
+        PreviousStop::First | PreviousStop::Clean => None,
+        PreviousStop::Unclean { .. } => Some(Doubt { before: clock.now() }),
+    };
+    if doubt.is_some() {
+        tracing::warn!("the last stop was not clean: what may have been sent before it is flagged as a possible duplicate");
+    }
+    Ok((opened.disk, doubt))
+}
+
+/// Whether the next start must doubt.
+pub(super) const fn how_closed(attempts: Settlement) -> Closed {
+    match attempts {
+        Settlement::Complete => Closed::Clean,
+        Settlement::CutOff => Closed::Unclean,
+    }
+}
+
+fn claim_store(config: &Config, disk: &Disk, metrics: &Arc<Metrics>) -> Result<Arc<dyn ClaimStore>, StartFault> {
+    let local = Embedded::new(disk, metrics.clone());
+    match &config.dedup.store {
+        Store::Embedded => Ok(Arc::new(local)),
+        Store::Redis(settings) => {
+            let url = std::str::from_utf8(settings.url.expose())
+                .map_err(|_| StartFault::Dedup("`dedup.redis.url` is not text".to_owned()))?;
+            let options = RedisOptions {
+                url: url.to_owned(),
+                timeout: settings.timeout,
+                wait_replicas: settings.wait_replicas,
+                key_prefix: settings.key_prefix.clone(),
+            };
+            let shared = Redis::new(options, metrics.clone()).map_err(|fault| StartFault::Dedup(fault.to_string()))?;
+            Ok(Arc::new(Fallback::new(shared, local, config.dedup.on_store_down, metrics.clone())))
+        }
+    }
+}
+
+/// Sets the gauges that say what is configured, and makes every route's series exist.
+pub(super) fn announce(config: &Config, metrics: &Metrics, clock: Clock) {
+    let labels: Vec<RouteLabels> = config.routes.iter().map(|route| labels(route)).collect();
+    metrics.cover(&labels);
+    let now = clock.now().seconds();
+    for route in &config.routes {
+        metrics.ack_budget_seconds.with_label_values(&[&*route.name]).set(route.ack.budget.as_secs_f64());
+        metrics.secrets_loaded_timestamp_seconds.with_label_values(&[&*route.name]).set(now);
+    }
+    metrics.spool_capacity_bytes.set(i64::try_from(config.spool.max_bytes).unwrap_or(i64::MAX));
+    metrics.config_last_reload_successful.set(1);
+    metrics.config_last_reload_timestamp_seconds.set(now);
+}
+
+/// What the metrics need to know of a route.
+pub(super) fn labels(route: &Route) -> RouteLabels {
+    RouteLabels { name: route.name.to_string(), secrets: route.secrets.len() }
+}
+
+/// What senders are served.
+pub(super) fn site(config: &Config) -> Site {
+    let passthrough = config.passthrough.iter().map(|path| match path {
+        ConfiguredPath::Exact(path) => PassPath::Exact(path.clone()),
+        ConfiguredPath::Below(prefix) => PassPath::Below(prefix.clone()),
+    });
+    let mut site = Site::new(&config.routes, passthrough.collect(), config.app_url.clone());
+    site.trusted_proxies.clone_from(&config.server.trusted_proxies);
+    site.body_timeout = config.server.body_timeout;
+    site.write_timeout = config.server.write_timeout;
+    site
+}
+
+const fn door_limits(config: &Config) -> DoorLimits {
+    DoorLimits {
+        max_connections: config.server.max_connections,
+        header_timeout: config.server.header_timeout,
+        idle_timeout: config.server.idle_timeout,
+        max_header_bytes: config.server.max_header_bytes,
+    }
+}
+
+/// How the configuration wants lines written.
+pub(super) const fn log_settings(config: &Config) -> logs::Settings {
+    logs::Settings {
+        format: match config.log.format {
+            LogFormat::Auto => logs::Format::Auto,
+            LogFormat::Pretty => logs::Format::Pretty,
+            LogFormat::Json => logs::Format::Json,
+        },
+        level: match config.log.level {
+            LogLevel::Error => logs::Level::Error,
+            LogLevel::Warn => logs::Level::Warn,
+            LogLevel::Info => logs::Level::Info,
+            LogLevel::Debug => logs::Level::Debug,
+            LogLevel::Trace => logs::Level::Trace,
+        },
+        colour: logs::Colour::Allowed,
+    }
+}
+
+/// What a change of which needs a restart: the key and how its value reads.
+pub(super) fn fixed(config: &Config) -> Vec<(&'static str, String)> {
+    let server = &config.server;
+    let store = match &config.dedup.store {
+        Store::Embedded => "embedded".to_owned(),
+        Store::Redis(redis) => format!("redis {:?} {} {}", redis.timeout, redis.wait_replicas, redis.key_prefix),
+    };
+    vec![
+        ("listen", config.listen.to_string()),
+        ("telemetry", config.telemetry.to_string()),
+        ("admin", config.admin.to_string()),
+        ("server.threads", server.threads.to_string()),
+        ("server.header_timeout", format!("{:?}", server.header_timeout)),
+        ("server.idle_timeout", format!("{:?}", server.idle_timeout)),
+        ("server.shutdown_grace", format!("{:?}", server.shutdown_grace)),
+        ("server.max_header_bytes", server.max_header_bytes.to_string()),
+        ("server.max_connections", server.max_connections.to_string()),
+        ("server.max_buffered_bytes", server.max_buffered_bytes.to_string()),
+        ("dedup", store),
+        ("dedup.on_store_down", format!("{:?}", config.dedup.on_store_down)),
+        ("spool", format!("{:?}", config.spool)),
+        ("log.format", format!("{:?}", config.log.format)),
+        ("log.level", format!("{:?}", config.log.level)),
+    ]
+}

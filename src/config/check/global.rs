@@ -1,0 +1,157 @@
+//! The tables that belong to no route: server, dedup store, spool, log, listeners.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::{Check, keys};
+use crate::config::fault::FaultKind;
+use crate::config::leaf::Size;
+use crate::config::raw::{RawConfig, RawDedup, RawLog, RawRedis, RawRedisUrl, RawServer, RawSpool};
+use crate::config::settings::{Dedup, Log, RedisSettings, Server, SpoolSettings, Store, StoreKind};
+use crate::domain::secret::Secret;
+
+pub(super) fn server(raw: &RawServer) -> Option<Server> {
+    Some(Server {
+        threads: raw.threads?.size(),
+        header_timeout: raw.header_timeout.as_ref()?.0,
+        body_timeout: raw.body_timeout.as_ref()?.0,
+        idle_timeout: raw.idle_timeout.as_ref()?.0,
+        write_timeout: raw.write_timeout.as_ref()?.0,
+        shutdown_grace: raw.shutdown_grace.as_ref()?.0,
+        max_header_bytes: raw.max_header_bytes?.length(),
+        max_connections: raw.max_connections?.size(),
+        max_buffered_bytes: raw.max_buffered_bytes?.length(),
+        trusted_proxies: raw.trusted_proxies.iter().flatten().map(|network| network.0).collect(),
+    })
+}
+
+pub(super) fn log(raw: &RawLog) -> Option<Log> {
+    Some(Log { format: raw.format.as_ref()?.0, level: raw.level.as_ref()?.0 })
+}
+
+/// The least head that an ordinary request fits into.
+const LEAST_HEADER_BYTES: usize = 1024;
+/// The longest head: more is an attack, and every connection may hold this much.
+const MOST_HEADER_BYTES: usize = 1024 * 1024;
+/// The least spool that the database and its write-ahead log fit into.
+const LEAST_SPOOL_BYTES: u64 = 1024 * 1024;
+
+impl Check<'_> {
+    pub(super) fn server_rules(&mut self, server: &Server) {
+        let spans = [
+            ("header_timeout", server.header_timeout),
+            ("body_timeout", server.body_timeout),
+            ("idle_timeout", server.idle_timeout),
+            ("write_timeout", server.write_timeout),
+            ("shutdown_grace", server.shutdown_grace),
+        ];
+        for (key, span) in spans {
+            self.longer_than_nothing(&keys(&["server", key]), span);
+        }
+        if !(LEAST_HEADER_BYTES..=MOST_HEADER_BYTES).contains(&server.max_header_bytes) {
+            let found = format!("{} bytes", server.max_header_bytes);
+            self.fault(FaultKind::Value, &keys(&["server", "max_header_bytes"]), found, "from 1KiB to 1MiB");
+        }
+        if server.max_buffered_bytes == 0 {
+            self.fault(FaultKind::Value, &keys(&["server", "max_buffered_bytes"]), "0 bytes", "more than nothing");
+        }
+    }
+
+    pub(super) fn longer_than_nothing(&mut self, path: &[String], span: Duration) {
+        if span.is_zero() {
+            self.fault(FaultKind::Value, path, "no time at all", "a duration longer than 0");
+        }
+    }
+
+    pub(super) fn spool(&mut self, raw: &RawSpool) -> Option<SpoolSettings> {
+        let path = keys(&["spool", "path"]);
+        let directory = self.layers.directory(&path).to_owned();
+        let max_bytes = raw.max_bytes?.0;
+        if max_bytes < LEAST_SPOOL_BYTES {
+            let found = format!("{max_bytes} bytes");
+            self.fault(FaultKind::Value, &keys(&["spool", "max_bytes"]), found, "at least 1MiB");
+        }
+        self.longer_than_nothing(&keys(&["spool", "max_age"]), raw.max_age.as_ref()?.0);
+        let Size(min_free_bytes) = raw.min_free_bytes?;
+        Some(SpoolSettings { path: directory.join(&raw.path.as_ref()?.0.0), max_bytes, min_free_bytes })
+    }
+
+    pub(super) fn dedup(&mut self, raw: &RawDedup) -> Option<Dedup> {
+        self.longer_than_nothing(&keys(&["dedup", "redis", "timeout"]), raw.redis.timeout.as_ref()?.0);
+        let store = match raw.store.as_ref()?.0 {
+            StoreKind::Embedded => Some(Store::Embedded),
+            StoreKind::Redis => self.redis(&raw.redis).map(Store::Redis),
+        };
+        Some(Dedup { store: store?, on_store_down: raw.on_store_down.as_ref()?.0 })
+    }
+
+    fn redis(&mut self, raw: &RawRedis) -> Option<RedisSettings> {
+        let path = keys(&["dedup", "redis", "url"]);
+        let url = match raw.url.as_ref()? {
+            RawRedisUrl::Written(text) => Secret::new(text.0.clone().into_bytes()),
+            RawRedisUrl::Reference(reference) => self.secret(&path, reference)?.0,
+            RawRedisUrl::Cluster => return None,
+        };
+        match std::str::from_utf8(url.expose()).ok().and_then(|text| text.split_once("://")) {
+            Some(("redis", rest)) if !rest.is_empty() => {}
+            Some(("rediss", _)) => {
+                self.unbuilt(&path, " with rediss://");
+            }
+            Some(_) | None => {
+                self.fault(
+                    FaultKind::Value,
+                    &path,
+                    "not the address of a Redis",
+                    "redis://[user:password@]host[:port][/db]",
+                );
+            }
+        }
+        Some(RedisSettings {
+            url,
+            timeout: raw.timeout.as_ref()?.0,
+            wait_replicas: raw.wait_replicas?.small(),
+            key_prefix: raw.key_prefix.as_ref()?.0.0.clone(),
+        })
+    }
+
+    /// A key that is known and not built yet; `how`: only if it is given so.
+    pub(super) fn unbuilt(&mut self, path: &[String], how: &str) {
+        let mut fault = self.layers.fault(FaultKind::NotImplemented, path, String::new(), String::new());
+        fault.key.push_str(how);
+        self.faults.push(fault);
+    }
+
+    /// Keys that are known and not built yet.
+    pub(super) fn refuse_unbuilt(&mut self, raw: &RawConfig) {
+        let unbuilt = [
+            (raw.server.tls.is_some(), keys(&["server", "tls"])),
+            (raw.dedup.redis.sentinel.is_some(), keys(&["dedup", "redis", "sentinel"])),
+        ];
+        for (_, path) in unbuilt.iter().filter(|(given, _)| *given) {
+            self.unbuilt(path, "");
+        }
+        if matches!(raw.dedup.redis.url, Some(RawRedisUrl::Cluster)) {
+            self.unbuilt(&keys(&["dedup", "redis", "url"]), " as a list");
+        }
+    }
+
+    /// Three listeners on three addresses, and the one that shows bodies not open to everyone.
+    pub(super) fn listeners(&mut self, raw: &RawConfig, has_token: bool) {
+        let given = [("listen", &raw.listen), ("telemetry", &raw.telemetry), ("admin", &raw.admin)];
+        let addresses: Vec<(&str, SocketAddr)> =
+            given.into_iter().filter_map(|(key, text)| text.as_ref().map(|text| (key, text.0))).collect();
+        for (index, (key, address)) in addresses.iter().enumerate() {
+            let before = addresses.iter().take(index).find(|(_, other)| other == address && address.port() != 0);
+            if let Some((other, _)) = before {
+                let found = format!("{address}, which `{other}` has too");
+                self.fault(FaultKind::Conflict, &keys(&[key]), found, "an address of its own");
+            }
+            if *key == "admin" && !address.ip().to_canonical().is_loopback() && !has_token {
+                let found = format!("{address}, which is not loopback, and `admin_token` is not given");
+                let expected =
+                    "`admin_token = { env = \"HOOKGATE_ADMIN_TOKEN\" }`, or an address such as \"127.0.0.1:9465\"";
+                self.fault(FaultKind::Conflict, &keys(&["admin"]), found, expected);
+            }
+        }
+    }
+}

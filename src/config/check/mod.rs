@@ -1,0 +1,153 @@
+//! From raw to checked: what the keys mean together. Faults of all parts come out at once.
+
+mod global;
+mod provider;
+mod route;
+mod rules;
+mod secret;
+
+use std::sync::Arc;
+
+use figment::value::{Dict, Value};
+use serde::de::DeserializeOwned;
+
+use super::defaults;
+use super::fault::{ConfigFault, ConfigFaults, FaultKind};
+use super::layers::Layers;
+use super::leaf::AppUrl;
+use super::raw::RawConfig;
+use super::read::read;
+use super::settings::{Config, Note, NoteLevel};
+use super::source::{KeyPath, dotted};
+use crate::domain::scheme::PARTS;
+
+/// One check of one configuration: what it reads and what it finds.
+pub(super) struct Check<'a> {
+    layers: &'a Layers,
+    /// The merged configuration without what could not be read, over the defaults.
+    clean: Dict,
+    faults: Vec<ConfigFault>,
+    notes: Vec<Note>,
+    files: Vec<std::path::PathBuf>,
+}
+
+impl Layers {
+    /// Checks the configuration.
+    pub fn check(&self) -> Result<Config, ConfigFaults> {
+        let mut faults = self.reading_faults().to_vec();
+        let (table, parts) = without_parts(self.merged.clone());
+        let (raw, clean) = read::<RawConfig>(self, table, &|path| path.to_vec(), &mut faults);
+        name_parts(&mut faults);
+        let base = defaults::layer().map(|source| source.dict).unwrap_or_default();
+        let files = self.files.clone();
+        let mut check = Check { layers: self, clean: defaults::lay(base, clean), faults, notes: Vec::new(), files };
+        let config = check.config(&raw, &parts);
+        ConfigFaults::check(check.faults)?;
+        config.ok_or_else(|| ConfigFaults::one(self.fault(FaultKind::Missing, &[], String::new(), String::new())))
+    }
+}
+
+impl Check<'_> {
+    fn config(&mut self, raw: &RawConfig, parts: &Parts) -> Option<Config> {
+        let whole: RawConfig = typed(self.clean.clone())?;
+        let admin_token = raw.admin_token.as_ref().and_then(|token| self.secret(&keys(&["admin_token"]), token));
+        let server = global::server(&whole.server);
+        let dedup = self.dedup(&whole.dedup);
+        let spool = self.spool(&whole.spool);
+        self.refuse_unbuilt(raw);
+        self.listeners(&whole, raw.admin_token.is_some());
+        if let Some(server) = &server {
+            self.server_rules(server);
+        }
+        let routes: Vec<_> = raw.routes.iter().filter_map(|(name, route)| self.route(name, route, parts)).collect();
+        self.unused_providers(raw, parts);
+        let passthrough: Vec<_> = whole.passthrough.paths.iter().flatten().map(|path| path.0.clone()).collect();
+        self.paths(raw, &passthrough);
+        if raw.routes.is_empty() && self.faults.is_empty() {
+            self.warn(&keys(&["routes"]), "no route is configured: every request is answered 404".to_owned());
+        }
+        Some(Config {
+            listen: whole.listen?.0,
+            telemetry: whole.telemetry?.0,
+            admin: whole.admin?.0,
+            admin_token: admin_token.map(|(secret, _)| secret),
+            server: server?,
+            dedup: dedup?,
+            spool: spool?,
+            log: global::log(&whole.log)?,
+            routes: routes.into_iter().map(Arc::new).collect(),
+            passthrough,
+            app_url: whole.app.url.map(|url| {
+                let AppUrl(url) = url.0;
+                url
+            })?,
+            notes: std::mem::take(&mut self.notes),
+            files: std::mem::take(&mut self.files),
+        })
+    }
+
+    fn fault(&mut self, kind: FaultKind, path: &[String], found: impl Into<String>, expected: impl Into<String>) {
+        let fault = self.layers.fault(kind, path, found.into(), expected.into());
+        self.faults.push(fault);
+    }
+
+    /// A key that must be given is not; silent if it was given and could not be read.
+    fn missing(&mut self, path: &[String], expected: &str) {
+        let key = dotted(path);
+        if !self.faults.iter().any(|fault| fault.key == key || fault.key.starts_with(&format!("{key}["))) {
+            self.fault(FaultKind::Missing, path, "nothing", expected);
+        }
+    }
+
+    fn note(&mut self, path: &[String], text: String) {
+        self.remark(NoteLevel::Note, path, text);
+    }
+
+    fn warn(&mut self, path: &[String], text: String) {
+        self.remark(NoteLevel::Warn, path, text);
+    }
+
+    fn remark(&mut self, level: NoteLevel, path: &[String], text: String) {
+        let note = Note { level, key: dotted(path), text };
+        if !self.notes.contains(&note) {
+            self.notes.push(note);
+        }
+    }
+}
+
+/// The parts of providers that routes override, by route.
+type Parts = std::collections::BTreeMap<String, Dict>;
+
+/// Takes the parts of providers out of the routes' tables.
+fn without_parts(mut table: Dict) -> (Dict, Parts) {
+    let mut parts = Parts::new();
+    if let Some(Value::Dict(_, routes)) = table.get_mut("routes") {
+        for (name, route) in routes {
+            if let Value::Dict(_, route) = route {
+                let theirs = PARTS.iter().filter_map(|part| route.remove_entry(*part));
+                parts.insert(name.clone(), theirs.collect());
+            }
+        }
+    }
+    (table, parts)
+}
+
+/// An unknown key of a route may be a mistyped part of its provider.
+fn name_parts(faults: &mut [ConfigFault]) {
+    for fault in faults.iter_mut().filter(|fault| fault.kind == FaultKind::UnknownKey && fault.suggestion.is_none()) {
+        let parts: Vec<&str> = fault.key.split('.').collect();
+        if let ["routes", _, word] = parts.as_slice() {
+            fault.suggestion = super::read::closest(word, PARTS.iter().copied()).map(str::to_owned);
+        }
+    }
+}
+
+/// A table of clean values as its type.
+fn typed<T: DeserializeOwned>(table: Dict) -> Option<T> {
+    Value::from(table).deserialize().ok()
+}
+
+/// A key path of these parts.
+fn keys(parts: &[&str]) -> KeyPath {
+    parts.iter().map(|part| (*part).to_owned()).collect()
+}

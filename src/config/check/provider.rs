@@ -1,0 +1,141 @@
+//! How a route's provider is put together: the built-in or own table, what it extends, and the route's overrides.
+//!
+//! `extends` takes whole parts from the other provider where this one is silent; a route's override is laid over a
+//! part key by key.
+
+use figment::value::{Dict, Value};
+
+use super::{Check, Parts, keys};
+use crate::config::builtin;
+use crate::config::defaults::lay;
+use crate::config::fault::FaultKind;
+use crate::config::layers::Origin;
+use crate::config::raw::RawConfig;
+use crate::config::read::{closest, read};
+use crate::config::source::{KeyPath, Source};
+use crate::domain::scheme::{RawScheme, Scheme, SchemeFault};
+
+/// Longest chain of `extends`; a longer one is a circle.
+const MOST_EXTENSIONS: usize = 16;
+
+impl Check<'_> {
+    /// A route's scheme, as written and compiled.
+    pub(super) fn scheme(&mut self, route: &str, provider: &str, parts: &Parts) -> Option<(RawScheme, Scheme)> {
+        let at = keys(&["routes", route, "provider"]);
+        let table = self.provider(&at, provider)?;
+        let table = lay(table, parts.get(route).cloned().unwrap_or_default());
+        let layers = self.layers;
+        let key = |path: &[String]| {
+            let prefixes = [vec!["routes", route], vec!["providers", provider]];
+            let full = prefixes.iter().map(|prefix| join(prefix, path));
+            let written = full.into_iter().find(|key| layers.origin(key) != Origin::Default);
+            written.unwrap_or_else(|| join(&["routes", route], path))
+        };
+        self.compile(table, &key)
+    }
+
+    /// Checks providers that no route uses: a fault in them waits for the first route otherwise.
+    pub(super) fn unused_providers(&mut self, raw: &RawConfig, parts: &Parts) {
+        let used =
+            |name: &String| raw.routes.values().any(|route| route.provider.as_ref().is_some_and(|p| &p.0.0 == name));
+        for name in raw.providers.keys().filter(|name| !used(name)) {
+            let at = keys(&["providers", name]);
+            if let Some(table) = self.provider(&at, name) {
+                self.compile(table, &|path| join(&["providers", name], path));
+            }
+        }
+        for route in parts.keys().filter(|route| !raw.routes.contains_key(*route)) {
+            self.missing(&keys(&["routes", route, "path"]), "a path");
+        }
+    }
+
+    fn compile(&mut self, table: Dict, key: &dyn Fn(&[String]) -> KeyPath) -> Option<(RawScheme, Scheme)> {
+        let before = self.faults.len();
+        let (raw, _) = read::<RawScheme>(self.layers, table, key, &mut self.faults);
+        if self.faults.len() > before {
+            return None;
+        }
+        match Scheme::compile(&raw) {
+            Ok(scheme) => Some((raw, scheme)),
+            Err(faults) => {
+                for fault in &faults {
+                    self.scheme_fault(fault, key);
+                }
+                None
+            }
+        }
+    }
+
+    fn scheme_fault(&mut self, fault: &SchemeFault, key: &dyn Fn(&[String]) -> KeyPath) {
+        let path: KeyPath = fault.key.split('.').map(str::to_owned).collect();
+        let path = key(&path);
+        if fault.found.starts_with("not implemented yet") {
+            self.fault(FaultKind::NotImplemented, &path, &fault.found, &fault.expected);
+        } else {
+            self.fault(FaultKind::Value, &path, &fault.found, &fault.expected);
+        }
+    }
+
+    /// The table of a provider with all that it extends; `at` is the key that names it.
+    fn provider(&mut self, at: &[String], name: &str) -> Option<Dict> {
+        let mut at = at.to_vec();
+        let mut name = name.to_owned();
+        let mut table = Dict::new();
+        let mut own_seen = Vec::new();
+        for _ in 0..MOST_EXTENSIONS {
+            let own = if own_seen.contains(&name) { None } else { self.own_provider(&name) };
+            let from_own = own.is_some();
+            let Some(mut below) = own.or_else(|| builtin_provider(&name)) else {
+                self.unknown_provider(&at, &name, &own_seen);
+                return None;
+            };
+            let extends = below.remove("extends");
+            table = beneath(table, below);
+            let Some(Value::String(_, base)) = extends else { return Some(table) };
+            if from_own {
+                at = keys(&["providers", &name, "extends"]);
+                own_seen.push(name);
+            }
+            name = base;
+        }
+        self.fault(FaultKind::Conflict, &at, "a circle", "a provider that does not extend itself");
+        None
+    }
+
+    fn own_provider(&self, name: &str) -> Option<Dict> {
+        self.clean.get("providers")?.as_dict()?.get(name)?.as_dict().cloned()
+    }
+
+    fn unknown_provider(&mut self, at: &[String], name: &str, own_seen: &[String]) {
+        if own_seen.iter().any(|seen| seen == name) {
+            self.fault(FaultKind::Conflict, at, "a circle", "a provider that does not extend itself");
+            return;
+        }
+        let shown = crate::config::layers::shown_text(name);
+        let expected = "a built-in provider (`hookgate providers list`) or a table [providers.NAME]";
+        self.fault(FaultKind::Value, at, format!("{shown}, which is no provider"), expected);
+        let own = self.clean.get("providers").and_then(Value::as_dict).into_iter().flat_map(Dict::keys);
+        let known: Vec<String> = builtin::names().map(str::to_owned).chain(own.cloned()).collect();
+        let meant = closest(name, known.iter().map(String::as_str)).map(str::to_owned);
+        if let Some(fault) = self.faults.last_mut() {
+            fault.suggestion = meant;
+        }
+    }
+}
+
+/// The table of a built-in provider.
+fn builtin_provider(name: &str) -> Option<Dict> {
+    let text = builtin::text(name)?;
+    Source::read(format!("built-in provider {name}"), std::path::PathBuf::new(), text.to_owned()).ok().map(|s| s.dict)
+}
+
+/// Parts of `below` where `above` is silent.
+fn beneath(above: Dict, below: Dict) -> Dict {
+    let mut table = below;
+    table.extend(above);
+    table
+}
+
+fn join(prefix: &[&str], path: &[String]) -> KeyPath {
+    prefix.iter().map(|part| (*part).to_owned()).chain(path.iter().cloned()).collect()
+}

@@ -1,0 +1,149 @@
+//! Where the files of a configuration are: the search for the main file, and what `include` names.
+
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use figment::value::Value;
+
+use super::environment::Environment;
+use super::fault::{ConfigFault, FaultKind, Place};
+use super::layers::shown_text;
+use super::source::{Aim, Source};
+
+/// The variable that names the configuration file.
+pub const CONFIG_VARIABLE: &str = "HOOKGATE_CONFIG";
+
+/// Where a configuration is looked for when nobody names one, in this order.
+pub const SEARCH: [&str; 2] = ["hookgate.toml", "/etc/hookgate/hookgate.toml"];
+
+/// A file, read.
+pub(super) struct Text {
+    pub(super) path: PathBuf,
+    pub(super) text: String,
+}
+
+impl Text {
+    /// The directory the file is in.
+    pub(super) fn directory(&self) -> PathBuf {
+        self.path.parent().map(Path::to_owned).unwrap_or_default()
+    }
+}
+
+/// The main file: the one named, or the first one there is.
+pub(super) fn main_file(explicit: Option<&Path>, environment: &Environment) -> Result<Text, Box<ConfigFault>> {
+    if let Some(path) = explicit {
+        return read(environment.directory().join(path))
+            .map_err(|error| Box::new(unreadable(path, Place::Nowhere, &error)));
+    }
+    if let Some(path) = environment.get(CONFIG_VARIABLE).filter(|path| !path.is_empty()) {
+        let place = Place::Variable(CONFIG_VARIABLE.to_owned());
+        let path = Path::new(path);
+        return read(environment.directory().join(path)).map_err(|error| Box::new(unreadable(path, place, &error)));
+    }
+    for path in SEARCH {
+        match read(environment.directory().join(path)) {
+            Ok(text) => return Ok(text),
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(Box::new(unreadable(Path::new(path), Place::Nowhere, &error))),
+        }
+    }
+    Err(Box::new(nothing_found()))
+}
+
+/// The files that `include` of this text names, in the order of the patterns and of their names.
+pub(super) fn included(source: &Source, faults: &mut Vec<ConfigFault>) -> Vec<Text> {
+    let mut files = Vec::new();
+    let patterns = source.dict.get("include").and_then(Value::as_array).unwrap_or_default();
+    for (index, pattern) in patterns.iter().enumerate() {
+        let Some(pattern) = pattern.as_str() else { continue };
+        let read = matching(&source.directory, pattern).and_then(|paths| paths.into_iter().map(read).collect());
+        match read {
+            Ok::<Vec<Text>, _>(read) => files.extend(read),
+            Err(error) => faults.push(include_fault(source, index, pattern, &error)),
+        }
+    }
+    files
+}
+
+fn read(path: PathBuf) -> std::io::Result<Text> {
+    let text = std::fs::read_to_string(&path)?;
+    Ok(Text { path, text })
+}
+
+/// The paths that a pattern names. A `*` may stand in its last part; a pattern with `*` may name nothing.
+fn matching(directory: &Path, pattern: &str) -> std::io::Result<Vec<PathBuf>> {
+    let path = directory.join(pattern);
+    let Some((before, after)) = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.split_once('*'))
+    else {
+        return Ok(vec![path]);
+    };
+    let entries = match std::fs::read_dir(path.parent().unwrap_or(directory)) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let mut paths = Vec::new();
+    for entry in entries {
+        let entry = entry?;
+        let name = entry.file_name();
+        let fits = name.to_str().is_some_and(|name| {
+            name.len() >= before.len() + after.len() && name.starts_with(before) && name.ends_with(after)
+        });
+        if fits && !name.as_encoded_bytes().starts_with(b".") {
+            paths.push(entry.path());
+        }
+    }
+    paths.sort();
+    Ok(paths)
+}
+
+fn include_fault(source: &Source, index: usize, pattern: &str, error: &std::io::Error) -> ConfigFault {
+    let path = ["include".to_owned(), index.to_string()];
+    let (place, snippet) = source.place(&path, Aim::Value).unwrap_or((Place::Nowhere, None));
+    ConfigFault {
+        kind: FaultKind::Unreadable,
+        place,
+        key: path.join("."),
+        found: format!("cannot read what {} names: {}", shown_text(pattern), reason(error)),
+        expected: "a readable file, or a pattern such as \"routes.d/*.toml\"".to_owned(),
+        suggestion: None,
+        snippet,
+    }
+}
+
+fn unreadable(path: &Path, place: Place, error: &std::io::Error) -> ConfigFault {
+    ConfigFault {
+        kind: FaultKind::Unreadable,
+        place,
+        key: String::new(),
+        found: format!("cannot read {}: {}", path.display(), reason(error)),
+        expected: "a readable configuration file".to_owned(),
+        suggestion: None,
+        snippet: None,
+    }
+}
+
+fn nothing_found() -> ConfigFault {
+    let [here, system] = SEARCH;
+    ConfigFault {
+        kind: FaultKind::Unreadable,
+        place: Place::Nowhere,
+        key: String::new(),
+        found: format!("no configuration found: no --config, {CONFIG_VARIABLE} is not set, no ./{here}, no {system}"),
+        expected: format!("one of these; `hookgate config init > {here}` writes one to start from"),
+        suggestion: None,
+        snippet: None,
+    }
+}
+
+/// The system's reason as a lower-case sentence.
+pub(super) fn reason(error: &std::io::Error) -> String {
+    let kind = error.kind();
+    let known = [
+        (ErrorKind::NotFound, "there is no such file"),
+        (ErrorKind::PermissionDenied, "permission denied"),
+        (ErrorKind::IsADirectory, "it is a directory"),
+        (ErrorKind::InvalidData, "it is not UTF-8 text"),
+    ];
+    known.iter().find(|(known, _)| *known == kind).map_or_else(|| kind.to_string(), |(_, text)| (*text).to_owned())
+}

@@ -1,0 +1,242 @@
+//! Deliveries from the disk: a loop per route that takes what is due, and the settlement of every event on disk,
+//! whether its attempt began while the sender waited or here.
+//!
+//! An event is picked by one task at a time (`hold`), its attempt is written down before it begins, and its outcome
+//! is written down until the disk takes it. What a crash interrupts is due again at the next start, flagged.
+
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use super::attempt::Sending;
+use super::limits::{BreakerState, Held as NoSlot, Lane, Slot};
+use super::{Deliverer, Task};
+use crate::domain::event::{Event, EventId};
+use crate::domain::outcome::Outcome;
+use crate::domain::route::Route;
+use crate::spool::{DeadReason, Entry, Mark, Possible, Replay, Settlement, SpoolFault, Stored};
+
+/// Events asked for at once: enough for the default `max_in_flight`, little enough to hold in memory as names.
+const BATCH: usize = 64;
+
+/// How often a lane looks again when nothing says when something is due: a safety net, not the way it is woken.
+const LOOK_AGAIN: Duration = Duration::from_secs(30);
+
+/// The longest wait for a slot before the lane looks at what else has happened.
+const SLOT_WAIT: Duration = Duration::from_secs(1);
+
+/// The wait after the disk refused something in the background.
+const DISK_REST: Duration = Duration::from_secs(1);
+
+/// How long the body of an answer may take that nobody waits for.
+const ANSWER_BODY: Duration = Duration::from_secs(10);
+
+/// Delivers what is due on `lane` until the lane is replaced or the shutdown begins.
+pub(super) async fn drain_lane(deliverer: Deliverer, lane: Arc<Lane>) {
+    let mut drain = deliverer.0.drain.subscribe();
+    loop {
+        let woken = deliverer.0.wake.notified();
+        if drain.borrow().is_some() || !deliverer.operates(&lane) {
+            return;
+        }
+        let next = deliverer.deliver_due(&lane).await;
+        tokio::select! {
+            () = woken => {}
+            () = tokio::time::sleep_until(next) => {}
+            _ = drain.changed() => {}
+        }
+    }
+}
+
+impl Deliverer {
+    /// Starts attempts for what is due, as far as slots allow; returns the moment to look again.
+    async fn deliver_due(&self, lane: &Arc<Lane>) -> Instant {
+        let held = self.held_count();
+        let due = match self.0.spool.due(&lane.route.name, self.0.clock.now(), BATCH + held).await {
+            Ok(due) => due,
+            Err(fault) => {
+                tracing::warn!(route = %lane.route.name, %fault, "cannot read what is due");
+                return Instant::now() + DISK_REST;
+            }
+        };
+        let mut started = 0_usize;
+        for id in due.ids {
+            if !self.hold(id) {
+                continue;
+            }
+            match lane.slot(Instant::now() + SLOT_WAIT).await {
+                Ok(slot) => self.start(lane, id, slot),
+                Err(reason) => {
+                    self.let_go(id);
+                    return match reason {
+                        NoSlot::Until(moment) => moment,
+                        NoSlot::Busy => Instant::now(),
+                    };
+                }
+            }
+            started += 1;
+            if self.0.drain.borrow().is_some() {
+                break;
+            }
+        }
+        if started > 0 {
+            return Instant::now();
+        }
+        let wait = due.next.map_or(LOOK_AGAIN, |next| next.since(self.0.clock.now()));
+        Instant::now() + wait.min(LOOK_AGAIN)
+    }
+
+    fn start(&self, lane: &Arc<Lane>, id: EventId, slot: Slot) {
+        let (deliverer, lane, task) = (self.clone(), lane.clone(), self.track());
+        tokio::spawn(async move {
+            deliverer.deliver_again(lane, id, slot).await;
+            deliverer.let_go(id);
+            deliverer.wake();
+            drop::<Task>(task);
+        });
+    }
+
+    /// One attempt of an event on disk, from reading it to writing its outcome down.
+    async fn deliver_again(&self, lane: Arc<Lane>, id: EventId, slot: Slot) {
+        let stored = match self.0.spool.load(id).await {
+            Ok(Some(stored)) => stored,
+            Ok(None) => return,
+            Err(fault) => return self.rest_after(&fault).await,
+        };
+        let Stored { event, attempts, possible_duplicate, replay, .. } = stored;
+        let (event, route) = (Arc::new(event), lane.route.clone());
+        if replay == Replay::No && self.0.clock.now().since(event.received_at) > route.delivery.max_age {
+            let error = format!("not accepted within {:?}", route.delivery.max_age);
+            return self.write_down(&event, Settlement::Dead { reason: DeadReason::TooOld, error }).await;
+        }
+        if let Err(fault) = self.0.spool.begin_attempt(id).await {
+            return self.rest_after(&fault).await;
+        }
+        let attempt = attempts.saturating_add(1);
+        let sending = Sending {
+            attempt,
+            possible_duplicate: possible_duplicate == Possible::Duplicate,
+            replay: replay == Replay::Yes,
+        };
+        let body_by = Instant::now() + route.app.attempt_timeout + ANSWER_BODY;
+        let (outcome, slot) = self.clone().attempt(lane, event.clone(), sending, slot, body_by).await;
+        self.settle_spooled(&event, &route, outcome, Standing { attempt, possible_duplicate, breaker: slot.breaker() })
+            .await;
+    }
+
+    /// Settles an event on disk when the attempt that overtook its sender's patience ends.
+    pub(super) async fn settle_spooled_when(
+        &self,
+        attempt: JoinHandle<(Outcome, Slot)>,
+        event: Arc<Event>,
+        route: Arc<Route>,
+        standing: Standing,
+    ) {
+        if let Ok((outcome, slot)) = attempt.await {
+            self.settle_spooled(&event, &route, outcome, standing).await;
+            drop(slot);
+        }
+        self.let_go(event.id);
+        self.wake();
+    }
+
+    /// Writes down what an attempt of an event on disk came to. Mark first, then remove.
+    async fn settle_spooled(&self, event: &Event, route: &Route, outcome: Outcome, standing: Standing) {
+        let name: &str = &route.name;
+        let error = outcome.describe();
+        let settlement = match &outcome {
+            Outcome::Accepted(_) => {
+                self.0.claims.mark_delivered(event, route.dedup_ttl).await;
+                self.0.metrics.deliveries_total.with_label_values(&[name]).inc();
+                let latency = self.0.clock.now().since(event.received_at);
+                self.0.metrics.delivery_latency_seconds.with_label_values(&[name]).observe(latency.as_secs_f64());
+                Settlement::Accepted { mark: Mark::new(event, self.0.clock.now().plus(route.dedup_ttl)) }
+            }
+            Outcome::Rejected(_) => Settlement::Dead { reason: DeadReason::AppRejected, error },
+            Outcome::Failed(_) | Outcome::Unreachable(_) | Outcome::Unknown { .. } => {
+                self.again(route, &outcome, standing, error)
+            }
+        };
+        self.write_down(event, settlement).await;
+    }
+
+    /// When a failed event is due again, or that it was the last time.
+    fn again(&self, route: &Route, outcome: &Outcome, standing: Standing, error: String) -> Settlement {
+        let now = self.0.clock.now();
+        let possible_duplicate = if outcome.is_unknown() { Possible::Duplicate } else { standing.possible_duplicate };
+        let wait = route.delivery.schedule.wait_after(standing.attempt, fastrand::f64());
+        if standing.breaker == BreakerState::Probing && !outcome.is_unknown() {
+            // A probe is not counted against its event, and the next probe is another event's: one that can never
+            // succeed must not keep the application "down" for all.
+            let rest = wait.unwrap_or(LOOK_AGAIN).max(outcome.retry_after().unwrap_or_default());
+            return Settlement::Postpone { not_before: now.plus(rest) };
+        }
+        match wait {
+            Some(wait) => {
+                let not_before = now.plus(wait.max(outcome.retry_after().unwrap_or_default()));
+                Settlement::Retry { not_before, possible_duplicate, error }
+            }
+            None => Settlement::Dead { reason: DeadReason::AttemptsExhausted, error },
+        }
+    }
+
+    /// Writes a settlement down until the disk takes it: an outcome is never forgotten while the process lives. Ends
+    /// early only when the shutdown does; then the event is due again at the next start, flagged.
+    async fn write_down(&self, event: &Event, settlement: Settlement) {
+        loop {
+            match self.0.spool.settle(event.id, settlement.clone()).await {
+                Ok(()) => break,
+                Err(fault) => {
+                    tracing::warn!(route = %event.route, event = %event.id, %fault, "the disk did not take an outcome");
+                    tokio::time::sleep(DISK_REST).await;
+                }
+            }
+        }
+        if let Settlement::Dead { reason, .. } = settlement {
+            self.count_burial(&event.route, Entry::Dead { reason });
+            tracing::warn!(route = %event.route, event = %event.id, reason = reason.as_str(), "dead letter");
+        }
+    }
+
+    async fn rest_after(&self, fault: &SpoolFault) {
+        tracing::warn!(%fault, "the disk did not serve a delivery");
+        tokio::time::sleep(DISK_REST).await;
+    }
+
+    pub(super) fn count_burial(&self, route: &str, state: Entry) {
+        if let Entry::Dead { reason } = state {
+            self.0.metrics.dead_letters_total.with_label_values(&[route, reason.as_str()]).inc();
+        }
+    }
+
+    /// Keeps others from picking the event; `false` if somebody has it.
+    pub(super) fn hold(&self, id: EventId) -> bool {
+        self.0.running.lock().unwrap_or_else(PoisonError::into_inner).insert(id)
+    }
+
+    pub(super) fn let_go(&self, id: EventId) {
+        self.0.running.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+    }
+
+    fn held_count(&self) -> usize {
+        self.0.running.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    /// Whether `lane` is still the one in operation for its route.
+    fn operates(&self, lane: &Arc<Lane>) -> bool {
+        self.lane(&lane.route.name).is_some_and(|current| Arc::ptr_eq(&current, lane))
+    }
+}
+
+/// How an event on disk stood when its attempt began.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Standing {
+    /// 1, 2, …
+    pub(super) attempt: u32,
+    /// Whether an earlier sending may have been processed.
+    pub(super) possible_duplicate: Possible,
+    /// How the breaker stood.
+    pub(super) breaker: BreakerState,
+}

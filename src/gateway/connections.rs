@@ -1,0 +1,127 @@
+//! The connections of senders: how many there are, what each is doing, and which may be closed to make room.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+
+use crate::telemetry::Metrics;
+
+/// One connection. Written by its own task; the table reads it to find idle ones.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    /// The other end.
+    pub(crate) remote: SocketAddr,
+    phase: Mutex<Phase>,
+    close: Notify,
+}
+
+/// What a connection is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// Between requests, since then.
+    Idle(Instant),
+    /// A request's head is coming, since its first byte.
+    Head(Instant),
+    /// A request that began then is being read or served.
+    Busy(Instant),
+}
+
+impl Connection {
+    /// What the connection is doing.
+    pub(crate) fn phase(&self) -> Phase {
+        *self.phase.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes what the connection is doing.
+    pub(crate) fn enter(&self, phase: Phase) {
+        *self.phase.lock().unwrap_or_else(PoisonError::into_inner) = phase;
+    }
+
+    /// Comes when the table wants an idle connection gone.
+    pub(crate) async fn told_to_close(&self) {
+        self.close.notified().await;
+    }
+}
+
+/// All connections. Bounded by `server.max_connections`.
+#[derive(Clone)]
+pub(crate) struct Connections(Arc<Table>);
+
+struct Table {
+    most: usize,
+    open: Mutex<HashMap<u64, Arc<Connection>>>,
+    next: AtomicU64,
+    count: watch::Sender<usize>,
+    metrics: Arc<Metrics>,
+}
+
+/// A connection's entry; taken out when dropped.
+pub(crate) struct Entry {
+    id: u64,
+    /// The connection.
+    pub(crate) connection: Arc<Connection>,
+    table: Arc<Table>,
+}
+
+impl Connections {
+    /// An empty table for at most `most` connections.
+    pub(crate) fn new(most: usize, metrics: Arc<Metrics>) -> Self {
+        metrics.connections_capacity.set(i64::try_from(most).unwrap_or(i64::MAX));
+        Self(Arc::new(Table {
+            most,
+            open: Mutex::default(),
+            next: AtomicU64::new(0),
+            count: watch::channel(0).0,
+            metrics,
+        }))
+    }
+
+    /// Enters a connection; at the cap the longest idle one is told to close, and `None` means that none is idle.
+    pub(crate) fn enter(&self, remote: SocketAddr) -> Option<Entry> {
+        let now = Instant::now();
+        let connection = Arc::new(Connection { remote, phase: Mutex::new(Phase::Idle(now)), close: Notify::new() });
+        let mut open = self.0.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if open.len() >= self.0.most {
+            let idle = open.iter().filter_map(|(id, other)| match other.phase() {
+                Phase::Idle(since) => Some((since, *id)),
+                Phase::Head(_) | Phase::Busy(_) => None,
+            });
+            let (_, longest) = idle.min()?;
+            if let Some(closed) = open.remove(&longest) {
+                closed.close.notify_one();
+            }
+        }
+        let id = self.0.next.fetch_add(1, Ordering::Relaxed);
+        open.insert(id, connection.clone());
+        drop(open);
+        self.0.count.send_modify(|count| *count += 1);
+        self.0.metrics.connections.inc();
+        Some(Entry { id, connection, table: self.0.clone() })
+    }
+
+    /// Tells all idle connections to close; those that serve a request close after it.
+    pub(crate) fn close_idle(&self) {
+        for connection in self.0.open.lock().unwrap_or_else(PoisonError::into_inner).values() {
+            connection.close.notify_one();
+        }
+    }
+
+    /// Comes when no connection is left.
+    pub(crate) async fn all_closed(&self) {
+        let mut count = self.0.count.subscribe();
+        // The sender lives in `self`, so this cannot fail.
+        let _closed = count.wait_for(|count| *count == 0).await;
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        self.table.open.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
+        self.table.count.send_modify(|count| *count = count.saturating_sub(1));
+        self.table.metrics.connections.dec();
+    }
+}

@@ -1,0 +1,179 @@
+//! The sender's door: an own accept loop around Pingora's HTTP server, with a bound on connections and a guard in
+//! front of each. It knows when the gateway stops and lets open requests finish.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use pingora::apps::ServerApp;
+use pingora::protocols::l4::stream::Stream as TcpSide;
+use pingora::protocols::{GetSocketDigest, SocketDigest};
+use pingora::proxy::{HttpProxy, http_proxy};
+use pingora::server::configuration::ServerConf;
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::Gateway;
+use super::connections::{Connection, Connections, Entry};
+use super::guard::{Guard, HeadLimits, RefusedHeads};
+use super::proxy::{Proxy, milliseconds};
+use super::reply;
+use crate::domain::fault::Fault;
+use crate::domain::outcome::Settled;
+use crate::domain::refusal::Refusal;
+use crate::telemetry::NO_ROUTE;
+
+/// The limits of the door.
+#[derive(Clone, Copy, Debug)]
+pub struct DoorLimits {
+    /// Most connections at once.
+    pub max_connections: usize,
+    /// First byte of a request to its blank line.
+    pub header_timeout: Duration,
+    /// Keep-alive.
+    pub idle_timeout: Duration,
+    /// Longest head in bytes.
+    pub max_header_bytes: usize,
+}
+
+/// The open door. Cloning shares it.
+#[derive(Clone)]
+pub struct Door {
+    proxy: Arc<HttpProxy<Proxy>>,
+    gateway: Arc<Gateway>,
+    connections: Connections,
+    limits: DoorLimits,
+    closing: Arc<AtomicBool>,
+    stop: watch::Sender<bool>,
+}
+
+/// What a connection's task carries for the code that Pingora calls back.
+#[derive(Clone)]
+struct Visit {
+    connection: Arc<Connection>,
+    closing: Arc<AtomicBool>,
+}
+
+tokio::task_local! {
+    /// The connection that the current task serves. Pingora hands its callbacks no connection of ours; each
+    /// connection is served by one task, so the task carries it.
+    static VISIT: Visit;
+}
+
+/// The connection that the current task serves.
+pub(super) fn connection() -> Option<Arc<Connection>> {
+    VISIT.try_with(|visit| visit.connection.clone()).ok()
+}
+
+/// Whether connections close after the request they serve.
+pub(super) fn closes() -> bool {
+    VISIT.try_with(|visit| visit.closing.load(Ordering::Relaxed)).unwrap_or(false)
+}
+
+impl Door {
+    /// A door into `gateway`, not yet open.
+    #[must_use]
+    pub fn new(gateway: Arc<Gateway>, limits: DoorLimits) -> Self {
+        let conf = ServerConf { max_retries: 1, upstream_keepalive_pool_size: 128, ..ServerConf::default() };
+        let mut proxy = http_proxy(&Arc::new(conf), Proxy(gateway.clone()));
+        proxy.handle_init_modules();
+        let connections = Connections::new(limits.max_connections, gateway.metrics.clone());
+        Self {
+            proxy: Arc::new(proxy),
+            gateway,
+            connections,
+            limits,
+            closing: Arc::default(),
+            stop: watch::channel(false).0,
+        }
+    }
+
+    /// Accepts connections until [`Self::close`]; the listener is closed then.
+    pub async fn serve(self, listener: TcpListener) {
+        let mut stop = self.stop.subscribe();
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                _ = stop.wait_for(|stop| *stop) => return,
+            };
+            match accepted {
+                Ok((stream, remote)) => self.admit(stream, remote),
+                Err(error) => {
+                    // Out of file descriptors or memory: connections wait in the backlog until some are free.
+                    tracing::warn!(%error, "cannot accept a connection");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            }
+        }
+    }
+
+    fn admit(&self, stream: TcpStream, remote: SocketAddr) {
+        if let Some(entry) = self.connections.enter(remote) {
+            drop(tokio::spawn(self.clone().visit(stream, entry)));
+        } else {
+            self.gateway.metrics.connections_turned_away_total.inc();
+            drop(tokio::spawn(turn_away(stream)));
+        }
+    }
+
+    async fn visit(self, stream: TcpStream, entry: Entry) {
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "a connection was gone before it was served");
+            return;
+        }
+        let connection = entry.connection.clone();
+        let digest = socket_digest(&stream);
+        let mut stream = TcpSide::from(stream);
+        stream.set_socket_digest(digest);
+        let limits = HeadLimits {
+            header_timeout: self.limits.header_timeout,
+            idle_timeout: self.limits.idle_timeout,
+            max_header_bytes: self.limits.max_header_bytes,
+        };
+        let guard = Guard::new(stream, connection.clone(), limits, self.gateway.clone());
+        let visit = Visit { connection, closing: self.closing.clone() };
+        let (_running, never_shut_down) = watch::channel(false);
+        let served = async { self.proxy.process_new(Box::new(guard), &never_shut_down).await };
+        drop(VISIT.scope(visit, served).await);
+        drop(entry);
+    }
+
+    /// Stops accepting, closes idle connections and has the others close after the request they serve.
+    pub fn close(&self) {
+        self.closing.store(true, Ordering::Relaxed);
+        self.stop.send_replace(true);
+        self.connections.close_idle();
+    }
+
+    /// Comes when no connection is left.
+    pub async fn closed(&self) {
+        self.connections.all_closed().await;
+    }
+}
+
+fn socket_digest(stream: &TcpStream) -> SocketDigest {
+    use std::os::fd::AsRawFd;
+    SocketDigest::from_raw_fd(stream.as_raw_fd())
+}
+
+/// Says that there is no room, to a sender that will come again.
+async fn turn_away(mut stream: TcpStream) {
+    let told = async {
+        stream.write_all(&reply::raw_fault(Fault::Overloaded)).await?;
+        stream.shutdown().await
+    };
+    // A sender that does not take the reply is closed all the same.
+    let _taken = tokio::time::timeout(Duration::from_secs(1), told).await;
+}
+
+impl RefusedHeads for Gateway {
+    fn refused(&self, connection: &Connection, refusal: Refusal, began: Instant) {
+        let settled = Settled::Refused(refusal);
+        self.metrics.answered(NO_ROUTE, &settled, began.elapsed());
+        tracing::info!(route = NO_ROUTE, disposition = settled.disposition(), reason = refusal.as_str(),
+            status = refusal.status().as_u16(), remote = %connection.remote.ip(), ack_ms = milliseconds(began), "request");
+    }
+}

@@ -1,0 +1,53 @@
+//! The side that senders see: it accepts connections, reads requests whole, tells each request's story and writes the
+//! reply. The only place that acknowledges anything.
+
+mod body;
+mod connections;
+mod forwarded;
+mod guard;
+pub mod listener;
+mod proxy;
+mod receive;
+pub mod reply;
+pub mod site;
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+
+use self::body::Buffers;
+use self::site::Site;
+use crate::claims::Claims;
+use crate::clock::Clock;
+use crate::forward::Deliverer;
+use crate::telemetry::Metrics;
+use crate::telemetry::recent::Recent;
+
+/// The gateway: what a request needs to be received. Shared by all connections.
+pub struct Gateway {
+    /// What is served. Replaced as a whole on reload; a request keeps the one it began with.
+    pub site: ArcSwap<Site>,
+    claims: Claims,
+    deliverer: Deliverer,
+    clock: Clock,
+    metrics: Arc<Metrics>,
+    recent: Recent,
+    buffers: Buffers,
+}
+
+impl Gateway {
+    /// A gateway that serves `site` and holds at most `max_buffered_bytes` of request bodies in memory.
+    #[must_use]
+    pub fn new(
+        site: Site,
+        claims: Claims,
+        deliverer: Deliverer,
+        clock: Clock,
+        metrics: Arc<Metrics>,
+        recent: Recent,
+        max_buffered_bytes: usize,
+    ) -> Self {
+        let buffers = Buffers::new(max_buffered_bytes, metrics.clone());
+        Self { site: ArcSwap::from_pointee(site), claims, deliverer, clock, metrics, recent, buffers }
+    }
+}

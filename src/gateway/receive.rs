@@ -1,0 +1,145 @@
+//! The story of a request, from its last byte to the answer: verified, admitted, claimed, delivered.
+//!
+//! Invariant: nothing of a request is parsed, stored or named before `Route::verify` has accepted it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::Gateway;
+use super::forwarded::Origin;
+use crate::claims::{Held, Verdict};
+use crate::domain::admission::Admission;
+use crate::domain::event::{Event, EventId};
+use crate::domain::fault::Fault;
+use crate::domain::inbound::Inbound;
+use crate::domain::outcome::Settled;
+use crate::domain::refusal::Refusal;
+use crate::domain::route::{Enforcement, Route};
+
+/// A claim outlives the budget by this much, so that no honest delay of the last moments loses it.
+const LEASE_MARGIN: Duration = Duration::from_secs(10);
+
+/// What a request came to, with what its log line says of it.
+pub(crate) struct Received {
+    /// How it ended.
+    pub(crate) settled: Settled,
+    /// The event it carried, once it was believed.
+    pub(crate) event: Option<EventId>,
+    /// Its type, once it was believed.
+    pub(crate) event_type: Option<String>,
+}
+
+impl From<Settled> for Received {
+    fn from(settled: Settled) -> Self {
+        Self { settled, event: None, event_type: None }
+    }
+}
+
+impl Gateway {
+    /// Receives one complete request of `route` whose first byte came at `arrived`. `memory` is what its body
+    /// occupies; it is given back when the last attempt on it ends.
+    pub(crate) async fn receive(
+        &self,
+        inbound: Inbound,
+        route: &Arc<Route>,
+        origin: &Origin,
+        arrived: Instant,
+        memory: impl Send + 'static,
+    ) -> Received {
+        let deadline = arrived + route.ack.budget.saturating_sub(route.ack.reserve);
+        let event = match self.admit(inbound, route, origin, arrived) {
+            Admitted::Believed(event) => event,
+            Admitted::Unbelieved(event) => {
+                let held = self.claims.unclaimed(&event);
+                return self.deliver(event, route, held, deadline, memory).await.into();
+            }
+            Admitted::Answered(settled) => return settled.into(),
+        };
+        let (id, event_type) = (event.id, event.event_type.clone());
+        let settled = match self.claims.claim(&event, route.ack.budget + LEASE_MARGIN, deadline).await {
+            Verdict::Claimed(held) => self.deliver(event, route, held, deadline, memory).await,
+            Verdict::Duplicate => Settled::Duplicate,
+            Verdict::InFlight(leader) => {
+                let joined = tokio::time::timeout_at(deadline, leader.outcome()).await.ok().flatten();
+                joined.unwrap_or(Settled::Unavailable(Fault::InFlightElsewhere))
+            }
+            Verdict::Unavailable(fault) => Settled::Unavailable(fault),
+        };
+        Received { settled, event: Some(id), event_type }
+    }
+
+    async fn deliver(
+        &self,
+        event: Event,
+        route: &Arc<Route>,
+        held: Held,
+        deadline: Instant,
+        memory: impl Send + 'static,
+    ) -> Settled {
+        let delivery = self.deliverer.begin(Arc::new(event), route.clone(), held, deadline, memory);
+        delivery.outcome().await.unwrap_or(Settled::Unavailable(Fault::Overloaded))
+    }
+
+    /// Verified, fresh, wanted and named; or the reason why not.
+    fn admit(&self, inbound: Inbound, route: &Arc<Route>, origin: &Origin, arrived: Instant) -> Admitted {
+        let now = self.clock.now();
+        let received_at = self.clock.at(arrived);
+        let id = EventId::new(received_at, fastrand::u128(..));
+        let name: &str = &route.name;
+        let observed = (route.enforcement == Enforcement::Observe).then(|| inbound.clone());
+        let admission = route.verify(inbound, now).and_then(|verified| {
+            let position = verified.secret_position().to_string();
+            self.metrics.secret_matches_total.with_label_values(&[name, &position]).inc();
+            route.admit(verified, now, id, received_at)
+        });
+        match (admission, observed) {
+            (Ok(Admission::Event(mut event)), _) => {
+                origin.tell(&mut event.headers);
+                self.note_age(&event, now.seconds());
+                Admitted::Believed(*event)
+            }
+            (Ok(Admission::Filtered), _) => Admitted::Answered(Settled::Filtered),
+            (Ok(Admission::Handshake(reply)), _) => Admitted::Answered(Settled::Handshake(reply)),
+            (Err(refusal), Some(inbound)) => self.observe(inbound, route, origin, id, refusal),
+            (Err(refusal), None) => Admitted::Answered(Settled::Refused(refusal)),
+        }
+    }
+
+    /// `enforce = false`: the verdict is counted and logged, and the request is passed on without being believed.
+    fn observe(&self, inbound: Inbound, route: &Route, origin: &Origin, id: EventId, refusal: Refusal) -> Admitted {
+        let name: &str = &route.name;
+        self.metrics.observed_refusals_total.with_label_values(&[name, refusal.as_str()]).inc();
+        tracing::warn!(
+            route = name,
+            reason = refusal.as_str(),
+            request_id = origin.request_id,
+            "would be refused, and is passed on: the route does not enforce"
+        );
+        let mut event = route.unbelieved(inbound, id, self.clock.now());
+        origin.tell(&mut event.headers);
+        Admitted::Unbelieved(event)
+    }
+
+    fn note_age(&self, event: &Event, now_seconds: f64) {
+        let route: &str = &event.route;
+        match event.signed_at {
+            Some(happened) => {
+                let age = now_seconds - happened.seconds();
+                self.metrics.event_age_seconds.with_label_values(&[route]).observe(age);
+            }
+            None => self.metrics.signed_time_missing_total.with_label_values(&[route]).inc(),
+        }
+    }
+}
+
+/// What admission gave.
+enum Admitted {
+    /// The answer is known without a delivery.
+    Answered(Settled),
+    /// Verified: claimed, buffered, acknowledged.
+    Believed(Event),
+    /// Not verified, on a route that only observes: sent once, never stored.
+    Unbelieved(Event),
+}

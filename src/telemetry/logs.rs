@@ -1,0 +1,378 @@
+//! Logs: one line an event to stderr, pretty for people or JSON for machines, with a level that can be changed while
+//! the process runs.
+//!
+//! A JSON line is one object: `ts` (RFC 3339, UTC), `level` (lower case), `msg`, `target`, then the event's own fields.
+//! Our own modules log at the configured level, libraries at warn and above, the HTTP server only through
+//! `bridge.rs`. This file decides how lines look and which are written, not what is in them.
+
+use std::fmt;
+use std::io::{self, IsTerminal};
+use std::str::FromStr;
+use std::sync::Arc;
+
+use tracing::field::{Field, Visit};
+use tracing::level_filters::LevelFilter;
+use tracing::{Event, Subscriber};
+use tracing_subscriber::Registry;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::layer::{Layer, SubscriberExt};
+use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::reload;
+
+use super::Metrics;
+use super::bridge::{Bridge, HTTP_SERVER};
+use super::sink::{self, Flush, Sink};
+
+/// How a line looks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Format {
+    /// Pretty on a terminal, JSON otherwise.
+    #[default]
+    Auto,
+    /// For people.
+    Pretty,
+    /// For machines.
+    Json,
+}
+
+/// From which weight on our own lines are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    /// What a person must do something about.
+    Error,
+    /// And what healed by itself.
+    Warn,
+    /// And each request, and what an operator did.
+    #[default]
+    Info,
+    /// And each step.
+    Debug,
+    /// And everything else.
+    Trace,
+}
+
+impl Level {
+    /// All of them, from quiet to loud.
+    pub const ALL: [Self; 5] = [Self::Error, Self::Warn, Self::Info, Self::Debug, Self::Trace];
+
+    /// The word in configuration and API.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
+        }
+    }
+
+    const fn filter(self) -> LevelFilter {
+        match self {
+            Self::Error => LevelFilter::ERROR,
+            Self::Warn => LevelFilter::WARN,
+            Self::Info => LevelFilter::INFO,
+            Self::Debug => LevelFilter::DEBUG,
+            Self::Trace => LevelFilter::TRACE,
+        }
+    }
+}
+
+impl FromStr for Level {
+    type Err = LogFault;
+
+    fn from_str(word: &str) -> Result<Self, LogFault> {
+        let found = Self::ALL.into_iter().find(|level| level.as_str() == word);
+        found.ok_or_else(|| LogFault::NoSuchLevel(word.chars().take(40).collect()))
+    }
+}
+
+/// Whether a terminal may be coloured (`NO_COLOR` forbids it).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Colour {
+    /// On a terminal.
+    Allowed,
+    /// Never.
+    Forbidden,
+}
+
+/// How to log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// How a line looks.
+    pub format: Format,
+    /// From which weight on.
+    pub level: Level,
+    /// Whether a terminal may be coloured.
+    pub colour: Colour,
+}
+
+/// Why logging cannot be set up or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum LogFault {
+    /// Not a level.
+    #[error("no log level is called {0:?}; levels are error, warn, info, debug, trace")]
+    NoSuchLevel(String),
+    /// A second call of [`init`].
+    #[error("logging has been set up before in this process")]
+    Twice,
+    /// The process has lost its subscriber.
+    #[error("the log level cannot be changed: {0}")]
+    Reload(#[from] reload::Error),
+    /// No thread for writing.
+    #[error("the thread that writes the log cannot be started: {0}")]
+    Thread(#[source] io::Error),
+}
+
+/// What [`init`] hands over.
+#[derive(Debug)]
+pub struct Logs {
+    /// Changes the level.
+    pub control: LogControl,
+    /// To be dropped last: waits until the last lines are written.
+    pub flush: Flush,
+}
+
+/// Changes the level while the process runs. Clones change the same one.
+#[derive(Clone, Debug)]
+pub struct LogControl {
+    filter: reload::Handle<Targets, Registry>,
+}
+
+impl LogControl {
+    /// From now on, lines of this level and heavier ones are written.
+    pub fn set_level(&self, level: Level) -> Result<(), LogFault> {
+        Ok(self.filter.reload(targets(level))?)
+    }
+}
+
+/// Sets up logging for the whole process, once.
+pub fn init(settings: Settings, metrics: &Arc<Metrics>) -> Result<Logs, LogFault> {
+    let terminal = if io::stderr().is_terminal() { Terminal::Yes } else { Terminal::No };
+    let (sink, flush) = sink::open(io::stderr(), Arc::clone(metrics)).map_err(LogFault::Thread)?;
+    let (subscriber, control) = subscriber(settings, terminal, sink);
+    tracing::subscriber::set_global_default(subscriber).map_err(|_| LogFault::Twice)?;
+    log::set_boxed_logger(Box::new(Bridge::new(Arc::clone(metrics)))).map_err(|_| LogFault::Twice)?;
+    log::set_max_level(log::LevelFilter::Warn);
+    Ok(Logs { control, flush })
+}
+
+/// Whether a person is likely to read along.
+#[derive(Clone, Copy)]
+enum Terminal {
+    Yes,
+    No,
+}
+
+fn subscriber(settings: Settings, terminal: Terminal, sink: Sink) -> (impl Subscriber + Send + Sync, LogControl) {
+    let lines = tracing_subscriber::fmt::layer().with_writer(sink);
+    let lines: Box<dyn Layer<_> + Send + Sync> = match (settings.format, terminal) {
+        (Format::Json, _) | (Format::Auto, Terminal::No) => lines.event_format(Json).boxed(),
+        (Format::Pretty, _) | (Format::Auto, Terminal::Yes) => {
+            let colour = matches!((settings.colour, terminal), (Colour::Allowed, Terminal::Yes));
+            lines.compact().with_ansi(colour).boxed()
+        }
+    };
+    let (filter, handle) = reload::Layer::new(targets(settings.level));
+    (tracing_subscriber::registry().with(filter).with(lines), LogControl { filter: handle })
+}
+
+/// Ours at `level`; libraries at warn, for below that they print frames and headers; the HTTP server not at all, for
+/// what it may say comes through the bridge under our own name.
+fn targets(level: Level) -> Targets {
+    Targets::new()
+        .with_default(level.filter().min(LevelFilter::WARN))
+        .with_target("hookgate", level.filter())
+        .with_target(HTTP_SERVER, LevelFilter::OFF)
+}
+
+/// Writes an event as one JSON object.
+struct Json;
+
+impl<S, N> FormatEvent<S, N> for Json
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(&self, _: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+        let mut ts = String::new();
+        SystemTime.format_time(&mut Writer::new(&mut ts))?;
+        let mut fields = Fields::default();
+        event.record(&mut fields);
+        let target = fields.target.as_deref().unwrap_or_else(|| event.metadata().target());
+        let level = event.metadata().level().as_str().to_ascii_lowercase();
+        write!(
+            writer,
+            r#"{{"ts":"{ts}","level":"{level}","msg":{},"target":{}"#,
+            quoted(&fields.message),
+            quoted(target)
+        )?;
+        writer.write_str(&fields.rest)?;
+        writer.write_str("}\n")
+    }
+}
+
+/// The fields of an event, already written as JSON members.
+#[derive(Default)]
+struct Fields {
+    message: String,
+    target: Option<String>,
+    rest: String,
+}
+
+impl Fields {
+    fn member(&mut self, field: &Field, value: &str) {
+        self.rest.push(',');
+        self.rest.push_str(&quoted(field.name()));
+        self.rest.push(':');
+        self.rest.push_str(value);
+    }
+}
+
+impl Visit for Fields {
+    fn record_f64(&mut self, field: &Field, value: f64) {
+        let number = if value.is_finite() { value.to_string() } else { "null".to_owned() };
+        self.member(field, &number);
+    }
+
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.member(field, &value.to_string());
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.member(field, &value.to_string());
+    }
+
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.member(field, if value { "true" } else { "false" });
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        match field.name() {
+            "message" => value.clone_into(&mut self.message),
+            "log.target" => self.target = Some(value.to_owned()),
+            name if name.starts_with("log.") => {}
+            _ => self.member(field, &quoted(value)),
+        }
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.record_str(field, &format!("{value:?}"));
+    }
+}
+
+fn quoted(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use log::Log;
+
+    use super::*;
+    use crate::telemetry::sink::tests::Paper;
+
+    const JSON: Settings = Settings { format: Format::Json, level: Level::Info, colour: Colour::Allowed };
+
+    /// What is written when `act` runs under these settings.
+    fn logged(settings: Settings, terminal: Terminal, act: impl FnOnce(&LogControl, &Arc<Metrics>)) -> String {
+        let metrics = Arc::new(Metrics::new(&[]).unwrap());
+        let paper = Paper::default();
+        let (sink, flush) = sink::open(paper.clone(), Arc::clone(&metrics)).unwrap();
+        let (subscriber, control) = subscriber(settings, terminal, sink);
+        tracing::subscriber::with_default(subscriber, || act(&control, &metrics));
+        drop(flush);
+        paper.text()
+    }
+
+    #[test]
+    fn a_json_line_is_one_object_whatever_the_fields_hold() {
+        let text = logged(JSON, Terminal::No, |_, _| {
+            tracing::info!(route = "veedeo", ack_ms = 1.5, status = 200, remote = %"a\"b\n\u{1b}[31m", "answered");
+        });
+        assert_eq!(text.lines().count(), 1, "{text}");
+        let line: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(line["level"], "info");
+        assert_eq!(line["msg"], "answered");
+        assert_eq!(line["route"], "veedeo");
+        assert_eq!(line["ack_ms"], 1.5);
+        assert_eq!(line["status"], 200);
+        assert_eq!(line["remote"], "a\"b\n\u{1b}[31m");
+        assert!(line["ts"].as_str().unwrap().ends_with('Z'));
+        assert!(line["target"].as_str().unwrap().starts_with("hookgate"));
+    }
+
+    #[test]
+    fn auto_is_pretty_on_a_terminal_and_json_elsewhere() {
+        let auto = Settings { format: Format::Auto, ..JSON };
+        let json = logged(auto, Terminal::No, |_, _| tracing::info!("hello"));
+        assert!(json.starts_with('{'), "{json}");
+        let pretty = logged(auto, Terminal::Yes, |_, _| tracing::info!("hello"));
+        assert!(pretty.contains("\u{1b}[") && pretty.contains("hello") && !pretty.contains('{'), "{pretty}");
+    }
+
+    #[test]
+    fn no_colour_where_it_is_forbidden_or_nobody_reads() {
+        let plain = Settings { format: Format::Pretty, colour: Colour::Forbidden, ..JSON };
+        assert!(!logged(plain, Terminal::Yes, |_, _| tracing::info!("hello")).contains('\u{1b}'));
+        let piped = Settings { colour: Colour::Allowed, ..plain };
+        assert!(!logged(piped, Terminal::No, |_, _| tracing::info!("hello")).contains('\u{1b}'));
+    }
+
+    #[test]
+    fn the_level_can_be_changed_while_it_runs() {
+        let text = logged(JSON, Terminal::No, |control, _| {
+            tracing::debug!("before");
+            control.set_level(Level::Debug).unwrap();
+            tracing::debug!("louder");
+            control.set_level(Level::Error).unwrap();
+            tracing::info!("quieter");
+        });
+        assert!(text.contains("louder") && !text.contains("before") && !text.contains("quieter"), "{text}");
+    }
+
+    #[test]
+    fn the_text_of_the_http_servers_errors_is_never_written() {
+        let mut count = 0;
+        let text = logged(Settings { level: Level::Trace, ..JSON }, Terminal::No, |_, metrics| {
+            let bridge = Bridge::new(Arc::clone(metrics));
+            for level in [log::Level::Error, log::Level::Error, log::Level::Warn, log::Level::Trace] {
+                let mut record = log::Record::builder();
+                bridge.log(
+                    &record.level(level).target("pingora_core::apps").args(format_args!("X-Signature: abc")).build(),
+                );
+            }
+            tracing::error!(target: "pingora_proxy", "X-Signature: abc");
+            count = metrics.http_server_errors_total.get();
+        });
+        assert!(!text.contains("X-Signature"), "{text}");
+        assert_eq!(count, 2);
+        assert_eq!(text.lines().count(), 1, "one line a second: {text}");
+        assert!(text.contains("pingora_core::apps"), "{text}");
+    }
+
+    #[test]
+    fn libraries_are_heard_from_warn_on() {
+        let text = logged(Settings { level: Level::Trace, ..JSON }, Terminal::No, |_, metrics| {
+            let bridge = Bridge::new(Arc::clone(metrics));
+            let say = |level, text: &str| {
+                bridge.log(&log::Record::builder().level(level).target("redis").args(format_args!("{text}")).build());
+            };
+            say(log::Level::Warn, "weighty");
+            say(log::Level::Info, "chatty");
+            tracing::debug!(target: "hyper", "frames");
+        });
+        assert!(text.contains("weighty") && text.contains(r#""target":"redis""#), "{text}");
+        assert!(!text.contains("chatty") && !text.contains("frames"), "{text}");
+    }
+
+    #[test]
+    fn an_unknown_level_is_refused_with_the_known_ones() {
+        assert_eq!("debug".parse::<Level>().unwrap(), Level::Debug);
+        let fault = "loud".parse::<Level>().unwrap_err().to_string();
+        assert_eq!(fault, r#"no log level is called "loud"; levels are error, warn, info, debug, trace"#);
+    }
+}

@@ -1,0 +1,31 @@
+//! The promises of docs/PROMISES.md, held against the real program: a real process, real sockets, a scripted
+//! application behind it, and where a promise needs it a real Redis. Nothing of the crate's own code is used here;
+//! what a sender signs is signed by this crate's own hand.
+//!
+//! `HOOKGATE_SEED` repeats a run with the same chances, `HOOKGATE_TORTURE` sets how often a crash test crashes.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stderr,
+    reason = "test code: a failed expectation is the result"
+)]
+
+mod answers;
+mod bodies;
+mod commands;
+mod crash;
+mod disk;
+mod duplicates;
+mod front;
+mod modes;
+mod outage;
+mod refusals;
+mod relay;
+mod shared_store;
+mod slow;
+mod start;
+mod telemetry;
+mod world;

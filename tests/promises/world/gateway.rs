@@ -1,0 +1,288 @@
+//! The gateway under test: the real program in a process of its own, started with a file, watched by its output and
+//! ended by its process id. Its folder, with configuration and spool, lives as long as the value does.
+
+use std::net::TcpStream;
+use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+use super::clock::{SOON, eventually, pause};
+use super::output::{Finished, Lines, finish, wait};
+use super::ports::Port;
+use super::scrape::Scrape;
+use super::sender::{Reply, Request, send};
+use super::setup::Setup;
+use super::sign::Provider;
+use super::wire::WireFault;
+
+/// Longest time from start to ready, recovery of a spool included.
+const READY: Duration = Duration::from_secs(30);
+
+/// A gateway and all that belongs to it.
+pub(crate) struct Gateway {
+    folder: TempDir,
+    listen: Port,
+    telemetry: Port,
+    admin: Port,
+    setup: Setup,
+    lines: Lines,
+    running: Option<Running>,
+}
+
+struct Running {
+    child: Child,
+    readers: [JoinHandle<()>; 2],
+}
+
+impl Gateway {
+    /// Starts one and waits until it is ready.
+    pub(crate) fn start(setup: Setup) -> Self {
+        let mut gateway = Self::prepared(setup);
+        gateway.restart();
+        gateway
+    }
+
+    /// Writes the configuration down, and starts nothing.
+    pub(crate) fn prepared(setup: Setup) -> Self {
+        let folder =
+            tempfile::Builder::new().prefix("hookgate-promise-").tempdir().expect("a folder for temporary files");
+        let [listen, telemetry, admin] = [Port::claim(), Port::claim(), Port::claim()];
+        let gateway = Self { folder, listen, telemetry, admin, setup, lines: Lines::default(), running: None };
+        gateway.write_configuration();
+        gateway
+    }
+
+    /// Changes lines of the configuration file. The running process keeps what it has read.
+    pub(crate) fn configure(&mut self, lines: &[&str]) {
+        for line in lines {
+            self.setup.set(line);
+        }
+        self.write_configuration();
+    }
+
+    /// Sets a variable for the next start.
+    pub(crate) fn environment(&mut self, name: &str, value: &str) {
+        self.setup.environment.retain(|(n, _)| n != name);
+        self.setup.environment.push((name.into(), value.into()));
+    }
+
+    /// Lifts the operating system's limits for the next start.
+    pub(crate) fn unlimited(&mut self) {
+        self.setup.shell = None;
+    }
+
+    fn write_configuration(&self) {
+        let own = [
+            format!("listen = '{}'", self.listen.address()),
+            format!("telemetry = '{}'", self.telemetry.address()),
+            format!("admin = '{}'", self.admin.address()),
+            format!("spool.path = '{}'", self.spool_path().display()),
+        ];
+        let mut setup = self.setup.clone();
+        for line in &own {
+            let (key, _) = line.split_once(" = ").expect("a line of our own");
+            if !setup.text().lines().any(|l| l.starts_with(&format!("{key} = "))) {
+                setup.set(line);
+            }
+        }
+        std::fs::write(self.configuration_path(), setup.text()).expect("a folder that can be written");
+    }
+
+    /// Starts the process on the same folder, spool and ports, and waits until it is ready.
+    pub(crate) fn restart(&mut self) {
+        self.launch();
+        let what = format!("the gateway is ready; it said:\n{}", self.lines.text());
+        eventually(&what, READY, || {
+            let ended = self.running.as_mut().and_then(|running| running.child.try_wait().ok().flatten());
+            if let Some(status) = ended {
+                panic!("the gateway ended before it was ready, {status}");
+            }
+            self.telemetry("/readyz").ok().filter(|reply| reply.status == 200)
+        });
+    }
+
+    /// Starts the process and waits for nothing.
+    pub(crate) fn launch(&mut self) {
+        assert!(self.running.is_none(), "the gateway runs already");
+        let mut command = self.command(&["run", "-c", &self.configuration_path().to_string_lossy()]);
+        let mut child = command.spawn().expect("the program can be started");
+        let stdout = self.lines.follow(child.stdout.take().expect("a pipe"));
+        let stderr = self.lines.follow(child.stderr.take().expect("a pipe"));
+        self.running = Some(Running { child, readers: [stdout, stderr] });
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let program = env!("CARGO_BIN_EXE_hookgate");
+        let mut command = match &self.setup.shell {
+            None => Command::new(program),
+            Some(line) => {
+                let mut shell = Command::new("sh");
+                shell.args(["-c", &format!("{line}; exec \"$0\" \"$@\""), program]);
+                shell
+            }
+        };
+        command.args(arguments).env_clear().current_dir(self.folder.path());
+        command.envs(std::env::vars_os().filter(|(name, _)| name == "PATH" || name == "LLVM_PROFILE_FILE"));
+        command.envs(self.setup.environment.iter().map(|(name, value)| (name, value)));
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    /// Runs a command of the program to its end, in the gateway's folder and environment.
+    pub(crate) fn run(&self, arguments: &[&str]) -> Finished {
+        finish(self.command(arguments).spawn().expect("the program can be started"), READY)
+    }
+
+    /// Runs a command against this gateway's configuration.
+    pub(crate) fn ask(&self, arguments: &[&str]) -> Finished {
+        let path = self.configuration_path();
+        self.run(&[arguments, &["-c", &path.to_string_lossy()]].concat())
+    }
+
+    /// Runs a command that lists, and returns its rows.
+    pub(crate) fn rows(&self, arguments: &[&str]) -> Vec<serde_json::Value> {
+        let finished = self.ask(&[arguments, &["--json"]].concat());
+        assert_eq!(finished.code, Some(0), "{arguments:?}: {finished:?}");
+        finished.json_lines()
+    }
+
+    /// Kills it between two instructions.
+    pub(crate) fn kill9(&mut self) {
+        let Some(mut running) = self.running.take() else { return };
+        running.child.kill().expect("our own process can be killed");
+        let status = running.child.wait().expect("a child of ours");
+        running.readers.into_iter().for_each(|reader| reader.join().expect("a stream that can be read"));
+        assert_eq!(status.signal(), Some(9), "the gateway had ended by itself: {status}");
+    }
+
+    /// Sends it a signal.
+    pub(crate) fn signal(&self, signal: Signal) {
+        let child = &self.running.as_ref().expect("the gateway runs").child;
+        let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).expect("a process id");
+        kill_process(pid, signal).expect("our own process takes a signal");
+    }
+
+    /// Waits for it to end by itself.
+    pub(crate) fn wait_for_end(&mut self, within: Duration) -> ExitStatus {
+        let mut running = self.running.take().expect("the gateway runs");
+        let status = wait(&mut running.child, within);
+        if status.is_none() {
+            running.child.kill().ok();
+            running.child.wait().ok();
+        }
+        running.readers.into_iter().for_each(|reader| reader.join().expect("a stream that can be read"));
+        status.unwrap_or_else(|| panic!("the gateway did not end within {within:?}"))
+    }
+
+    /// Ends it as an orchestrator does, and expects peace.
+    pub(crate) fn stop(&mut self) {
+        self.signal(Signal::TERM);
+        let status = self.wait_for_end(Duration::from_secs(30));
+        assert!(status.success(), "after SIGTERM: {status}");
+    }
+
+    /// Sends a request as a sender does.
+    pub(crate) fn send(&self, request: &Request) -> Reply {
+        self.try_send(request)
+            .unwrap_or_else(|fault| panic!("no reply to {} {}: {fault}", request.method, request.target))
+    }
+
+    /// The same where no reply is a possible outcome.
+    pub(crate) fn try_send(&self, request: &Request) -> Result<Reply, WireFault> {
+        send(&self.address(), request)
+    }
+
+    /// Asks the telemetry listener.
+    pub(crate) fn telemetry(&self, target: &str) -> Result<Reply, WireFault> {
+        send(&self.telemetry.address(), &Request::get(target).with("Connection", "close"))
+    }
+
+    /// Asks the admin listener.
+    pub(crate) fn admin(&self, request: &Request) -> Reply {
+        let request = request.clone().with("Host", self.admin.address()).with("Connection", "close");
+        send(&self.admin.address(), &request).unwrap_or_else(|fault| panic!("admin {}: {fault}", request.target))
+    }
+
+    /// All metrics now.
+    pub(crate) fn metrics(&self) -> Scrape {
+        let reply = self.telemetry("/metrics").expect("metrics can be scraped at any time");
+        assert_eq!(reply.status, 200);
+        Scrape::parse(&reply.text())
+    }
+
+    /// Waits until no event is pending.
+    pub(crate) fn wait_for_empty_spool(&self, within: Duration) {
+        eventually("the spool drains", within, || {
+            (self.metrics().find("hookgate_spool_events", &[("state", "pending")])? == 0.0).then_some(())
+        });
+    }
+
+    /// Where senders connect.
+    pub(crate) fn address(&self) -> String {
+        self.listen.address()
+    }
+
+    /// Where the console and the API are.
+    pub(crate) fn admin_address(&self) -> String {
+        self.admin.address()
+    }
+
+    /// Whether anything listens for senders.
+    pub(crate) fn listens(&self) -> bool {
+        TcpStream::connect(self.address()).is_ok()
+    }
+
+    /// The folder of the spool.
+    pub(crate) fn spool_path(&self) -> PathBuf {
+        self.folder.path().join("spool")
+    }
+
+    /// Its folder.
+    pub(crate) fn folder(&self) -> PathBuf {
+        self.folder.path().to_owned()
+    }
+
+    /// Its configuration file.
+    pub(crate) fn configuration_path(&self) -> PathBuf {
+        self.folder.path().join("hookgate.toml")
+    }
+
+    /// Everything it has said so far, over all its starts.
+    pub(crate) fn said(&self) -> Vec<String> {
+        self.lines.all()
+    }
+
+    /// Its log lines so far that hold all of `words`.
+    pub(crate) fn log(&self, words: &[&str]) -> Vec<String> {
+        self.said().into_iter().filter(|line| words.iter().all(|word| line.contains(word))).collect()
+    }
+
+    /// Waits for a log line that holds all of `words`.
+    pub(crate) fn wait_for_log(&self, words: &[&str]) -> String {
+        eventually(&format!("a log line with {words:?}"), SOON, || self.log(words).into_iter().next())
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        if let Some(mut running) = self.running.take() {
+            running.child.kill().ok();
+            running.child.wait().ok();
+            pause(Duration::from_millis(1));
+            running.readers.into_iter().for_each(|reader| drop(reader.join()));
+        }
+        let said = self.lines.text();
+        if std::thread::panicking() {
+            eprintln!("--- the gateway's configuration\n{}--- what the gateway said\n{said}\n---", self.setup.text());
+            return;
+        }
+        for provider in Provider::ALL {
+            assert!(!said.contains(provider.secret()), "the gateway said the secret of {}", provider.name());
+        }
+    }
+}

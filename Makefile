@@ -17,7 +17,7 @@ demo: ## build, then play the story: good, bad, stale and repeated events, an ap
 
 test: ## everything that has to pass: format, lints, docs, tests
 	@scripts/ensure-tools cargo cc cmake redis-server cargo-nextest
-	@$(MAKE) --no-print-directory fmt lint docs unit
+	@$(MAKE) --no-print-directory --keep-going fmt lint docs unit
 
 fmt: ## check the format
 	@$(CARGO) fmt --all --check

@@ -44,24 +44,53 @@ fn main() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let upstream = free_port();
     let nginx_port = free_port();
-    let _upstream = nginx(folder.path(), "upstream", &format!("server {{ listen 127.0.0.1:{upstream} reuseport; keepalive_requests 100000000; location / {{ return 200 '{{\"received\":true}}'; default_type application/json; }} }}"));
-    let proxy = nginx(folder.path(), "proxy", &format!(
-        "upstream app {{ server 127.0.0.1:{upstream}; keepalive 128; keepalive_requests 100000000; }} server {{ listen 127.0.0.1:{nginx_port}; keepalive_requests 100000000; location / {{ proxy_pass http://app; proxy_http_version 1.1; proxy_set_header Connection ''; }} }}"
-    ));
+    let _upstream = nginx(
+        folder.path(),
+        "upstream",
+        &format!(
+            "server {{ listen 127.0.0.1:{upstream} reuseport; keepalive_requests 100000000; location / {{ return 200 '{{\"received\":true}}'; default_type application/json; }} }}"
+        ),
+    );
+    let proxy = nginx(
+        folder.path(),
+        "proxy",
+        &format!(
+            "upstream app {{ server 127.0.0.1:{upstream}; keepalive 128; keepalive_requests 100000000; }} server {{ listen 127.0.0.1:{nginx_port}; keepalive_requests 100000000; location / {{ proxy_pass http://app; proxy_http_version 1.1; proxy_set_header Connection ''; }} }}"
+        ),
+    );
     let relay = Gateway::start(folder.path(), "relay", upstream, "");
     let queue = Gateway::start(folder.path(), "queue", upstream, "[ack]\nmode = \"queue\"\n");
     let targets = [
-        Target { name: "nginx proxy_pass, no check", address: local(nginx_port), path: "/webhooks/veedeo", pid: proxy.id() },
+        Target {
+            name: "nginx proxy_pass, no check",
+            address: local(nginx_port),
+            path: "/webhooks/veedeo",
+            pid: proxy.id(),
+        },
         Target { name: "hookgate passthrough, no check", address: relay.address, path: "/pass", pid: relay.child.id() },
-        Target { name: "hookgate relay: verify, dedup, deliver", address: relay.address, path: "/webhooks/veedeo", pid: relay.child.id() },
-        Target { name: "hookgate queue: verify, dedup, fsync, ack", address: queue.address, path: "/webhooks/veedeo", pid: queue.child.id() },
+        Target {
+            name: "hookgate relay: verify, dedup, deliver",
+            address: relay.address,
+            path: "/webhooks/veedeo",
+            pid: relay.child.id(),
+        },
+        Target {
+            name: "hookgate queue: verify, dedup, fsync, ack",
+            address: queue.address,
+            path: "/webhooks/veedeo",
+            pid: queue.child.id(),
+        },
     ];
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
     let mut results: Vec<Vec<Figures>> = targets.iter().map(|_| Vec::new()).collect();
     for round in 0..rounds {
         for (target, results) in targets.iter().zip(&mut results) {
             let figures = runtime.block_on(load(target, Duration::from_secs(seconds)));
-            eprintln(&format!("round {round}: {}: {:.0} requests/s, {} failed", target.name, figures.rate, figures.failed));
+            eprintln(&format!(
+                "round {round}: {}: {:.0} requests/s, {} failed",
+                target.name, figures.rate, figures.failed
+            ));
             results.push(figures);
             settle(target, &queue);
         }
@@ -109,8 +138,6 @@ impl Drop for Running {
         let _ended = self.0.wait();
     }
 }
-
-
 
 struct Gateway {
     child: Running,
@@ -205,7 +232,13 @@ async fn load(target: &Target, duration: Duration) -> Figures {
     }
 }
 
-async fn connection(address: SocketAddr, path: &'static str, number: usize, until: Instant, failed: Arc<AtomicU64>) -> Vec<u64> {
+async fn connection(
+    address: SocketAddr,
+    path: &'static str,
+    number: usize,
+    until: Instant,
+    failed: Arc<AtomicU64>,
+) -> Vec<u64> {
     let mut stream = TcpStream::connect(address).await.expect("a connection");
     stream.set_nodelay(true).expect("a socket option");
     let mut times = Vec::with_capacity(100_000);

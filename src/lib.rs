@@ -1,5 +1,7 @@
 //! hookgate: a gateway in front of any app that receives webhooks.
 
 pub mod config;
+pub mod disk;
 pub mod domain;
+pub mod spool;
 pub mod telemetry;

@@ -296,13 +296,23 @@ fn openings(sources: &[Source]) -> Vec<String> {
 
 const EMPTY_NAMES: &[&str] = &["util", "utils", "helper", "helpers", "manager", "handler", "misc", "common"];
 
+/// A function whose name begins so is a check: it answers why not.
+const CHECKS: &[&str] = &["check", "verify", "validate", "ensure"];
+
 fn names(sources: &[Source]) -> Vec<String> {
     let mut complaints = Vec::new();
     for source in sources {
         let parts = source.path.trim_end_matches(".rs").split('/');
         complaints.extend(parts.filter(|p| EMPTY_NAMES.contains(p)).map(|p| format!("{}: {p}", source.path)));
-        if source.shipped.contains("Result<bool") {
-            complaints.push(format!("{}: Result<bool> says that something is wrong, not what", source.path));
+        for (at, _) in source.shipped.match_indices("Result<bool") {
+            let head = source.shipped[..at].rsplit("fn ").next().unwrap_or_default();
+            if CHECKS.iter().any(|check| head.starts_with(check)) {
+                complaints.push(format!(
+                    "{}: {} says that something is wrong, not what",
+                    source.path,
+                    identifier(head)
+                ));
+            }
         }
     }
     complaints
@@ -447,7 +457,8 @@ mod tests {
         forbids(openings, "src/app.rs", "use std::fmt;");
         allows(openings, "src/app.rs", "//! The wiring.");
         forbids(names, "src/disk/utils.rs", "");
-        forbids(names, "src/disk/mod.rs", "fn check() -> Result<bool, Fault> {}");
+        forbids(names, "src/disk/mod.rs", "fn check_sum(a: u8) -> Result<bool, Fault> {}");
+        allows(names, "src/disk/mod.rs", "fn check() -> u8 {} fn has_earlier() -> Result<bool, Fault> {}");
     }
 
     #[test]

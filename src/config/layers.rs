@@ -85,8 +85,8 @@ impl Layers {
         let merged = figment.merge(&variables).find_value("");
         let merged = merged.ok().and_then(Value::into_dict).unwrap_or_default();
         let mut layers = Self { merged, environment: environment.clone(), files, sources, variables, faults };
-        let doubles = layers.doubles();
-        layers.faults.extend(doubles);
+        let misplaced = layers.doubles().into_iter().chain(layers.stray_includes()).collect::<Vec<_>>();
+        layers.faults.extend(misplaced);
         Ok(layers)
     }
 
@@ -143,6 +143,23 @@ impl Layers {
     /// The variable that gave a key or a table around it.
     pub(super) fn variable(&self, path: &[String]) -> Option<&str> {
         self.variables.name_of(path)
+    }
+
+    /// `include` anywhere but in the main file.
+    fn stray_includes(&self) -> Vec<ConfigFault> {
+        let path: KeyPath = vec!["include".to_owned()];
+        let from_files = self.sources.iter().skip(1).filter_map(|source| source.place(&path, Aim::Key));
+        let from_variable = self.variables.name_of(&path).map(|name| (Place::Variable(name.to_owned()), None));
+        let stray = |(place, snippet)| ConfigFault {
+            kind: FaultKind::Conflict,
+            place,
+            key: "include".to_owned(),
+            found: "not in the main file".to_owned(),
+            expected: "`include` in the main file only".to_owned(),
+            suggestion: None,
+            snippet,
+        };
+        from_files.chain(from_variable).map(stray).collect()
     }
 
     /// Routes and providers that more than one file gives.

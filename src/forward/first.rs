@@ -62,7 +62,12 @@ impl First {
                 return Err("an earlier event of the same order value is waiting".to_owned());
             }
         }
-        match lane.slot(self.commit_by).await {
+        let slot = if self.absorbs() {
+            lane.slot(self.commit_by).await
+        } else {
+            lane.slot_regardless(self.commit_by).await
+        };
+        match slot {
             Ok(slot) => Ok(slot),
             Err(NoSlot::Until(_)) => Err("the application is considered down".to_owned()),
             Err(NoSlot::Busy) => Err("all of the route's slots stayed taken".to_owned()),

@@ -95,17 +95,28 @@ impl Lane {
         }
     }
 
-    /// A slot at once, or the moment before which there is none: the breaker is open, or the application rests.
-    /// Waits for a free slot and for the rate, at most until `by`.
+    /// A slot, or the moment before which there is none: the breaker is open, or the application rests. Waits for a
+    /// free slot and for the rate, at most until `by`.
     pub async fn slot(&self, by: Instant) -> Result<Slot, Held> {
         self.not_resting()?;
-        let permit = tokio::time::timeout_at(by, self.slots.clone().acquire_owned());
-        let Ok(Ok(permit)) = permit.await else { return Err(Held::Busy) };
-        self.within_rate(by).await?;
+        let permit = self.free_slot(by).await?;
         self.not_resting()?;
         let was_closed = self.breaker.is_closed();
         self.breaker.ask().map_err(Held::Until)?;
         Ok(Slot { _permit: permit, breaker: if was_closed { BreakerState::Closed } else { BreakerState::Probing } })
+    }
+
+    /// A slot whatever the breaker says: for an event that nobody keeps, an attempt is better than none.
+    pub async fn slot_regardless(&self, by: Instant) -> Result<Slot, Held> {
+        let permit = self.free_slot(by).await?;
+        Ok(Slot { _permit: permit, breaker: BreakerState::Closed })
+    }
+
+    async fn free_slot(&self, by: Instant) -> Result<OwnedSemaphorePermit, Held> {
+        let permit = tokio::time::timeout_at(by, self.slots.clone().acquire_owned());
+        let Ok(Ok(permit)) = permit.await else { return Err(Held::Busy) };
+        self.within_rate(by).await?;
+        Ok(permit)
     }
 
     async fn within_rate(&self, by: Instant) -> Result<(), Held> {
@@ -166,4 +177,69 @@ pub enum Held {
     Until(Instant),
     /// All slots stayed taken, or the rate used up, for as long as the caller could wait.
     Busy,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::outcome::{AppAnswer, Timeout};
+    use crate::domain::route::fixture;
+    use bytes::Bytes;
+    use http::{HeaderMap, HeaderValue, StatusCode};
+
+    fn lane(max_in_flight: usize, rate: Option<u32>) -> Lane {
+        let mut route = fixture("r");
+        route.app.max_in_flight = max_in_flight;
+        route.delivery.rate_per_second = rate;
+        let breaker = Arc::new(SharedBreaker::new(&route));
+        Lane::new(Arc::new(route), breaker)
+    }
+
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_millis(10)
+    }
+
+    fn failed(status: StatusCode, retry_after: Option<&'static str>) -> Outcome {
+        let mut headers = HeaderMap::new();
+        if let Some(rest) = retry_after {
+            headers.insert(http::header::RETRY_AFTER, HeaderValue::from_static(rest));
+        }
+        Outcome::of_answer(AppAnswer { status, headers, body: Bytes::new() })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_more_attempts_run_at_once_than_the_route_allows() {
+        let lane = lane(1, None);
+        let first = lane.slot(soon()).await.expect("a free slot");
+        assert_eq!(lane.slot(soon()).await.err(), Some(Held::Busy));
+        drop(first);
+        assert!(lane.slot(soon()).await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_for_rest_holds_the_whole_route_until_it_is_over() {
+        let lane = lane(4, None);
+        let until = Instant::now() + Duration::from_secs(7);
+        lane.learn(&failed(StatusCode::TOO_MANY_REQUESTS, Some("7")));
+        assert_eq!(lane.slot(soon()).await.err(), Some(Held::Until(until)));
+        tokio::time::advance(Duration::from_secs(7)).await;
+        assert!(lane.slot(soon()).await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_application_that_fails_again_and_again_is_probed_and_not_flooded() {
+        let lane = lane(4, None);
+        for _ in 0..5 {
+            lane.learn(&Outcome::Unknown { error: String::new(), timed_out: Timeout::Elapsed });
+        }
+        assert!(!lane.is_up());
+        assert!(matches!(lane.slot(soon()).await.err(), Some(Held::Until(_))));
+        assert!(lane.slot_regardless(soon()).await.is_ok(), "an event that nobody keeps is tried all the same");
+        tokio::time::advance(Duration::from_secs(5)).await;
+        let probe = lane.slot(soon()).await.expect("one probe");
+        assert_eq!(probe.breaker(), BreakerState::Probing);
+        assert!(matches!(lane.slot(soon()).await.err(), Some(Held::Until(_))), "one at a time");
+        lane.learn(&failed(StatusCode::NOT_FOUND, None));
+        assert!(lane.is_up(), "an application that rejects one event is up");
+    }
 }

@@ -3,7 +3,7 @@
 //!
 //! A JSON line is one object: `ts` (RFC 3339, UTC), `level` (lower case), `msg`, `target`, then the event's own fields.
 //! Our own modules log at the configured level, libraries at warn and above, the HTTP server only through
-//! [`super::bridge`]. This file decides how lines look and which are written, not what is in them.
+//! `bridge.rs`. This file decides how lines look and which are written, not what is in them.
 
 use std::fmt;
 use std::io::{self, IsTerminal};

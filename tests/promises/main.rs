@@ -13,4 +13,19 @@
     reason = "test code: a failed expectation is the result"
 )]
 
+mod answers;
+mod bodies;
+mod commands;
+mod crash;
+mod disk;
+mod duplicates;
+mod front;
+mod modes;
+mod outage;
+mod refusals;
+mod relay;
+mod shared_store;
+mod slow;
+mod start;
+mod telemetry;
 mod world;

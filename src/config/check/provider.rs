@@ -1,7 +1,6 @@
 //! How a route's provider is put together: the built-in or own table, what it extends, and the route's overrides.
 //!
-//! `extends` takes whole parts from the other provider where this one is silent; a route's override is laid over a
-//! part key by key.
+//! Every layer is laid over the one below it key by key, as built-in providers are over what they extend.
 
 use figment::value::{Dict, Value};
 
@@ -15,7 +14,9 @@ use crate::config::read::{closest, read};
 use crate::config::source::{KeyPath, Source};
 use crate::domain::scheme::{RawScheme, Scheme, SchemeFault};
 
-/// Longest chain of `extends`; a longer one is a circle.
+/// How the scheme language says that it knows a word and cannot do it.
+const UNBUILT: &str = "not implemented yet";
+/// Longest chain of `extends`, own providers on top of built-in ones; a longer one is a circle.
 const MOST_EXTENSIONS: usize = 16;
 
 impl Check<'_> {
@@ -69,8 +70,8 @@ impl Check<'_> {
     fn scheme_fault(&mut self, fault: &SchemeFault, key: &dyn Fn(&[String]) -> KeyPath) {
         let path: KeyPath = fault.key.split('.').map(str::to_owned).collect();
         let path = key(&path);
-        if fault.found.starts_with("not implemented yet") {
-            self.fault(FaultKind::NotImplemented, &path, &fault.found, &fault.expected);
+        if fault.expected.starts_with(UNBUILT) || fault.found.starts_with(UNBUILT) {
+            self.unbuilt(&path, &format!(" = {}", fault.found));
         } else {
             self.fault(FaultKind::Value, &path, &fault.found, &fault.expected);
         }
@@ -90,7 +91,7 @@ impl Check<'_> {
                 return None;
             };
             let extends = below.remove("extends");
-            table = beneath(table, below);
+            table = lay(below, table);
             let Some(Value::String(_, base)) = extends else { return Some(table) };
             if from_own {
                 at = keys(&["providers", &name, "extends"]);
@@ -127,13 +128,6 @@ impl Check<'_> {
 fn builtin_provider(name: &str) -> Option<Dict> {
     let text = builtin::text(name)?;
     Source::read(format!("built-in provider {name}"), std::path::PathBuf::new(), text.to_owned()).ok().map(|s| s.dict)
-}
-
-/// Parts of `below` where `above` is silent.
-fn beneath(above: Dict, below: Dict) -> Dict {
-    let mut table = below;
-    table.extend(above);
-    table
 }
 
 fn join(prefix: &[&str], path: &[String]) -> KeyPath {

@@ -1,27 +1,183 @@
 //! How providers sign, as data: the scheme language and its one interpreter.
+//!
+//! A scheme says where the signature stands and how it is written, what is signed, how the secret becomes the key,
+//! when the request was sent and what names the event. [`RawScheme`] is a scheme as written; [`Scheme::compile`]
+//! parses every template, name and pointer of it once; [`Scheme::verify`] is the only way from an
+//! [`Inbound`](super::inbound::Inbound) to a [`Verified`]. Secrets are not part of a scheme and are never shown.
+//!
+//! The order of a check: names that must not repeat, headers that must be there, signatures decoded, every live
+//! secret tried over the raw bytes; only then are times, ids and challenges read out of what was signed.
+//!
+//! Not here: routes, clocks, replies, and what happens to an event afterwards.
 
-pub mod raw;
+mod challenge;
+mod check;
+mod compile;
+mod encoding;
+mod event_id;
+mod form;
+mod freshness;
+mod json;
+mod mac;
+mod raw;
+mod reading;
+mod sign;
+mod signature;
+mod source;
+mod template;
+mod traits;
+mod verify;
 
-pub use raw::{PARTS, RawScheme};
+use std::fmt;
 
-/// A compiled scheme.
+use http::HeaderName;
+
+pub use freshness::{Freshness, SignedAtMissing};
+pub use json::json_scalar;
+pub use raw::{
+    Encoding, Evidence, HashName, KeyEncoding, Kind, OneOrMany, PARTS, RawAbout, RawBodyDigest, RawChallenge, RawKey,
+    RawReply, RawScheme, RawSignature, RawSignedAt, RawTimestamp, RawToken, Span, Unit,
+};
+pub use sign::Unsigned;
+pub use traits::{Coverage, EventIdTrait, SchemeTraits, SentTrait};
+pub use verify::Verified;
+
+use challenge::Challenge;
+use encoding::KeyRule;
+use event_id::IdEntry;
+use freshness::{SentRule, SignedAtRule};
+use json::Pointer;
+use mac::Proof;
+use signature::{Notation, Place};
+use source::{Pointers, Source};
+use template::Template;
+
+use super::secret::Secret;
+
+/// A compiled scheme: everything about a provider that can be settled before its first request.
 #[derive(Debug)]
-pub struct Scheme;
+pub struct Scheme {
+    means: Means,
+    key: KeyRule,
+    place: Place,
+    notation: Notation,
+    signed: Template,
+    /// Whether `signed` holds the whole body.
+    body_signed: Read,
+    id: Option<Source>,
+    sent: Option<SentRule>,
+    signed_at: Option<SignedAtRule>,
+    event_id: Vec<IdEntry>,
+    event_type: Option<Source>,
+    require: Vec<(HeaderName, String)>,
+    each: Option<Each>,
+    url_ports: Read,
+    body_digest: Option<BodyDigest>,
+    challenge: Option<Challenge>,
+    pointers: Pointers,
+    reads: Reads,
+    /// Headers that may come once.
+    single: Vec<HeaderName>,
+    about: RawAbout,
+}
 
-/// What makes no sense in a scheme.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// What proves the sender.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Means {
+    /// A hash over `signed`.
+    Signature(Proof),
+    /// The secret in a header.
+    Token,
+    /// The secret in `Authorization: Basic`.
+    Basic,
+}
+
+/// Whether something is read, tried or there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Read {
+    Yes,
+    No,
+}
+
+impl Read {
+    const fn when(condition: bool) -> Self {
+        if condition { Self::Yes } else { Self::No }
+    }
+
+    fn is_yes(self) -> bool {
+        self == Self::Yes
+    }
+}
+
+/// What of a request must be read before its signature can be checked.
+#[derive(Clone, Copy, Debug)]
+struct Reads {
+    form: Read,
+    json_first: Read,
+    url: Read,
+}
+
+/// A batch whose items are signed one by one.
+#[derive(Debug)]
+struct Each {
+    /// Where the array of items is.
+    array: Pointer,
+    /// What is needed of each element.
+    pointers: Vec<Pointer>,
+}
+
+/// A digest of the body in the signed address.
+#[derive(Debug)]
+struct BodyDigest {
+    query: Vec<u8>,
+    hash: HashName,
+    encoding: Encoding,
+}
+
+/// Something in a scheme that makes no sense, for the operator.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub struct SchemeFault {
-    /// Dotted path inside the provider.
+    /// Dotted path inside the provider: `signature.encoding`.
     pub key: String,
-    /// What was found.
+    /// What stands there.
     pub found: String,
     /// What would be right.
     pub expected: String,
 }
 
+impl fmt::Display for SchemeFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: found {}, expected {}", self.key, self.found, self.expected)
+    }
+}
+
+impl SchemeFault {
+    fn new(key: &str, found: impl Into<String>, expected: impl Into<String>) -> Self {
+        Self { key: key.to_owned(), found: found.into(), expected: expected.into() }
+    }
+}
+
 impl Scheme {
-    /// Compiles a scheme.
-    pub fn compile(_: &RawScheme) -> Result<Self, Vec<SchemeFault>> {
-        Ok(Self)
+    /// Whether the check depends on the header `name`, so that nobody on the way may take it away.
+    #[must_use]
+    pub fn guards(&self, name: &HeaderName) -> bool {
+        let like = match &self.place {
+            Place::HeadersLike(start) => signature::is_like(name, start),
+            Place::Headers(_) | Place::Json(_) | Place::Form(_) | Place::Item(_) => false,
+        };
+        like || self.single.contains(name)
+    }
+
+    /// Refuses a secret that gives no key under this scheme. The fault names neither the secret nor its length.
+    pub fn check_secret(&self, secret: &Secret) -> Result<(), SchemeFault> {
+        if self.key.key(secret).is_some() {
+            return Ok(());
+        }
+        let expected = match self.key.encoding {
+            KeyEncoding::Utf8 => "a secret that is not empty",
+            KeyEncoding::Base64 => "a secret in canonical base64",
+            KeyEncoding::Hex => "a secret in hex",
+        };
+        Err(SchemeFault::new("secrets", "a secret that gives no key", expected))
     }
 }

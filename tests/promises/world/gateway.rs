@@ -71,6 +71,11 @@ impl Gateway {
         self.setup.environment.push((name.into(), value.into()));
     }
 
+    /// Lifts the operating system's limits for the next start.
+    pub(crate) fn unlimited(&mut self) {
+        self.setup.shell = None;
+    }
+
     fn write_configuration(&self) {
         let own = [
             format!("listen = '{}'", self.listen.address()),

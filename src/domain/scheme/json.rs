@@ -1,0 +1,400 @@
+//! Single values out of a JSON body, found by pointer (RFC 6901) without building a tree.
+//!
+//! Not a general reader: it answers only where every reader of the same bytes must agree. A name that comes twice
+//! at a level that is walked, a body that is not JSON and one nested deeper than 128 levels give no value at all,
+//! never the first or the last. Values beside the path are checked for syntax and otherwise skipped.
+
+use std::borrow::Cow;
+use std::collections::HashSet;
+use std::fmt;
+
+use serde::Deserialize;
+use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::value::RawValue;
+
+/// Deepest nesting that is read; deeper bodies have no values.
+const MAX_DEPTH: usize = 128;
+
+/// The value at `pointer` as text if it is a string, a number or a boolean; numbers keep their spelling.
+///
+/// `None` if it is missing, null, an array or an object, or if the body is ambiguous: names that come twice on the
+/// path, deeper than 128 levels, not JSON.
+#[must_use]
+pub fn json_scalar(body: &[u8], pointer: &str) -> Option<String> {
+    let pointer = Pointer::parse(pointer)?;
+    match extract(body, std::slice::from_ref(&pointer)).pop()? {
+        Field::Is(scalar) => Some(scalar.into_text()),
+        Field::Absent | Field::Unclear => None,
+    }
+}
+
+/// A parsed JSON pointer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Pointer {
+    tokens: Vec<String>,
+}
+
+impl Pointer {
+    /// `None` if `text` is neither empty nor begins with `/`, or has a `~` that escapes nothing.
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        if text.is_empty() {
+            return Some(Self { tokens: Vec::new() });
+        }
+        let tokens = text.strip_prefix('/')?.split('/').map(unescape).collect::<Option<Vec<_>>>()?;
+        Some(Self { tokens })
+    }
+
+    /// This pointer with `below` behind it.
+    pub(super) fn join(&self, below: &Self) -> Self {
+        Self { tokens: self.tokens.iter().chain(&below.tokens).cloned().collect() }
+    }
+}
+
+fn unescape(token: &str) -> Option<String> {
+    let mut text = String::with_capacity(token.len());
+    let mut chars = token.chars();
+    while let Some(c) = chars.next() {
+        text.push(match c {
+            '~' => match chars.next()? {
+                '0' => '~',
+                '1' => '/',
+                _ => return None,
+            },
+            other => other,
+        });
+    }
+    Some(text)
+}
+
+/// What stands at a pointer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Field {
+    /// Nothing, `null`, an array or an object.
+    Absent,
+    /// Readers may differ about it.
+    Unclear,
+    /// This.
+    Is(Scalar),
+}
+
+/// A value that is one text. `"1"` and `1` are different values.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Scalar {
+    /// A string, unescaped.
+    Text(String),
+    /// A number as it is spelt.
+    Number(String),
+    /// `true` or `false`.
+    Truth(bool),
+}
+
+impl Scalar {
+    /// The value as text, without its type.
+    pub(super) fn as_text(&self) -> &str {
+        match self {
+            Self::Text(text) | Self::Number(text) => text,
+            Self::Truth(true) => "true",
+            Self::Truth(false) => "false",
+        }
+    }
+
+    fn into_text(self) -> String {
+        match self {
+            Self::Text(text) | Self::Number(text) => text,
+            Self::Truth(truth) => truth.to_string(),
+        }
+    }
+
+    /// A byte that tells the types apart.
+    pub(super) const fn tag(&self) -> u8 {
+        match self {
+            Self::Text(_) => b's',
+            Self::Number(_) => b'n',
+            Self::Truth(_) => b'b',
+        }
+    }
+}
+
+/// The values at `pointers`, in their order.
+pub(super) fn extract(body: &[u8], pointers: &[Pointer]) -> Vec<Field> {
+    if pointers.is_empty() {
+        return Vec::new();
+    }
+    let body = without_bom(body);
+    let wanted: Vec<Wanted<'_>> =
+        pointers.iter().enumerate().map(|(slot, pointer)| Wanted { slot, rest: &pointer.tokens }).collect();
+    let mut fields = vec![Field::Absent; pointers.len()];
+    if too_deep(body) || collect(body, &wanted, &mut fields).is_err() {
+        fields.fill(Field::Unclear);
+    }
+    fields
+}
+
+/// The elements of the array at `pointer`, as they are spelt; `None` if there is no such array or it is unclear.
+pub(super) fn elements<'b>(body: &'b [u8], pointer: &Pointer) -> Option<Vec<&'b [u8]>> {
+    let body = without_bom(body);
+    if too_deep(body) {
+        return None;
+    }
+    let mut at = body;
+    for token in &pointer.tokens {
+        let wanted = [Wanted { slot: 0, rest: std::slice::from_ref(token) }];
+        match read_level(at, &wanted).ok()? {
+            Level::Children(children) => at = children.first()?.1.get().as_bytes(),
+            Level::Ambiguous => return None,
+        }
+    }
+    let raw: Vec<&RawValue> = serde_json::from_slice(at).ok()?;
+    Some(raw.into_iter().map(|value| value.get().as_bytes()).collect())
+}
+
+/// `text` as it stands between the quotes of a JSON string.
+pub(super) fn escape(text: &str) -> String {
+    let quoted = serde_json::Value::from(text).to_string();
+    quoted.strip_prefix('"').and_then(|t| t.strip_suffix('"')).unwrap_or_default().to_owned()
+}
+
+fn without_bom(body: &[u8]) -> &[u8] {
+    body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body)
+}
+
+/// Counts brackets outside strings: skipping a value does not bound its depth by itself.
+fn too_deep(body: &[u8]) -> bool {
+    let (mut depth, mut in_string, mut escaped) = (0usize, false, false);
+    for byte in body {
+        if in_string {
+            in_string = escaped || *byte != b'"';
+            escaped = !escaped && *byte == b'\\';
+            continue;
+        }
+        match byte {
+            b'"' => in_string = true,
+            b'[' | b'{' => depth += 1,
+            b']' | b'}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        if depth > MAX_DEPTH {
+            return true;
+        }
+    }
+    false
+}
+
+/// A value that is looked for, and what is left of its pointer at this level.
+#[derive(Clone, Copy)]
+struct Wanted<'w> {
+    slot: usize,
+    rest: &'w [String],
+}
+
+fn collect(json: &[u8], wanted: &[Wanted<'_>], fields: &mut [Field]) -> serde_json::Result<()> {
+    let (here, below): (Vec<_>, Vec<_>) = wanted.iter().copied().partition(|w| w.rest.is_empty());
+    for found in here {
+        set(fields, found.slot, scalar(json)?);
+    }
+    match read_level(json, &below)? {
+        Level::Ambiguous => {
+            for lost in below {
+                set(fields, lost.slot, Field::Unclear);
+            }
+        }
+        Level::Children(children) => {
+            for (token, value) in children {
+                let inside: Vec<_> = below.iter().filter_map(|w| w.step(token)).collect();
+                collect(value.get().as_bytes(), &inside, fields)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+impl Wanted<'_> {
+    fn step(&self, token: &str) -> Option<Self> {
+        let (first, rest) = self.rest.split_first()?;
+        (first == token).then_some(Wanted { slot: self.slot, rest })
+    }
+}
+
+fn set(fields: &mut [Field], slot: usize, value: Field) {
+    if let Some(field) = fields.get_mut(slot) {
+        *field = value;
+    }
+}
+
+fn scalar(json: &[u8]) -> serde_json::Result<Field> {
+    let text: &RawValue = serde_json::from_slice(json)?;
+    Ok(match text.get().as_bytes().first() {
+        Some(b'"') => Field::Is(Scalar::Text(serde_json::from_str(text.get())?)),
+        Some(b't') => Field::Is(Scalar::Truth(true)),
+        Some(b'f') => Field::Is(Scalar::Truth(false)),
+        Some(b'-' | b'0'..=b'9') => Field::Is(Scalar::Number(text.get().to_owned())),
+        _ => Field::Absent,
+    })
+}
+
+/// One level of an object or array, reduced to the children that are looked for.
+enum Level<'w, 'b> {
+    Children(Vec<(&'w str, &'b RawValue)>),
+    Ambiguous,
+}
+
+fn read_level<'w, 'b>(json: &'b [u8], wanted: &[Wanted<'w>]) -> serde_json::Result<Level<'w, 'b>> {
+    let mut tokens: Vec<&'w str> = wanted.iter().filter_map(|w| w.rest.first().map(String::as_str)).collect();
+    tokens.sort_unstable();
+    tokens.dedup();
+    let mut reader = serde_json::Deserializer::from_slice(json);
+    let level = LevelReader { tokens }.deserialize(&mut reader)?;
+    reader.end()?;
+    Ok(level)
+}
+
+struct LevelReader<'w> {
+    tokens: Vec<&'w str>,
+}
+
+impl<'w, 'de> DeserializeSeed<'de> for LevelReader<'w> {
+    type Value = Level<'w, 'de>;
+
+    fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        if self.tokens.is_empty() {
+            IgnoredAny::deserialize(deserializer)?;
+            return Ok(Level::Children(Vec::new()));
+        }
+        deserializer.deserialize_any(self)
+    }
+}
+
+#[derive(Deserialize)]
+struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
+
+impl<'w, 'de> Visitor<'de> for LevelReader<'w> {
+    type Value = Level<'w, 'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JSON")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let (mut seen, mut children, mut twice) = (HashSet::new(), Vec::new(), false);
+        while let Some(Name(name)) = map.next_key()? {
+            match self.tokens.iter().find(|token| **token == name) {
+                Some(token) => children.push((*token, map.next_value()?)),
+                None => drop(map.next_value::<IgnoredAny>()?),
+            }
+            twice |= !seen.insert(name);
+        }
+        Ok(if twice { Level::Ambiguous } else { Level::Children(children) })
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+        let places: Vec<(usize, &'w str)> =
+            self.tokens.iter().filter_map(|token| place(token).map(|place| (place, *token))).collect();
+        let mut children = Vec::new();
+        for index in 0.. {
+            let more = match places.iter().find(|(place, _)| *place == index) {
+                Some((_, token)) => seq.next_element()?.map(|value| children.push((*token, value))),
+                None => seq.next_element::<IgnoredAny>()?.map(drop),
+            };
+            if more.is_none() {
+                break;
+            }
+        }
+        Ok(Level::Children(children))
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Self::Value, E> {
+        Ok(Level::Children(Vec::new()))
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Self::Value, E> {
+        Ok(Level::Children(Vec::new()))
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Self::Value, E> {
+        Ok(Level::Children(Vec::new()))
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Self::Value, E> {
+        Ok(Level::Children(Vec::new()))
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<Self::Value, E> {
+        Ok(Level::Children(Vec::new()))
+    }
+
+    fn visit_unit<E>(self) -> Result<Self::Value, E> {
+        Ok(Level::Children(Vec::new()))
+    }
+}
+
+/// A token as an array index: no sign, no leading zero (RFC 6901 section 4).
+fn place(token: &str) -> Option<usize> {
+    let canonical = token == "0" || !token.starts_with('0');
+    (canonical && token.bytes().all(|b| b.is_ascii_digit())).then(|| token.parse().ok())?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(body: &str, pointer: &str) -> Option<String> {
+        json_scalar(body.as_bytes(), pointer)
+    }
+
+    #[test]
+    fn values_are_found_through_objects_and_arrays() {
+        let body = r#"{"a":{"b":[{"c":"x"},{"c":7}]},"t":true,"m/n":1.0,"e~":"é"}"#;
+        assert_eq!(at(body, "/a/b/0/c").as_deref(), Some("x"));
+        assert_eq!(at(body, "/a/b/1/c").as_deref(), Some("7"));
+        assert_eq!(at(body, "/t").as_deref(), Some("true"));
+        assert_eq!(at(body, "/m~1n").as_deref(), Some("1.0"));
+        assert_eq!(at(body, "/e~0").as_deref(), Some("é"));
+    }
+
+    #[test]
+    fn what_is_no_single_value_gives_none() {
+        let body = r#"{"a":{"b":[1]},"n":null}"#;
+        for pointer in ["/a", "/a/b", "/n", "/x", "/a/b/1", "/a/b/00", "/a/b/-", "a", "/a~2"] {
+            assert_eq!(at(body, pointer), None, "{pointer}");
+        }
+        assert_eq!(at(body, "/a/b/0").as_deref(), Some("1"));
+    }
+
+    #[test]
+    fn a_name_that_comes_twice_on_the_path_gives_none_in_any_spelling() {
+        assert_eq!(at(r#"{"id":"1","id":"2"}"#, "/id"), None);
+        assert_eq!(at(r#"{"id":"1","\u0069d":"2"}"#, "/id"), None);
+        assert_eq!(at(r#"{"id":"1","x":1,"x":2}"#, "/id"), None);
+        assert_eq!(at(r#"{"id":"1","x":{"y":1,"y":2}}"#, "/id").as_deref(), Some("1"));
+    }
+
+    #[test]
+    fn what_is_not_json_gives_none() {
+        for body in ["", "nope", r#"{"id":1"#, r#"{"id":1} x"#, r#"{"id":1,}"#, r#"{"id":"\ud800"}"#] {
+            assert_eq!(at(body, "/id"), None, "{body}");
+        }
+        assert_eq!(json_scalar(b"{\"id\":\"\xff\"}", "/id"), None);
+        assert_eq!(json_scalar(b"\xef\xbb\xbf{\"id\":1}", "/id").as_deref(), Some("1"));
+    }
+
+    #[test]
+    fn nesting_is_read_down_to_128_levels_and_no_deeper() {
+        let nested = |levels: usize| format!(r#"{{"id":1,"x":{}{}}}"#, "[".repeat(levels), "]".repeat(levels));
+        assert_eq!(at(&nested(127), "/id").as_deref(), Some("1"));
+        assert_eq!(at(&nested(128), "/id"), None);
+        assert_eq!(at(&nested(100_000), "/id"), None);
+        assert_eq!(at(r#"{"id":1,"x":"[[[[\"[[{"}"#, "/id").as_deref(), Some("1"));
+    }
+
+    #[test]
+    fn a_value_and_one_below_it_can_both_be_asked_for() {
+        let pointers = [Pointer::parse("/a").expect("valid"), Pointer::parse("/a/b").expect("valid")];
+        let fields = extract(br#"{"a":{"b":"c"}}"#, &pointers);
+        assert_eq!(fields, [Field::Absent, Field::Is(Scalar::Text("c".into()))]);
+    }
+
+    #[test]
+    fn text_is_escaped_for_a_json_string() {
+        assert_eq!(escape("a\"b\\\n"), "a\\\"b\\\\\\n");
+    }
+}

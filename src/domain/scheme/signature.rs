@@ -1,0 +1,265 @@
+//! Where signatures stand and how they are written: from header values to candidate bytes.
+//!
+//! At most 16 candidates per request; more is refused rather than tried. A candidate that cannot be decoded is passed
+//! over if another can: providers add new forms beside the old ones.
+
+use http::{HeaderMap, HeaderName};
+
+use super::encoding::decode;
+use super::raw::Encoding;
+use crate::domain::refusal::Refusal;
+
+/// Most signatures, and most groups of them, that are tried for one request.
+pub(super) const MAX_SIGNATURES: usize = 16;
+
+/// Where the signature stands.
+#[derive(Clone, Debug)]
+pub(super) enum Place {
+    /// In one or more of these headers.
+    Headers(Vec<HeaderName>),
+    /// In all headers whose names begin so.
+    HeadersLike(String),
+    /// In the JSON body.
+    Json(usize),
+    /// In the form in the body.
+    Form(Vec<u8>),
+    /// In each item of the batch.
+    Item(usize),
+}
+
+/// How signatures are written.
+#[derive(Clone, Debug)]
+pub(super) struct Notation {
+    pub(super) prefix: Vec<u8>,
+    pub(super) encoding: Encoding,
+    /// Length of a signature in bytes.
+    pub(super) length: usize,
+    pub(super) group: Option<u8>,
+    pub(super) split: Option<u8>,
+    pub(super) kv: Option<u8>,
+    pub(super) pick: Option<Vec<u8>>,
+    pub(super) lead: Vec<Vec<u8>>,
+    /// The field beside the signatures that is the timestamp.
+    pub(super) time: Option<Vec<u8>>,
+}
+
+/// Signatures that share one timestamp.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Group {
+    /// The timestamp beside them.
+    pub(super) time: Option<Vec<u8>>,
+    /// Decoded candidates of the right length.
+    pub(super) signatures: Vec<Vec<u8>>,
+    /// Candidates that could not be decoded.
+    malformed: usize,
+}
+
+/// The values of the headers at `place`; empty values count as absent.
+pub(super) fn header_values<'h>(place: &Place, headers: &'h HeaderMap) -> Result<Vec<&'h [u8]>, Refusal> {
+    let names: Vec<&HeaderName> = match place {
+        Place::Headers(names) => names.iter().collect(),
+        Place::HeadersLike(start) => headers.keys().filter(|name| is_like(name, start)).collect(),
+        Place::Json(_) | Place::Form(_) | Place::Item(_) => Vec::new(),
+    };
+    let mut values = Vec::new();
+    for name in names {
+        values.extend(single(headers, name)?);
+    }
+    match values.len() {
+        0 => Err(Refusal::SignatureMissing),
+        1..=MAX_SIGNATURES => Ok(values),
+        _ => Err(Refusal::SignatureRepeated),
+    }
+}
+
+/// Whether `name` begins with `start` and goes on.
+pub(super) fn is_like(name: &HeaderName, start: &str) -> bool {
+    name.as_str().len() > start.len() && name.as_str().starts_with(start)
+}
+
+/// The value of a header that may come once; an empty one counts as absent.
+pub(super) fn single<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Result<Option<&'h [u8]>, Refusal> {
+    let mut values = headers.get_all(name).iter();
+    match (values.next(), values.next()) {
+        (_, Some(_)) => Err(Refusal::SignatureRepeated),
+        (Some(value), None) => Ok(Some(value.as_bytes()).filter(|bytes| !bytes.is_empty())),
+        (None, None) => Ok(None),
+    }
+}
+
+impl Notation {
+    /// All groups in `values`, with at least one candidate and at most 16.
+    pub(super) fn groups(&self, values: &[&[u8]]) -> Result<Vec<Group>, Refusal> {
+        let mut groups = Vec::new();
+        for value in values {
+            for text in pieces(value, self.group) {
+                groups.push(self.read_group(text)?);
+            }
+            if groups.len() > MAX_SIGNATURES {
+                return Err(Refusal::SignatureRepeated);
+            }
+        }
+        let tried: usize = groups.iter().map(|group| group.signatures.len() + group.malformed).sum();
+        if tried > MAX_SIGNATURES {
+            return Err(Refusal::SignatureRepeated);
+        }
+        groups.retain(|group| !group.signatures.is_empty());
+        if groups.is_empty() { Err(Refusal::SignatureMalformed) } else { Ok(groups) }
+    }
+
+    fn read_group(&self, text: &[u8]) -> Result<Group, Refusal> {
+        let mut group = Group::default();
+        for (index, field) in pieces(text, self.split).enumerate() {
+            let (name, value) = self.named(index, field);
+            let is_time = name.is_some() && name == self.time.as_deref();
+            if is_time && group.time.replace(value.to_vec()).is_some() {
+                return Err(Refusal::SignatureRepeated);
+            }
+            if !is_time && self.is_signature(name, index) {
+                group.add(self.decode(value));
+            }
+            if group.signatures.len() + group.malformed > MAX_SIGNATURES {
+                return Err(Refusal::SignatureRepeated);
+            }
+        }
+        group.time = group.time.filter(|time| !time.is_empty());
+        Ok(group)
+    }
+
+    /// The field's name, if it has one, and its value.
+    fn named<'f>(&'f self, index: usize, field: &'f [u8]) -> (Option<&'f [u8]>, &'f [u8]) {
+        if let Some(name) = self.lead.get(index) {
+            return (Some(name), field);
+        }
+        let Some(kv) = self.kv else { return (None, field) };
+        match field.iter().position(|b| *b == kv).and_then(|at| field.split_at_checked(at)) {
+            Some((name, value)) => (Some(name), value.get(1..).unwrap_or_default()),
+            None => (None, field),
+        }
+    }
+
+    fn is_signature(&self, name: Option<&[u8]>, index: usize) -> bool {
+        if index < self.lead.len() {
+            return false;
+        }
+        match (self.kv, &self.pick, name) {
+            (None, _, _) | (Some(_), None, Some(_)) => true,
+            (Some(_), Some(pick), Some(name)) => pick == name,
+            (Some(_), _, None) => false,
+        }
+    }
+
+    fn decode(&self, text: &[u8]) -> Option<Vec<u8>> {
+        let text = text.strip_prefix(self.prefix.as_slice())?;
+        decode(self.encoding, text).filter(|signature| signature.len() == self.length)
+    }
+}
+
+impl Group {
+    fn add(&mut self, signature: Option<Vec<u8>>) {
+        match signature {
+            Some(signature) => self.signatures.push(signature),
+            None => self.malformed += 1,
+        }
+    }
+}
+
+/// `text` in pieces between `separator`, with blanks around each piece taken off, none of them empty; the whole
+/// text, untouched, if there is no separator.
+fn pieces(text: &[u8], separator: Option<u8>) -> Box<dyn Iterator<Item = &[u8]> + '_> {
+    match separator {
+        None => Box::new(std::iter::once(text)),
+        Some(separator) => {
+            Box::new(text.split(move |b| *b == separator).map(<[u8]>::trim_ascii).filter(|piece| !piece.is_empty()))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plain() -> Notation {
+        Notation {
+            prefix: Vec::new(),
+            encoding: Encoding::Hex,
+            length: 1,
+            group: None,
+            split: None,
+            kv: None,
+            pick: None,
+            lead: Vec::new(),
+            time: None,
+        }
+    }
+
+    fn stripe() -> Notation {
+        Notation { split: Some(b','), kv: Some(b'='), pick: Some(b"v1".to_vec()), time: Some(b"t".to_vec()), ..plain() }
+    }
+
+    fn group(time: Option<&str>, signatures: &[u8]) -> Group {
+        Group {
+            time: time.map(|t| t.as_bytes().to_vec()),
+            signatures: signatures.iter().map(|s| vec![*s]).collect(),
+            malformed: 0,
+        }
+    }
+
+    #[test]
+    fn fields_are_picked_by_name_and_others_passed_over() {
+        let groups = stripe().groups(&[b"t=17, v1=aa,v0=bb,v1=cc,x"]);
+        assert_eq!(groups, Ok(vec![group(Some("17"), &[0xaa, 0xcc])]));
+        assert_eq!(stripe().groups(&[b"t=17,v2=aa"]), Err(Refusal::SignatureMalformed));
+        assert_eq!(stripe().groups(&[b"t=17,aa"]), Err(Refusal::SignatureMalformed));
+    }
+
+    #[test]
+    fn a_timestamp_beside_the_signature_comes_once() {
+        assert_eq!(stripe().groups(&[b"t=1,t=2,v1=aa"]), Err(Refusal::SignatureRepeated));
+        assert_eq!(stripe().groups(&[b"t=,v1=aa"]), Ok(vec![group(None, &[0xaa])]));
+    }
+
+    #[test]
+    fn sixteen_signatures_are_tried_and_seventeen_refused() {
+        let many = |n: usize| format!("t=1{}", ",v1=aa".repeat(n));
+        assert!(stripe().groups(&[many(16).as_bytes()]).is_ok());
+        assert_eq!(stripe().groups(&[many(17).as_bytes()]), Err(Refusal::SignatureRepeated));
+        let malformed = format!("t=1,v1=aa{}", ",v1=zz".repeat(16));
+        assert_eq!(stripe().groups(&[malformed.as_bytes()]), Err(Refusal::SignatureRepeated));
+    }
+
+    #[test]
+    fn each_group_has_its_own_timestamp() {
+        let persona = Notation { group: Some(b' '), ..stripe() };
+        let groups = persona.groups(&[b"t=1,v1=aa t=2,v1=bb"]);
+        assert_eq!(groups, Ok(vec![group(Some("1"), &[0xaa]), group(Some("2"), &[0xbb])]));
+    }
+
+    #[test]
+    fn leading_fields_are_named_by_their_place() {
+        let recurly = Notation { split: Some(b','), lead: vec![b"t".to_vec()], time: Some(b"t".to_vec()), ..plain() };
+        assert_eq!(recurly.groups(&[b"17,aa,bb"]), Ok(vec![group(Some("17"), &[0xaa, 0xbb])]));
+        assert_eq!(recurly.groups(&[b"17"]), Err(Refusal::SignatureMalformed));
+    }
+
+    #[test]
+    fn a_prefix_is_needed_once_and_in_its_own_case() {
+        let github = Notation { prefix: b"sha256=".to_vec(), ..plain() };
+        assert_eq!(github.groups(&[b"sha256=aa"]), Ok(vec![group(None, &[0xaa])]));
+        for wrong in ["aa", "SHA256=aa", "sha256=sha256=aa", "sha256= aa", "sha256=", "sha256=aaaa"] {
+            assert_eq!(github.groups(&[wrong.as_bytes()]), Err(Refusal::SignatureMalformed), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_name_with_a_star_takes_all_headers_that_begin_so() {
+        let mut headers = HeaderMap::new();
+        headers.insert("x-docusign-signature-1", "aa".parse().expect("a value"));
+        headers.insert("x-docusign-signature-2", "bb".parse().expect("a value"));
+        headers.insert("x-docusign-signature-", "cc".parse().expect("a value"));
+        let place = Place::HeadersLike("x-docusign-signature-".into());
+        assert_eq!(header_values(&place, &headers).map(|v| v.len()), Ok(2));
+        headers.append("x-docusign-signature-2", "bb".parse().expect("a value"));
+        assert_eq!(header_values(&place, &headers), Err(Refusal::SignatureRepeated));
+    }
+}

@@ -1,0 +1,387 @@
+//! The check itself: raw bytes against every live secret, and what may be believed afterwards.
+
+use http::HeaderMap;
+use sha2::{Digest, Sha256};
+
+use super::challenge::Challenge;
+use super::encoding::{decode, digest};
+use super::event_id::{IdParts, read_parts};
+use super::freshness::{Freshness, Moment, SignedAtMissing};
+use super::json::{self, Field};
+use super::mac::{Proof, same_text};
+use super::raw::Encoding;
+use super::reading::{Fill, Reading, Subject, query_value, scalar_of, with_and_without_port};
+use super::signature::{Group, MAX_SIGNATURES, Place, header_values, single};
+use super::source::Source;
+use super::template::{Message, Part};
+use super::traits::Coverage;
+use super::{Each, Means, Read, Scheme};
+use crate::domain::inbound::Inbound;
+use crate::domain::key::EventKey;
+use crate::domain::outcome::HandshakeReply;
+use crate::domain::refusal::Refusal;
+use crate::domain::secret::Secret;
+use crate::domain::time::Timestamp;
+
+/// Longest event type that is taken for one.
+const MAX_TYPE_BYTES: usize = 256;
+
+/// A request that one of the route's secrets has signed. Only [`Scheme::verify`] makes one.
+#[derive(Clone, Debug)]
+pub struct Verified {
+    inbound: Inbound,
+    secret: usize,
+    sent: Option<Moment>,
+    signed_at: Option<Moment>,
+    id: IdParts,
+    /// Digest of what was signed; nothing where that is the body.
+    signed: Option<[u8; 32]>,
+    event_type: Option<String>,
+    handshake: Option<HandshakeReply>,
+}
+
+impl Verified {
+    /// The request.
+    #[must_use]
+    pub const fn inbound(&self) -> &Inbound {
+        &self.inbound
+    }
+
+    /// The request, given back.
+    #[must_use]
+    pub fn into_inbound(self) -> Inbound {
+        self.inbound
+    }
+
+    /// Position of the secret that fitted; the first of them, if several did.
+    #[must_use]
+    pub const fn secret(&self) -> usize {
+        self.secret
+    }
+
+    /// When it was sent, as far as the scheme says. Also known of a request that is not fresh.
+    #[must_use]
+    pub fn sent_at(&self) -> Option<Timestamp> {
+        self.sent.map(|moment| moment.at)
+    }
+
+    /// When its event happened, as far as that is signed. Also known of a request that is not fresh.
+    #[must_use]
+    pub fn signed_at(&self) -> Option<Timestamp> {
+        self.signed_at.map(|moment| moment.at)
+    }
+}
+
+/// What a check has found.
+struct Found {
+    secret: usize,
+    time: Option<Vec<u8>>,
+    signed: Option<[u8; 32]>,
+}
+
+type Secrets<'s> = [(usize, &'s Secret)];
+
+impl Scheme {
+    /// Checks a request against every live secret, given with their positions. `public_url` is the address as the
+    /// provider sees it. Age is not checked here.
+    pub fn verify(
+        &self,
+        inbound: Inbound,
+        secrets: &Secrets<'_>,
+        public_url: Option<&str>,
+    ) -> Result<Verified, Refusal> {
+        self.refuse_repeated(&inbound.headers)?;
+        let url = if self.reads.url.is_yes() { inbound.url(public_url) } else { String::new() };
+        let subject = Subject {
+            method: &inbound.method,
+            url: &url,
+            query: inbound.query.as_deref(),
+            headers: &inbound.headers,
+            body: &inbound.body,
+        };
+        let reading = Reading::new(self, subject);
+        let found = self.prove(&reading, secrets)?;
+        let fields = reading.fields(self);
+        let sent = self.sent_moment(&reading, &fields, found.time.as_deref())?;
+        let signed_at = self.signed_moment(&reading, &fields);
+        let id = read_parts(&self.event_id, &reading, &fields, self.body_signed);
+        let event_type = self.read_type(&reading, &fields);
+        let handshake = self.challenge.as_ref().and_then(|c| self.answer(c, &reading, &fields, found.secret, secrets));
+        let (secret, signed) = (found.secret, found.signed);
+        Ok(Verified { inbound, secret, sent, signed_at, id, signed, event_type, handshake })
+    }
+
+    /// Checks the age of a verified request.
+    pub fn check_freshness(&self, verified: &Verified, now: Timestamp) -> Result<Freshness, Refusal> {
+        if let (Some(sent), Some(window)) = (verified.sent, self.sent.as_ref().and_then(|rule| rule.window)) {
+            sent.check(window, now, Refusal::TimestampStale)?;
+        }
+        if let (Some(signed_at), Some(rule)) = (verified.signed_at, &self.signed_at) {
+            signed_at.check(rule.window, now, Refusal::EventTooOld)?;
+        }
+        Ok(Freshness {
+            sent_at: verified.sent_at(),
+            signed_at: verified.signed_at(),
+            signed_at_missing: match (&self.signed_at, verified.signed_at) {
+                (Some(_), None) => SignedAtMissing::Yes,
+                (Some(_), Some(_)) | (None, _) => SignedAtMissing::No,
+            },
+        })
+    }
+
+    /// The event's type, if the scheme names one and the request has it.
+    #[must_use]
+    pub fn event_type(&self, verified: &Verified) -> Option<String> {
+        verified.event_type.clone()
+    }
+
+    /// The event's key. Bytes that the signature does not cover never name an event alone.
+    #[must_use]
+    pub fn key(&self, route: &str, verified: &Verified) -> EventKey {
+        let body: &[u8] = verified.signed.as_ref().map_or(&verified.inbound.body, |digest| digest.as_slice());
+        let whole: [u8; 32] = Sha256::digest(body).into();
+        match &verified.id {
+            IdParts::Signed => EventKey::new(route, &[b"signed", &whole], body),
+            IdParts::Values { parts, covered } => {
+                let mut parts: Vec<&[u8]> = parts.iter().map(Vec::as_slice).collect();
+                if *covered == Coverage::Uncovered {
+                    parts.push(&whole);
+                }
+                EventKey::new(route, &parts, body)
+            }
+        }
+    }
+
+    /// Our answer, if the request is the provider's handshake.
+    #[must_use]
+    pub fn handshake(&self, verified: &Verified) -> Option<HandshakeReply> {
+        verified.handshake.clone()
+    }
+
+    fn refuse_repeated(&self, headers: &HeaderMap) -> Result<(), Refusal> {
+        self.single.iter().try_for_each(|name| single(headers, name).map(drop))
+    }
+
+    fn prove(&self, reading: &Reading<'_>, secrets: &Secrets<'_>) -> Result<Found, Refusal> {
+        match self.means {
+            Means::Signature(proof) => match &self.each {
+                None => self.prove_whole(proof, reading, secrets),
+                Some(each) => self.prove_items(proof, each, reading, secrets),
+            },
+            Means::Token => self.prove_token(reading, secrets),
+            Means::Basic => self.prove_basic(reading, secrets),
+        }
+    }
+
+    fn prove_whole(&self, proof: Proof, reading: &Reading<'_>, secrets: &Secrets<'_>) -> Result<Found, Refusal> {
+        let groups = self.notation.groups(&self.signature_values(reading)?)?;
+        self.check_required(reading.subject.headers)?;
+        let digested = self.check_body_digest(reading)?;
+        let urls = match self.url_ports {
+            Read::Yes => with_and_without_port(reading.subject.url),
+            Read::No => vec![reading.subject.url.to_owned()],
+        };
+        let mut found: Option<Found> = None;
+        for group in &groups {
+            let time = self.time_text(reading, group)?;
+            for url in &urls {
+                let fill = Fill { time: time.as_deref(), url, digested, item: &[] };
+                let message = reading.render(self, &fill)?;
+                if let Some(secret) = self.fitting(proof, &message, &group.signatures, secrets) {
+                    let signed = (!self.body_signed.is_yes()).then(|| message.digest());
+                    found.get_or_insert_with(|| Found { secret, time: time.clone(), signed });
+                }
+            }
+        }
+        found.ok_or(Refusal::SignatureMismatch)
+    }
+
+    /// Every item must carry a signature over itself.
+    fn prove_items(
+        &self,
+        proof: Proof,
+        each: &Each,
+        reading: &Reading<'_>,
+        secrets: &Secrets<'_>,
+    ) -> Result<Found, Refusal> {
+        self.check_required(reading.subject.headers)?;
+        let items = json::elements(reading.subject.body, &each.array).ok_or(Refusal::SignatureMissing)?;
+        if items.len() > MAX_SIGNATURES {
+            return Err(Refusal::SignatureRepeated);
+        }
+        let mut first = None;
+        let mut signed = Sha256::new();
+        for item in items {
+            let values = json::extract(item, &each.pointers);
+            let group = self.item_signature(&values)?;
+            let time = self.time_text(reading, &group)?;
+            let fill = Fill { time: time.as_deref(), url: reading.subject.url, digested: Read::No, item: &values };
+            let message = reading.render(self, &fill)?;
+            let secret = self.fitting(proof, &message, &group.signatures, secrets).ok_or(Refusal::SignatureMismatch)?;
+            signed.update(message.digest());
+            first.get_or_insert((secret, time));
+        }
+        let (secret, time) = first.ok_or(Refusal::SignatureMissing)?;
+        Ok(Found { secret, time, signed: Some(signed.finalize().into()) })
+    }
+
+    fn item_signature(&self, values: &[Field]) -> Result<Group, Refusal> {
+        let text = match &self.place {
+            Place::Item(place) => scalar_of(values, *place).ok_or(Refusal::SignatureMissing)?.as_text(),
+            Place::Headers(_) | Place::HeadersLike(_) | Place::Json(_) | Place::Form(_) => {
+                return Err(Refusal::SignatureMissing);
+            }
+        };
+        self.notation.groups(&[text.as_bytes()])?.pop().ok_or(Refusal::SignatureMalformed)
+    }
+
+    fn signature_values<'r>(&self, reading: &'r Reading<'_>) -> Result<Vec<&'r [u8]>, Refusal> {
+        let value = match &self.place {
+            Place::Headers(_) | Place::HeadersLike(_) => return header_values(&self.place, reading.subject.headers),
+            Place::Json(place) => reading.text(*place).map(str::as_bytes),
+            Place::Form(name) => reading.form_field(name)?,
+            Place::Item(_) => None,
+        };
+        value.map(|value| vec![value]).ok_or(Refusal::SignatureMissing)
+    }
+
+    /// The position of the first secret that fits; all are tried whatever fits.
+    fn fitting(
+        &self,
+        proof: Proof,
+        message: &Message<'_>,
+        signatures: &[Vec<u8>],
+        secrets: &Secrets<'_>,
+    ) -> Option<usize> {
+        let mut first = None;
+        for (position, secret) in secrets {
+            let fits = self.key.key(secret).is_some_and(|key| proof.fits(&key, message, signatures));
+            if fits && first.is_none() {
+                first = Some(*position);
+            }
+        }
+        first
+    }
+
+    fn prove_token(&self, reading: &Reading<'_>, secrets: &Secrets<'_>) -> Result<Found, Refusal> {
+        let values = self.signature_values(reading)?;
+        self.check_required(reading.subject.headers)?;
+        let value = values.first().ok_or(Refusal::SignatureMissing)?;
+        let token = value.strip_prefix(self.notation.prefix.as_slice()).ok_or(Refusal::SignatureMalformed)?;
+        self.same_secret(token, secrets)
+    }
+
+    /// RFC 7617: the scheme in any case, one blank, canonical base64 of `user:password`.
+    fn prove_basic(&self, reading: &Reading<'_>, secrets: &Secrets<'_>) -> Result<Found, Refusal> {
+        let values = self.signature_values(reading)?;
+        self.check_required(reading.subject.headers)?;
+        let value = values.first().ok_or(Refusal::SignatureMissing)?;
+        let (scheme, credentials) = value.split_at_checked(6).ok_or(Refusal::SignatureMalformed)?;
+        if !scheme.eq_ignore_ascii_case(b"basic ") {
+            return Err(Refusal::SignatureMalformed);
+        }
+        let pair = decode(Encoding::Base64, credentials).ok_or(Refusal::SignatureMalformed)?;
+        self.same_secret(&pair, secrets)
+    }
+
+    fn same_secret(&self, given: &[u8], secrets: &Secrets<'_>) -> Result<Found, Refusal> {
+        let mut first = None;
+        for (position, secret) in secrets {
+            let fits = self.key.key(secret).is_some_and(|key| same_text(given, &key));
+            if fits && first.is_none() {
+                first = Some(*position);
+            }
+        }
+        first.map(|secret| Found { secret, time: None, signed: None }).ok_or(Refusal::SignatureMismatch)
+    }
+
+    fn check_required(&self, headers: &HeaderMap) -> Result<(), Refusal> {
+        self.require.iter().try_for_each(|(name, wanted)| match single(headers, name)? {
+            Some(value) if value == wanted.as_bytes() => Ok(()),
+            Some(_) => Err(Refusal::SignatureMalformed),
+            None => Err(Refusal::SignatureMissing),
+        })
+    }
+
+    /// Whether the address holds a digest of the body; if so, it must be right.
+    fn check_body_digest(&self, reading: &Reading<'_>) -> Result<Read, Refusal> {
+        let Some(rule) = &self.body_digest else { return Ok(Read::No) };
+        let Some(text) = query_value(reading.subject.query, &rule.query)? else { return Ok(Read::No) };
+        let given = decode(rule.encoding, &text).ok_or(Refusal::SignatureMalformed)?;
+        if same_text(&given, &digest(rule.hash, reading.subject.body)) {
+            Ok(Read::Yes)
+        } else {
+            Err(Refusal::SignatureMismatch)
+        }
+    }
+
+    /// The timestamp as it was written, where it is needed before the signature is known to be right.
+    fn time_text(&self, reading: &Reading<'_>, group: &Group) -> Result<Option<Vec<u8>>, Refusal> {
+        let Some(rule) = &self.sent else { return Ok(None) };
+        let text = match &rule.source {
+            Source::Beside(_) => group.time.clone(),
+            source @ (Source::Header(_) | Source::Json(_) | Source::Form(_) | Source::Query(_)) => {
+                reading.value(source)?.map(std::borrow::Cow::into_owned)
+            }
+        };
+        let known = match &rule.source {
+            Source::Json(_) => self.reads.json_first.is_yes(),
+            Source::Header(_) | Source::Form(_) | Source::Query(_) | Source::Beside(_) => true,
+        };
+        let needed = self.signed.has(&Part::Timestamp) || (known && rule.window.is_some());
+        if text.is_none() && needed { Err(Refusal::TimestampMissing) } else { Ok(text) }
+    }
+
+    fn sent_moment(
+        &self,
+        reading: &Reading<'_>,
+        fields: &[Field],
+        time: Option<&[u8]>,
+    ) -> Result<Option<Moment>, Refusal> {
+        let Some(rule) = &self.sent else { return Ok(None) };
+        let text = match (time, &rule.source) {
+            (Some(time), _) => Some(time.to_vec()),
+            (None, source) => text(reading, fields, source),
+        };
+        match (text, rule.window) {
+            (None, None) => Ok(None),
+            (None, Some(_)) => Err(Refusal::TimestampMissing),
+            (Some(text), None) => Ok(Moment::parse(rule.unit, &text)),
+            (Some(text), Some(_)) => Moment::parse(rule.unit, &text).map(Some).ok_or(Refusal::TimestampMalformed),
+        }
+    }
+
+    fn signed_moment(&self, reading: &Reading<'_>, fields: &[Field]) -> Option<Moment> {
+        let rule = self.signed_at.as_ref()?;
+        Moment::parse(rule.unit, &text(reading, fields, &rule.source)?)
+    }
+
+    fn read_type(&self, reading: &Reading<'_>, fields: &[Field]) -> Option<String> {
+        let text = text(reading, fields, self.event_type.as_ref()?)?;
+        let plain = text.len() <= MAX_TYPE_BYTES && !text.iter().any(u8::is_ascii_control);
+        String::from_utf8(text).ok().filter(|_| plain)
+    }
+
+    fn answer(
+        &self,
+        challenge: &Challenge,
+        reading: &Reading<'_>,
+        fields: &[Field],
+        position: usize,
+        secrets: &Secrets<'_>,
+    ) -> Option<HandshakeReply> {
+        let Means::Signature(proof) = self.means else { return None };
+        let (_, secret) = secrets.iter().find(|(at, _)| *at == position)?;
+        challenge.answer(reading, fields, &self.key.key(secret)?, proof)
+    }
+}
+
+/// A source's text, once the body's values are known.
+fn text(reading: &Reading<'_>, fields: &[Field], source: &Source) -> Option<Vec<u8>> {
+    match source {
+        Source::Json(place) => scalar_of(fields, *place).map(|scalar| scalar.as_text().as_bytes().to_vec()),
+        Source::Header(_) | Source::Form(_) | Source::Query(_) | Source::Beside(_) => {
+            reading.value(source).ok().flatten().map(std::borrow::Cow::into_owned)
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! Starting, refusing to start, and taking a new configuration while running. P10, P2 and sections 1, 2 of the
+//! contract.
+
+use std::net::TcpListener;
+use std::time::Duration;
+
+use rustix::process::Signal;
+
+use crate::world::app::App;
+use crate::world::clock::{eventually, now_unix};
+use crate::world::events::task;
+use crate::world::gateway::Gateway;
+use crate::world::setup::Setup;
+use crate::world::sign::Provider;
+use crate::world::{world, world_with, world_without_app};
+
+const BAD_CONFIGURATION: Option<i32> = Some(78);
+const SHORT: Duration = Duration::from_secs(20);
+
+/// Starts a gateway that must not start; returns its exit code and what it said.
+fn refused(lines: &[&str], environment: &[(&str, &str)]) -> (Option<i32>, String) {
+    let app = App::stopped();
+    let mut gateway = Gateway::prepared(Setup::new(&app.url()).with(lines));
+    for (name, value) in environment {
+        gateway.environment(name, value);
+    }
+    gateway.launch();
+    let status = gateway.wait_for_end(SHORT);
+    (status.code(), gateway.said().join("\n"))
+}
+
+#[test]
+fn a_blank_missing_or_unreadable_secret_stops_the_start() {
+    for value in ["", " ", "\t\n "] {
+        let (code, said) = refused(&[], &[("SECRET_OF_VEEDEO", value)]);
+        assert_eq!(code, BAD_CONFIGURATION, "{said}");
+        assert!(said.contains("SECRET_OF_VEEDEO"), "names the variable: {said}");
+    }
+    for secrets in ["[{ env = 'NOBODY_SET_THIS' }]", "[{ file = '/nonexistent/secret' }]", "[]", "[{ literal = '  ' }]"]
+    {
+        let (code, said) = refused(&[&format!("routes.veedeo.secrets = {secrets}")], &[]);
+        assert_eq!(code, BAD_CONFIGURATION, "{secrets}: {said}");
+        assert!(said.contains("veedeo"), "names the route: {said}");
+    }
+}
+
+#[test]
+fn all_faults_of_a_configuration_are_told_at_once_with_their_place() {
+    let lines =
+        ["ack.bugdet = '10s'", "spool.max_bytes = 'plenty'", "routes.veedeo.provider = 'vedeo'", "dedup.ttl = '1h'"];
+    let (code, said) = refused(&lines, &[("HOOKGATE_ACK__RESERVE", "soon")]);
+    assert_eq!(code, BAD_CONFIGURATION, "{said}");
+    for word in ["bugdet", "budget", "plenty", "vedeo", "HOOKGATE_ACK__RESERVE", "hookgate.toml"] {
+        assert!(said.contains(word), "says nothing of {word}:\n{said}");
+    }
+}
+
+#[test]
+fn a_secret_that_is_written_into_the_file_is_not_echoed_when_something_else_is_wrong() {
+    let canary = "canary-written-into-the-file-8842";
+    let secrets = format!("routes.veedeo.secrets = [{{ literal = '{canary}', utnil = 'never' }}]");
+    let (code, said) = refused(&[&secrets], &[]);
+    assert_eq!(code, BAD_CONFIGURATION, "{said}");
+    assert!(!said.contains(canary), "{said}");
+}
+
+#[test]
+fn an_address_that_is_taken_stops_the_start_with_a_sentence() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    for key in ["listen", "telemetry", "admin"] {
+        let (code, said) = refused(&[&format!("{key} = '{address}'")], &[]);
+        assert!(code.is_some_and(|code| code != 0), "{key}: {code:?} {said}");
+        assert!(said.contains(&address), "{key}: names the address: {said}");
+    }
+}
+
+#[test]
+fn an_admin_listener_beyond_the_loopback_needs_a_token() {
+    let (code, said) = refused(&["admin = '0.0.0.0:9'"], &[]);
+    assert_eq!(code, BAD_CONFIGURATION, "{said}");
+    assert!(said.contains("admin_token"), "{said}");
+}
+
+#[test]
+fn a_spool_that_cannot_be_written_stops_the_start_with_a_sentence() {
+    let (code, said) = refused(&["spool.path = '/proc/nowhere'"], &[]);
+    assert!(code.is_some_and(|code| code != 0), "{code:?} {said}");
+    assert!(said.contains("/proc/nowhere"), "{said}");
+}
+
+#[test]
+fn the_environment_overrides_the_file() {
+    let app = App::stopped();
+    let mut gateway = Gateway::prepared(Setup::new(&app.url()).with(&["ack.budget = '30s'"]));
+    gateway.environment("HOOKGATE_ACK__BUDGET", "10s");
+    gateway.restart();
+    assert_eq!(gateway.metrics().find("hookgate_ack_budget_seconds", &[("route", "veedeo")]), Some(10.0));
+}
+
+#[test]
+fn a_gateway_without_its_application_is_alive_and_ready() {
+    let world = world_without_app(&[]);
+    for path in ["/livez", "/readyz"] {
+        assert_eq!(world.gateway.telemetry(path).unwrap().status, 200, "{path}");
+    }
+}
+
+#[test]
+fn a_reload_takes_new_secrets_without_losing_a_request() {
+    let mut world = world();
+    world.gateway.configure(&[
+        "routes.veedeo.secrets = [{ env = 'SECRET_OF_VEEDEO' }, { literal = 'the next one, long enough' }]",
+    ]);
+    let send = |id: &str, secret: &str| world.send(&Provider::Veedeo.sign_at(task(id), now_unix(), secret)).status;
+    assert_eq!(send("early", "the next one, long enough"), 401);
+    world.gateway.signal(Signal::HUP);
+    eventually("the new secret is taken", SHORT, || (send("next", "the next one, long enough") == 200).then_some(()));
+    assert_eq!(send("present", Provider::Veedeo.secret()), 200);
+    assert_eq!(world.gateway.metrics().find("hookgate_config_last_reload_successful", &[]), Some(1.0));
+}
+
+#[test]
+fn a_reload_of_a_bad_configuration_changes_nothing_and_says_so() {
+    let mut world = world();
+    world.gateway.configure(&["ack.bugdet = '1s'"]);
+    world.gateway.signal(Signal::HUP);
+    eventually("the gauge tells", SHORT, || {
+        (world.gateway.metrics().find("hookgate_config_last_reload_successful", &[])? == 0.0).then_some(())
+    });
+    assert_eq!(world.veedeo(task(1)).status, 200);
+    world.gateway.wait_for_log(&["ERROR", "bugdet"]);
+}
+
+#[test]
+fn a_secret_may_come_from_a_file_with_a_newline_at_its_end() {
+    let app = App::start();
+    let mut gateway = Gateway::prepared(Setup::new(&app.url()));
+    let file = gateway.folder().join("veedeo.secret");
+    std::fs::write(&file, format!("{}\n", Provider::Veedeo.secret())).unwrap();
+    gateway.configure(&[&format!("routes.veedeo.secrets = [{{ file = '{}' }}]", file.display())]);
+    gateway.restart();
+    assert_eq!(gateway.send(&Provider::Veedeo.sign(task(1))).status, 200);
+}
+
+#[test]
+fn a_route_may_override_a_part_of_its_provider() {
+    let world = world_with(&["routes.veedeo.timestamp.tolerance = '10m'"]);
+    let sent = |ago: i64| Provider::Veedeo.sign_at(task(ago), now_unix() - ago, Provider::Veedeo.secret());
+    assert_eq!(world.send(&sent(500)).status, 200);
+    assert_eq!(world.send(&sent(700)).reason(), "timestamp_stale");
+}

@@ -17,9 +17,10 @@ use super::AdminState;
 use super::problem::Problem;
 use super::query::{FilterFault, event_id, moment, page};
 use super::shapes::Sent;
+use crate::disk::Found;
 use crate::domain::event::EventId;
 use crate::domain::time::Timestamp;
-use crate::spool::{self, DeadReason, Filter, Found, Listed, Stored};
+use crate::spool::{self, DeadReason, Filter, Listed, Stored};
 use crate::telemetry::Answered;
 use crate::telemetry::recent::RecentFilter;
 
@@ -239,7 +240,7 @@ pub(super) async fn show(State(state): State<Arc<AdminState>>, Path(id): Path<St
     Ok(Json(json!({
         "event": row,
         "key": listed.as_ref().map(|listed| listed.key.to_hex()),
-        "not_before": listed.as_ref().and_then(|listed| listed.not_before).map(|moment| moment.to_string()),
+        "not_before": listed.as_ref().map(|listed| listed.not_before.to_string()),
         "body_sha256": listed.as_ref().map(|listed| data_encoding::HEXLOWER.encode(&listed.body_sha256)),
         "request": stored.as_ref().map(|stored| Sent::of(&stored.event)),
         "answers": answers,

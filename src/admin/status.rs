@@ -86,7 +86,7 @@ impl AdminState {
     }
 
     fn route_status(&self, facts: RouteFacts, totals: &Totals, now: Timestamp) -> RouteStatus {
-        let held = totals.routes.get(&facts.name).cloned().unwrap_or_default();
+        let held = totals.routes.get(&facts.name).copied().unwrap_or_default();
         RouteStatus {
             app_up: self.metrics.app_up.with_label_values(&[&*facts.name]).get() == 1,
             name: facts.name.to_string(),

@@ -4,11 +4,10 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
-use super::{Reread, wiring};
+use super::{Loaded, Reread, wiring};
 use crate::admin::{Control, ReloadRefused, Reloaded, RouteFacts};
 use crate::claims::store::ClaimStore;
 use crate::clock::Clock;
-use crate::config::Config;
 use crate::disk::Disk;
 use crate::domain::route::Route;
 use crate::forward::Deliverer;
@@ -51,15 +50,16 @@ pub(super) struct Current {
 impl Core {
     /// Reads the configuration anew and puts what can change into operation; a bad one changes nothing.
     pub(super) fn reload_now(&self) -> Result<Reloaded, ReloadRefused> {
-        let config = (self.reread)().map_err(|faults| {
+        let loaded = (self.reread)().map_err(|faults| {
             self.metrics.config_last_reload_successful.set(0);
             let detail = format!("the configuration has {} faults; the one before stays in operation", faults.len());
             ReloadRefused { detail, faults: faults.iter().map(crate::config::ConfigFault::line).collect() }
         })?;
-        let next = Current::of(&config);
+        let next = Current::of(&loaded);
         let reloaded = self.current.load().difference(&next);
-        wiring::announce(&config, &self.metrics, self.clock);
-        self.gateway.site.store(Arc::new(wiring::site(&config)));
+        let config = &loaded.config;
+        wiring::announce(config, &self.metrics, self.clock);
+        self.gateway.site.store(Arc::new(wiring::site(config)));
         self.deliverer.configure(&config.routes);
         self.current.store(Arc::new(next));
         Ok(reloaded)
@@ -67,7 +67,6 @@ impl Core {
 
     /// Writes what only memory knows into the gauges.
     pub(super) fn show_gauges(&self) {
-        self.spool.show_totals();
         for route in &self.current.load().routes {
             let up = i64::from(self.deliverer.app_is_up(&route.name));
             self.metrics.app_up.with_label_values(&[&*route.name]).set(up);
@@ -76,9 +75,10 @@ impl Core {
 }
 
 impl Current {
-    /// What is remembered of `config`.
-    pub(super) fn of(config: &Config) -> Self {
-        Self { routes: config.routes.clone(), text: wiring::config_text(config), fixed: wiring::fixed(config) }
+    /// What is remembered of `loaded`.
+    pub(super) fn of(loaded: &Loaded) -> Self {
+        let routes = loaded.config.routes.clone();
+        Self { routes, text: loaded.text.clone(), fixed: wiring::fixed(&loaded.config) }
     }
 
     fn difference(&self, next: &Self) -> Reloaded {

@@ -8,6 +8,7 @@ mod signals;
 mod wiring;
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ use tokio::time::Instant;
 
 use self::control::Core;
 use crate::admin::AdminState;
-use crate::config::{Config, ConfigFaults};
+use crate::config::{self, Config, ConfigFaults, Environment, Layers, ShowFormat, ShowOrigins};
 use crate::disk::DiskFault;
 use crate::domain::time::Timestamp;
 use crate::forward::Settlement;
@@ -110,23 +111,40 @@ pub enum Stopped {
     CutShort,
 }
 
+/// A configuration, checked and as text.
+#[derive(Debug)]
+pub struct Loaded {
+    /// Checked.
+    pub config: Config,
+    /// Merged, defaults filled in, without a secret: what `GET /api/config` shows.
+    pub text: String,
+}
+
 /// Reads the configuration anew.
-pub type Reread = Box<dyn Fn() -> Result<Config, ConfigFaults> + Send + Sync>;
+pub type Reread = Box<dyn Fn() -> Result<Loaded, ConfigFaults> + Send + Sync>;
+
+/// Finds, merges and checks the configuration. `explicit` is the file that the command line names.
+pub fn read(explicit: Option<&Path>, environment: &Environment) -> Result<Loaded, ConfigFaults> {
+    let layers = Layers::read(explicit, environment)?;
+    let text = config::show(&layers, ShowFormat::Toml, ShowOrigins::No)?;
+    Ok(Loaded { config: layers.check()?, text })
+}
 
 /// Runs a gateway until a signal ends it. `reread` reads the configuration anew on SIGHUP and `POST /-/reload`.
 ///
 /// SIGTERM drains, SIGINT stops quickly; a second one of either cuts the waiting short.
 pub fn run(
-    config: &Config,
-    reread: impl Fn() -> Result<Config, ConfigFaults> + Send + Sync + 'static,
+    loaded: &Loaded,
+    reread: impl Fn() -> Result<Loaded, ConfigFaults> + Send + Sync + 'static,
 ) -> Result<Stopped, StartFault> {
+    let config = &loaded.config;
     let metrics = metrics_for(config)?;
     let settings = wiring::log_settings(config);
     let logs = logs::init(settings, &metrics).map_err(|error| StartFault::machine("logging", error))?;
     let runtime = runtime(config.server.threads)?;
     let control = logs.control.clone();
     let stopped = runtime.block_on(async {
-        let running = Running::start(config, metrics, Some(control), Box::new(reread)).await?;
+        let running = Running::start(loaded, metrics, Some(control), Box::new(reread)).await?;
         tracing::info!(listen = %running.addresses.listen, telemetry = %running.addresses.telemetry,
             admin = %running.addresses.admin, routes = config.routes.len(), "ready");
         signals::serve_until_told(&running).await
@@ -153,16 +171,17 @@ fn runtime(threads: usize) -> Result<tokio::runtime::Runtime, StartFault> {
 impl Running {
     /// Puts a gateway into operation: returns when it is ready.
     pub async fn start(
-        config: &Config,
+        loaded: &Loaded,
         metrics: Arc<Metrics>,
         log: Option<LogControl>,
         reread: Reread,
     ) -> Result<Self, StartFault> {
+        let config = &loaded.config;
         // Every address is taken before anything else happens: a gateway that cannot listen changes nothing.
         let (listener, listen) = bind("listen", config.listen).await?;
         let (telemetry_listener, telemetry) = bind("telemetry", config.telemetry).await?;
         let (admin_listener, admin) = bind("admin", config.admin).await?;
-        let core = Arc::new(wiring::core(config, metrics, log, reread)?);
+        let core = Arc::new(wiring::core(loaded, metrics, log, reread)?);
         let running = Self {
             addresses: Addresses { listen, telemetry, admin },
             core,
@@ -262,13 +281,26 @@ impl Running {
             tracing::warn!("some connections were still open at the end of the grace and are cut");
         }
         let attempts = core.deliverer.settled(closed_by + CLOSING / 2).await;
-        if attempts == Settlement::CutOff {
-            tracing::warn!("some attempts were still running at the end of the grace; they are repeated, flagged");
-        }
         self.side_stop.send_replace(true);
-        core.disk.close(wiring::how_closed(attempts)).await;
+        self.close_disk(attempts, closed_by + CLOSING).await;
         for side in self.sides.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
             side.abort();
+        }
+    }
+}
+
+impl Running {
+    /// Closes the disk, unless attempts are cut off: then it is left as after a crash, and the next start flags what
+    /// may have been sent.
+    async fn close_disk(&self, attempts: Settlement, by: Instant) {
+        if attempts == Settlement::CutOff {
+            tracing::warn!("some attempts were still running at the end of the grace; they are repeated, flagged");
+            return;
+        }
+        match tokio::time::timeout_at(by, self.core.disk.close(self.core.clock.now())).await {
+            Ok(Ok(())) => {}
+            Ok(Err(fault)) => tracing::warn!(?fault, "the disk was not closed cleanly; nothing is lost"),
+            Err(_) => tracing::warn!("the disk did not close in time; nothing is lost"),
         }
     }
 }

@@ -5,17 +5,14 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 
 use super::control::{Core, Current};
-use super::{Reread, StartFault};
+use super::{Loaded, Reread, StartFault};
 use crate::claims::Claims;
-use crate::claims::embedded::Embedded;
-use crate::claims::fallback::Fallback;
-use crate::claims::redis::{Redis, RedisOptions};
-use crate::claims::store::ClaimStore;
+use crate::claims::store::*;
 use crate::clock::Clock;
 use crate::config::{Config, LogFormat, LogLevel, PassPath as ConfiguredPath, Store};
-use crate::disk::{Closed, Disk, DiskSettings, PreviousStop};
+use crate::disk::{Disk, DiskSettings, PreviousStop};
 use crate::domain::route::Route;
-use crate::forward::{Deliverer, Doubt, Settlement};
+use crate::forward::{Deliverer, Doubt};
 use crate::gateway::Gateway;
 use crate::gateway::listener::{Door, DoorLimits};
 use crate::gateway::site::{PassPath, Site};
@@ -27,17 +24,18 @@ use crate::telemetry::{Metrics, RouteLabels};
 
 /// Builds the parts from the disk upwards.
 pub(super) fn core(
-    config: &Config,
+    loaded: &Loaded,
     metrics: Arc<Metrics>,
     log: Option<LogControl>,
     reread: Reread,
 ) -> Result<Core, StartFault> {
+    let config = &loaded.config;
     let clock = Clock::start();
     let readiness = Readiness::default();
     readiness.fulfil(Condition::ConfigurationLoaded);
     let (disk, doubt) = open_disk(config, clock, &metrics)?;
     readiness.fulfil(Condition::SpoolRecovered);
-    let spool = Spool::new(&disk);
+    let spool = Spool::new(disk.clone());
     let store = claim_store(config, &disk, &metrics)?;
     let claims = Claims::new(store.clone(), clock);
     let deliverer = Deliverer::new(spool.clone(), claims.clone(), clock, metrics.clone(), doubt);
@@ -50,7 +48,7 @@ pub(super) fn core(
         Store::Embedded => "embedded",
         Store::Redis(_) => "redis",
     };
-    let current = ArcSwap::from_pointee(Current::of(config));
+    let current = ArcSwap::from_pointee(Current::of(loaded));
     Ok(Core { door, gateway, deliverer, disk, spool, store, store_name, metrics, recent, readiness, clock, log, reread, current })
 }
 
@@ -63,20 +61,12 @@ fn open_disk(config: &Config, clock: Clock, metrics: &Arc<Metrics>) -> Result<(D
     let opened = Disk::open(settings, clock.now(), metrics.clone())?;
     let doubt = match opened.previous {
         PreviousStop::First | PreviousStop::Clean => None,
-        PreviousStop::Unclean { .. } => Some(Doubt { before: clock.now() }),
+        PreviousStop::Unclean { stopped_before } => Some(Doubt { before: stopped_before }),
     };
     if doubt.is_some() {
         tracing::warn!("the last stop was not clean: what may have been sent before it is flagged as a possible duplicate");
     }
     Ok((opened.disk, doubt))
-}
-
-/// Whether the next start must doubt.
-pub(super) const fn how_closed(attempts: Settlement) -> Closed {
-    match attempts {
-        Settlement::Complete => Closed::Clean,
-        Settlement::CutOff => Closed::Unclean,
-    }
 }
 
 fn claim_store(config: &Config, disk: &Disk, metrics: &Arc<Metrics>) -> Result<Arc<dyn ClaimStore>, StartFault> {

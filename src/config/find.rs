@@ -8,7 +8,7 @@ use figment::value::Value;
 use super::environment::Environment;
 use super::fault::{ConfigFault, FaultKind, Place};
 use super::layers::shown_text;
-use super::source::{Aim, Source};
+use super::source::{Aim, Source, dotted};
 
 /// The variable that names the configuration file.
 pub const CONFIG_VARIABLE: &str = "HOOKGATE_CONFIG";
@@ -103,7 +103,7 @@ fn include_fault(source: &Source, index: usize, pattern: &str, error: &std::io::
     ConfigFault {
         kind: FaultKind::Unreadable,
         place,
-        key: path.join("."),
+        key: dotted(&path),
         found: format!("cannot read what {} names: {}", shown_text(pattern), reason(error)),
         expected: "a readable file, or a pattern such as \"routes.d/*.toml\"".to_owned(),
         suggestion: None,

@@ -14,7 +14,7 @@ use super::environment::Environment;
 use super::fault::{ConfigFault, ConfigFaults, FaultKind, Place};
 use super::find;
 use super::source::{Aim, KeyPath, Source, dotted, is_secret};
-use super::variables::Variables;
+use super::variables::{Variables, variables_named};
 
 /// The merged configuration, as written, with the origin of every value.
 pub struct Layers {
@@ -76,7 +76,8 @@ impl Layers {
         mut faults: Vec<ConfigFault>,
     ) -> Result<Self, ConfigFaults> {
         let defaults = defaults::layer().map_err(|fault| ConfigFaults::one(*fault))?;
-        let ignored: BTreeSet<String> = sources.iter().flat_map(|source| variables_named(&source.dict)).collect();
+        let ignored: BTreeSet<String> =
+            sources.iter().flat_map(|source| source.dict.values().flat_map(variables_named)).collect();
         let variables = Variables::read(environment, &ignored, &mut faults);
         let mut figment = Figment::from(&defaults);
         for source in &sources {
@@ -85,8 +86,8 @@ impl Layers {
         let merged = figment.merge(&variables).find_value("");
         let merged = merged.ok().and_then(Value::into_dict).unwrap_or_default();
         let mut layers = Self { merged, environment: environment.clone(), files, sources, variables, faults };
-        let doubles = layers.doubles();
-        layers.faults.extend(doubles);
+        let misplaced = layers.doubles().into_iter().chain(layers.stray_includes()).collect::<Vec<_>>();
+        layers.faults.extend(misplaced);
         Ok(layers)
     }
 
@@ -145,6 +146,23 @@ impl Layers {
         self.variables.name_of(path)
     }
 
+    /// `include` anywhere but in the main file.
+    fn stray_includes(&self) -> Vec<ConfigFault> {
+        let path: KeyPath = vec!["include".to_owned()];
+        let from_files = self.sources.iter().skip(1).filter_map(|source| source.place(&path, Aim::Key));
+        let from_variable = self.variables.name_of(&path).map(|name| (Place::Variable(name.to_owned()), None));
+        let stray = |(place, snippet)| ConfigFault {
+            kind: FaultKind::Conflict,
+            place,
+            key: "include".to_owned(),
+            found: "not in the main file".to_owned(),
+            expected: "`include` in the main file only".to_owned(),
+            suggestion: None,
+            snippet,
+        };
+        from_files.chain(from_variable).map(stray).collect()
+    }
+
     /// Routes and providers that more than one file gives.
     fn doubles(&self) -> Vec<ConfigFault> {
         let mut faults = Vec::new();
@@ -175,18 +193,6 @@ fn double(path: &[String], here: &Source, there: &Source) -> ConfigFault {
         suggestion: None,
         snippet,
     }
-}
-
-/// The variables that `{ env = "NAME" }` names, anywhere.
-fn variables_named(dict: &Dict) -> Vec<String> {
-    let below = |value: &Value| match value {
-        Value::Dict(_, dict) => variables_named(dict),
-        Value::Array(_, list) => list.iter().filter_map(Value::as_dict).flat_map(variables_named).collect(),
-        Value::String(..) | Value::Char(..) | Value::Bool(..) | Value::Num(..) | Value::Empty(..) => Vec::new(),
-    };
-    let mut names: Vec<String> = dict.values().flat_map(below).collect();
-    names.extend(dict.get("env").and_then(Value::as_str).map(str::to_owned));
-    names
 }
 
 /// A value for people: text in quotes, cut; a secret by its kind alone.

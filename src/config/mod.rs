@@ -12,7 +12,10 @@ mod layers;
 mod leaf;
 mod raw;
 mod read;
+pub mod report;
+mod schema;
 mod settings;
+mod show;
 mod source;
 mod variables;
 
@@ -24,9 +27,11 @@ pub use fault::{ConfigFault, ConfigFaults, FaultKind, Place};
 pub use find::{CONFIG_VARIABLE, SEARCH};
 pub use layers::{Layers, Origin};
 pub use leaf::PassPath;
+pub use schema::schema;
 pub use settings::{
     Config, Dedup, Log, LogFormat, LogLevel, Note, NoteLevel, RedisSettings, Server, SpoolSettings, Store,
 };
+pub use show::{ShowFormat, ShowOrigins, show};
 pub use variables::{PREFIX, TOKEN_VARIABLE};
 
 /// Finds, merges and checks the configuration. `explicit` is the file that the command line names.

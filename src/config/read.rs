@@ -62,7 +62,7 @@ enum Settled {
 
 impl Reading<'_> {
     fn settle(&mut self, error: &figment::Error) -> Settled {
-        if matches!(error.kind, Kind::InvalidType(..)) && self.convert(&error.path) {
+        if matches!(error.kind, Kind::InvalidType(..) | Kind::InvalidValue(..)) && self.convert(&error.path) {
             return Settled::Converted;
         }
         let fault = self.fault(error);

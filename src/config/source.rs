@@ -116,7 +116,7 @@ pub(super) fn dotted(path: &[String]) -> String {
 pub(super) fn is_secret(path: &[String]) -> bool {
     let parts: Vec<&str> = path.iter().map(String::as_str).collect();
     match parts.as_slice() {
-        ["routes", _, "secrets"] => false,
+        ["routes", _, "secrets"] => true,
         ["admin_token", rest @ ..] | ["dedup", "redis", "url", rest @ ..] | ["routes", _, "secrets", _, rest @ ..] => {
             !names_a_place(rest)
         }
@@ -163,7 +163,8 @@ fn table(table: &dyn TableLike, path: &mut KeyPath, spans: &mut SpanTable) -> Di
         path.push(key.get().to_owned());
         if let Some(value) = self::item(item, path, spans) {
             let key_span = key.span().unwrap_or_default();
-            let value_span = item.span().unwrap_or_else(|| key_span.clone());
+            let is_headed = matches!(item, Item::Table(_));
+            let value_span = item.span().filter(|_| !is_headed).unwrap_or_else(|| key_span.clone());
             spans.insert(path.clone(), Spans { key: key_span, value: value_span });
             dict.insert(key.get().to_owned(), value);
         }

@@ -11,9 +11,9 @@ use std::path::Path;
 use self::application::Application;
 use self::sender::Sender;
 use self::story::Act;
-use crate::app::{self, Running, Stop};
+use crate::app::{self, Loaded, Running, Stop};
 use crate::clock::Clock;
-use crate::config::{self, Config, ConfigFaults, Environment};
+use crate::config::{ConfigFaults, Environment};
 use crate::domain::secret::Secret;
 
 /// The secret of the demonstration's senders; it opens nothing.
@@ -52,11 +52,11 @@ pub async fn play(length: Length, mut out: impl Write + Send) -> Result<(), Demo
     let slow = Application::start().await.map_err(|error| setup(&error))?;
     write_configuration(folder.path(), &quick, &slow).map_err(|error| setup(&error))?;
     let file = folder.path().join("hookgate.toml");
-    let config = read_configuration(&file).map_err(|faults| setup(&faults.plain()))?;
-    let metrics = app::metrics_for(&config).map_err(|error| setup(&error))?;
+    let loaded = read_configuration(&file).map_err(|faults| setup(&faults.plain()))?;
+    let metrics = app::metrics_for(&loaded.config).map_err(|error| setup(&error))?;
     let reread = Box::new(move || read_configuration(&file));
-    let running = Running::start(&config, metrics, None, reread).await.map_err(|error| setup(&error))?;
-    let sender = Sender::new(running.addresses.listen, &config, Secret::new(SECRET.into()));
+    let running = Running::start(&loaded, metrics, None, reread).await.map_err(|error| setup(&error))?;
+    let sender = Sender::new(running.addresses.listen, &loaded.config, Secret::new(SECRET.into()));
 
     let acts = story::play(&sender, &quick, &slow, &running, &mut out).await;
     let held = acts.iter().filter(|act| **act == Act::Held).count();
@@ -120,7 +120,7 @@ app = {{ url = "http://{slow}" }}
 
 /// The configuration, read as an operator's would be, but for the operator's variables: the demonstration is the same
 /// everywhere.
-fn read_configuration(file: &Path) -> Result<Config, ConfigFaults> {
+fn read_configuration(file: &Path) -> Result<Loaded, ConfigFaults> {
     let environment = Environment::of(Clock::start().now(), std::iter::empty::<(String, String)>());
-    config::load(Some(file), &environment)
+    app::read(Some(file), &environment)
 }

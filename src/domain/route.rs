@@ -153,3 +153,61 @@ pub enum OnStoreDown {
     /// Deliver, perhaps twice.
     Accept,
 }
+
+/// A route with the defaults of the configuration, for tests.
+#[cfg(test)]
+pub(crate) fn fixture(name: &str) -> Route {
+    use super::schedule::Jitter;
+    use super::scheme::{RawScheme, Scheme};
+
+    let raw: RawScheme = serde_json::from_value(serde_json::json!({
+        "signature": { "header": "X-Signature", "encoding": "hex" },
+    }))
+    .expect("a scheme as written");
+    Route {
+        name: name.into(),
+        path: format!("/{name}"),
+        provider: "test".to_owned(),
+        scheme: Scheme::compile(&raw).expect("a scheme"),
+        secrets: Vec::new(),
+        enforcement: Enforcement::Enforce,
+        methods: vec![Method::POST],
+        max_body_bytes: 1024 * 1024,
+        events: Vec::new(),
+        order_by: None,
+        public_url: None,
+        allow_from: Vec::new(),
+        app: AppPolicy {
+            url: "http://127.0.0.1:9".to_owned(),
+            connect_timeout: Duration::from_secs(2),
+            attempt_timeout: Duration::from_secs(60),
+            max_in_flight: 64,
+            host: HostHeader::Preserve,
+        },
+        ack: AckPolicy {
+            budget: Duration::from_secs(30),
+            reserve: Duration::from_secs(2),
+            mode: AckMode::Relay,
+            on_app_failure: OnApp::Absorb,
+            on_app_rejection: OnApp::Pass,
+            reply: AckReply {
+                status: StatusCode::OK,
+                content_type: "application/json".to_owned(),
+                body: Bytes::from_static(br#"{"received":true}"#),
+            },
+        },
+        dedup_ttl: Duration::from_secs(24 * 3600),
+        delivery: DeliveryPolicy {
+            schedule: Schedule::Exponential {
+                first: Duration::from_secs(1),
+                factor: 2.0,
+                max: Duration::from_secs(300),
+                jitter: Jitter::Spread,
+                attempts: 20,
+            },
+            breaker: BreakerPolicy { failures: 5, probe_every: Duration::from_secs(5) },
+            rate_per_second: None,
+            max_age: Duration::from_secs(3 * 24 * 3600),
+        },
+    }
+}

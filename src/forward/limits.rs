@@ -178,3 +178,68 @@ pub enum Held {
     /// All slots stayed taken, or the rate used up, for as long as the caller could wait.
     Busy,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::outcome::{AppAnswer, Timeout};
+    use crate::domain::route::fixture;
+    use bytes::Bytes;
+    use http::{HeaderMap, HeaderValue, StatusCode};
+
+    fn lane(max_in_flight: usize, rate: Option<u32>) -> Lane {
+        let mut route = fixture("r");
+        route.app.max_in_flight = max_in_flight;
+        route.delivery.rate_per_second = rate;
+        let breaker = Arc::new(SharedBreaker::new(&route));
+        Lane::new(Arc::new(route), breaker)
+    }
+
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_millis(10)
+    }
+
+    fn failed(status: StatusCode, retry_after: Option<&'static str>) -> Outcome {
+        let mut headers = HeaderMap::new();
+        if let Some(rest) = retry_after {
+            headers.insert(http::header::RETRY_AFTER, HeaderValue::from_static(rest));
+        }
+        Outcome::of_answer(AppAnswer { status, headers, body: Bytes::new() })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_more_attempts_run_at_once_than_the_route_allows() {
+        let lane = lane(1, None);
+        let first = lane.slot(soon()).await.expect("a free slot");
+        assert_eq!(lane.slot(soon()).await.err(), Some(Held::Busy));
+        drop(first);
+        assert!(lane.slot(soon()).await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_for_rest_holds_the_whole_route_until_it_is_over() {
+        let lane = lane(4, None);
+        let until = Instant::now() + Duration::from_secs(7);
+        lane.learn(&failed(StatusCode::TOO_MANY_REQUESTS, Some("7")));
+        assert_eq!(lane.slot(soon()).await.err(), Some(Held::Until(until)));
+        tokio::time::advance(Duration::from_secs(7)).await;
+        assert!(lane.slot(soon()).await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_application_that_fails_again_and_again_is_probed_and_not_flooded() {
+        let lane = lane(4, None);
+        for _ in 0..5 {
+            lane.learn(&Outcome::Unknown { error: String::new(), timed_out: Timeout::Elapsed });
+        }
+        assert!(!lane.is_up());
+        assert!(matches!(lane.slot(soon()).await.err(), Some(Held::Until(_))));
+        assert!(lane.slot_regardless(soon()).await.is_ok(), "an event that nobody keeps is tried all the same");
+        tokio::time::advance(Duration::from_secs(5)).await;
+        let probe = lane.slot(soon()).await.expect("one probe");
+        assert_eq!(probe.breaker(), BreakerState::Probing);
+        assert!(matches!(lane.slot(soon()).await.err(), Some(Held::Until(_))), "one at a time");
+        lane.learn(&failed(StatusCode::NOT_FOUND, None));
+        assert!(lane.is_up(), "an application that rejects one event is up");
+    }
+}

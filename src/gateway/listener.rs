@@ -78,8 +78,7 @@ impl Door {
     #[must_use]
     pub fn new(gateway: Arc<Gateway>, limits: DoorLimits) -> Self {
         let conf = ServerConf { max_retries: 1, upstream_keepalive_pool_size: 128, ..ServerConf::default() };
-        let mut proxy = http_proxy(&Arc::new(conf), Proxy(gateway.clone()));
-        proxy.handle_init_modules();
+        let proxy = http_proxy(&Arc::new(conf), Proxy(gateway.clone()));
         let connections = Connections::new(limits.max_connections, gateway.metrics.clone());
         Self {
             proxy: Arc::new(proxy),

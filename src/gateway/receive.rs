@@ -90,7 +90,7 @@ impl Gateway {
         let name: &str = &route.name;
         let observed = (route.enforcement == Enforcement::Observe).then(|| inbound.clone());
         let admission = route.verify(inbound, now).and_then(|verified| {
-            let position = verified.secret_position().to_string();
+            let position = verified.secret().to_string();
             self.metrics.secret_matches_total.with_label_values(&[name, &position]).inc();
             route.admit(verified, now, id, received_at)
         });

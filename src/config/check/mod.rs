@@ -19,7 +19,7 @@ use super::raw::RawConfig;
 use super::read::read;
 use super::settings::{Config, Note, NoteLevel};
 use super::source::{KeyPath, dotted};
-use crate::domain::scheme::PARTS;
+use crate::domain::scheme::{PARTS, RawScheme};
 
 /// One check of one configuration: what it reads and what it finds.
 pub(super) struct Check<'a> {
@@ -32,12 +32,38 @@ pub(super) struct Check<'a> {
 }
 
 impl Layers {
+    /// The merged configuration, if every key is known and every value of its type.
+    pub(super) fn readable(&self) -> Result<Dict, ConfigFaults> {
+        let mut faults = self.reading_faults().to_vec();
+        let (table, parts) = without_parts(self.merged.clone());
+        let (_, mut clean) = read::<RawConfig>(self, table, &|path| path.to_vec(), &mut faults);
+        name_parts(&mut faults);
+        if let Some(Value::Dict(_, routes)) = clean.get_mut("routes") {
+            for (name, parts) in parts {
+                let (_, parts) = self.read_parts(&name, parts, &mut faults);
+                if let Some(Value::Dict(_, route)) = routes.get_mut(&name) {
+                    route.extend(parts);
+                }
+            }
+        }
+        ConfigFaults::check(faults).map(|()| clean)
+    }
+
+    /// The parts of its provider that a route overrides.
+    fn read_parts(&self, route: &str, parts: Dict, faults: &mut Vec<ConfigFault>) -> (RawScheme, Dict) {
+        let key = |path: &[String]| keys(&["routes", route]).into_iter().chain(path.iter().cloned()).collect();
+        read::<RawScheme>(self, parts, &key, faults)
+    }
+
     /// Checks the configuration.
     pub fn check(&self) -> Result<Config, ConfigFaults> {
         let mut faults = self.reading_faults().to_vec();
-        let (table, parts) = without_parts(self.merged.clone());
+        let (table, mut parts) = without_parts(self.merged.clone());
         let (raw, clean) = read::<RawConfig>(self, table, &|path| path.to_vec(), &mut faults);
         name_parts(&mut faults);
+        for (name, parts) in &mut parts {
+            *parts = self.read_parts(name, std::mem::take(parts), &mut faults).1;
+        }
         let base = defaults::layer().map(|source| source.dict).unwrap_or_default();
         let files = self.files.clone();
         let mut check = Check { layers: self, clean: defaults::lay(base, clean), faults, notes: Vec::new(), files };
@@ -59,7 +85,8 @@ impl Check<'_> {
         if let Some(server) = &server {
             self.server_rules(server);
         }
-        let routes: Vec<_> = raw.routes.iter().filter_map(|(name, route)| self.route(name, route, parts)).collect();
+        let routes: Vec<_> =
+            raw.routes.iter().filter_map(|(name, route)| self.route(name, route, parts, server.as_ref())).collect();
         self.unused_providers(raw, parts);
         let passthrough: Vec<_> = whole.passthrough.paths.iter().flatten().map(|path| path.0.clone()).collect();
         self.paths(raw, &passthrough);
@@ -93,10 +120,18 @@ impl Check<'_> {
 
     /// A key that must be given is not; silent if it was given and could not be read.
     fn missing(&mut self, path: &[String], expected: &str) {
-        let key = dotted(path);
-        if !self.faults.iter().any(|fault| fault.key == key || fault.key.starts_with(&format!("{key}["))) {
+        if !self.faulted(path) {
             self.fault(FaultKind::Missing, path, "nothing", expected);
         }
+    }
+
+    /// Whether a key, or a part of its value, is already known to be wrong.
+    fn faulted(&self, path: &[String]) -> bool {
+        let key = dotted(path);
+        let below = |fault: &ConfigFault| {
+            fault.key.strip_prefix(&key).is_some_and(|rest| rest.is_empty() || rest.starts_with(['[', '.']))
+        };
+        self.faults.iter().any(below)
     }
 
     fn note(&mut self, path: &[String], text: String) {

@@ -1,7 +1,6 @@
 //! How a route's provider is put together: the built-in or own table, what it extends, and the route's overrides.
 //!
-//! `extends` takes whole parts from the other provider where this one is silent; a route's override is laid over a
-//! part key by key.
+//! Every layer is laid over the one below it key by key, as built-in providers are over what they extend.
 
 use figment::value::{Dict, Value};
 
@@ -13,9 +12,11 @@ use crate::config::layers::Origin;
 use crate::config::raw::RawConfig;
 use crate::config::read::{closest, read};
 use crate::config::source::{KeyPath, Source};
-use crate::domain::scheme::{RawScheme, Scheme, SchemeFault};
+use crate::domain::scheme::{PARTS, RawScheme, Scheme, SchemeFault};
 
-/// Longest chain of `extends`; a longer one is a circle.
+/// How the scheme language says that it knows a word and cannot do it.
+const UNBUILT: &str = "not implemented yet";
+/// Longest chain of `extends`, own providers on top of built-in ones; a longer one is a circle.
 const MOST_EXTENSIONS: usize = 16;
 
 impl Check<'_> {
@@ -31,7 +32,8 @@ impl Check<'_> {
             let written = full.into_iter().find(|key| layers.origin(key) != Origin::Default);
             written.unwrap_or_else(|| join(&["routes", route], path))
         };
-        self.compile(table, &key)
+        let known_wrong = PARTS.iter().any(|part| self.faulted(&keys(&["routes", route, part])));
+        if known_wrong { None } else { self.compile(table, &key) }
     }
 
     /// Checks providers that no route uses: a fault in them waits for the first route otherwise.
@@ -69,8 +71,11 @@ impl Check<'_> {
     fn scheme_fault(&mut self, fault: &SchemeFault, key: &dyn Fn(&[String]) -> KeyPath) {
         let path: KeyPath = fault.key.split('.').map(str::to_owned).collect();
         let path = key(&path);
-        if fault.found.starts_with("not implemented yet") {
-            self.fault(FaultKind::NotImplemented, &path, &fault.found, &fault.expected);
+        let is_given = self.layers.origin(&path) != Origin::Default;
+        if fault.expected.starts_with(UNBUILT) || fault.found.starts_with(UNBUILT) {
+            self.unbuilt(&path, &format!(" = {}", fault.found));
+        } else if !is_given && matches!(fault.found.as_str(), "nothing" | "\"\"") {
+            self.missing(&path, &fault.expected);
         } else {
             self.fault(FaultKind::Value, &path, &fault.found, &fault.expected);
         }
@@ -89,8 +94,11 @@ impl Check<'_> {
                 self.unknown_provider(&at, &name, &own_seen);
                 return None;
             };
+            if from_own && self.faulted(&keys(&["providers", &name])) {
+                return None;
+            }
             let extends = below.remove("extends");
-            table = beneath(table, below);
+            table = lay(below, table);
             let Some(Value::String(_, base)) = extends else { return Some(table) };
             if from_own {
                 at = keys(&["providers", &name, "extends"]);
@@ -127,13 +135,6 @@ impl Check<'_> {
 fn builtin_provider(name: &str) -> Option<Dict> {
     let text = builtin::text(name)?;
     Source::read(format!("built-in provider {name}"), std::path::PathBuf::new(), text.to_owned()).ok().map(|s| s.dict)
-}
-
-/// Parts of `below` where `above` is silent.
-fn beneath(above: Dict, below: Dict) -> Dict {
-    let mut table = below;
-    table.extend(above);
-    table
 }
 
 fn join(prefix: &[&str], path: &[String]) -> KeyPath {

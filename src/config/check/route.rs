@@ -8,12 +8,14 @@ use bytes::Bytes;
 use figment::value::{Dict, Value};
 use http::StatusCode;
 
+use super::rules::span;
 use super::{Check, Parts, keys, typed};
 use crate::config::defaults::{self, lay};
 use crate::config::fault::FaultKind;
 use crate::config::layers::Origin;
 use crate::config::leaf::{PassPath, RequestPath};
 use crate::config::raw::{RawAck, RawApp, RawConfig, RawDelivery, RawGrowing, RawRetries, RawRoute, RawRouteDedup};
+use crate::config::settings::Server;
 use crate::config::source::KeyPath;
 use crate::domain::breaker::BreakerPolicy;
 use crate::domain::route::{AckPolicy, AckReply, AppPolicy, DeliveryPolicy, Enforcement, HostHeader, Route};
@@ -27,7 +29,13 @@ const MOST_NAME: usize = 64;
 
 impl Check<'_> {
     /// A route, or nothing if a fault stands in the way.
-    pub(super) fn route(&mut self, name: &str, raw: &RawRoute, parts: &Parts) -> Option<Route> {
+    pub(super) fn route(
+        &mut self,
+        name: &str,
+        raw: &RawRoute,
+        parts: &Parts,
+        server: Option<&Server>,
+    ) -> Option<Route> {
         self.route_name(name);
         let given = self.required(name, raw);
         let secrets = raw.secrets.as_ref().map(|raw| self.route_secrets(&keys(&["routes", name, "secrets"]), raw));
@@ -61,7 +69,7 @@ impl Check<'_> {
             dedup_ttl: dedup_ttl?,
             delivery: delivery?,
         };
-        self.rules(&route, &raw_scheme);
+        self.rules(&route, &raw_scheme, server);
         Some(route)
     }
 
@@ -86,7 +94,7 @@ impl Check<'_> {
             None => self.missing(&keys(&["routes", name, "secrets"]), "a list such as [{ env = \"NAME\" }]"),
             Some(secrets) if secrets.is_empty() => {
                 let key = keys(&["routes", name, "secrets"]);
-                if !self.faults.iter().any(|fault| fault.key.starts_with(&format!("routes.{name}.secrets["))) {
+                if !self.faulted(&key) {
                     self.fault(FaultKind::Secret, &key, "an empty list", "a list such as [{ env = \"NAME\" }]");
                 }
             }
@@ -96,8 +104,9 @@ impl Check<'_> {
     }
 
     fn route_rules(&mut self, name: &str, methods: &[http::Method], max_body_bytes: usize) {
-        if methods.is_empty() {
-            self.fault(FaultKind::Value, &keys(&["routes", name, "methods"]), "an empty list", "at least one method");
+        let key = keys(&["routes", name, "methods"]);
+        if methods.is_empty() && !self.faulted(&key) {
+            self.fault(FaultKind::Value, &key, "an empty list", "at least one method");
         }
         let buffered = self.size_of(&["server", "max_buffered_bytes"]);
         if max_body_bytes == 0 || buffered.is_some_and(|buffered| max_body_bytes as u64 > buffered) {
@@ -195,7 +204,7 @@ impl Check<'_> {
     }
 
     /// The acknowledgement that the provider wants to see stands where nobody gave another one.
-    fn provider_reply(&self, name: &str, table: &mut Dict, reply: &crate::domain::scheme::raw::RawReply) {
+    fn provider_reply(&self, name: &str, table: &mut Dict, reply: &crate::domain::scheme::RawReply) {
         let wanted = [
             ("status", reply.status.map(Value::from)),
             ("content_type", reply.content_type.clone().map(Value::from)),
@@ -298,12 +307,4 @@ fn default_retries() -> Dict {
     let defaults = defaults::layer().map(|source| source.dict).unwrap_or_default();
     let delivery = defaults.get("delivery").and_then(Value::as_dict);
     delivery.and_then(|delivery| delivery.get("retries")).and_then(Value::as_dict).cloned().unwrap_or_default()
-}
-
-/// A duration as the configuration writes it.
-pub(super) fn span(duration: Duration) -> String {
-    let millis = duration.as_millis();
-    let units = [(86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1000, "s")];
-    let unit = units.into_iter().find(|(size, _)| millis >= *size && millis.is_multiple_of(*size));
-    unit.map_or_else(|| format!("{millis}ms"), |(size, name)| format!("{}{name}", millis / size))
 }

@@ -14,7 +14,6 @@ use super::Check;
 use crate::config::fault::FaultKind;
 use crate::config::find::reason;
 use crate::config::raw::RawSecret;
-use crate::config::source::dotted;
 use crate::domain::secret::{RouteSecret, Secret, SecretOrigin};
 
 /// Longest secret file that is read. The longest real secret, a public key, has under 1 KiB.
@@ -89,8 +88,7 @@ impl Check<'_> {
     }
 
     fn missing_source(&mut self, path: &[String]) {
-        let key = dotted(path);
-        if !self.faults.iter().any(|fault| fault.key.starts_with(&key)) {
+        if !self.faulted(path) {
             self.fault(FaultKind::Value, path, "a secret from nowhere", EXPECTED);
         }
     }

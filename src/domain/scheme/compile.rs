@@ -6,6 +6,7 @@ use http::HeaderName;
 use http::header::AUTHORIZATION;
 
 use super::challenge::Challenge;
+use super::check::{reads, single_headers};
 use super::encoding::{KeyRule, Strip};
 use super::event_id::IdEntry;
 use super::freshness::{SentRule, SignedAtRule, Window};
@@ -38,58 +39,18 @@ impl Scheme {
             Some(_) | None => Err(compiler.faults),
         }
     }
-
-    /// Whether what stands at `source` is among what is signed.
-    pub(super) fn covers(&self, source: &Source) -> Coverage {
-        Coverage::when(self.means_signs() && self.covers_source(source))
-    }
-
-    fn means_signs(&self) -> bool {
-        match self.means {
-            Means::Signature(_) => true,
-            Means::Token | Means::Basic => false,
-        }
-    }
-
-    fn covers_source(&self, source: &Source) -> bool {
-        let as_time =
-            self.signed.has(&Part::Timestamp) && self.sent.as_ref().is_some_and(|rule| rule.source == *source);
-        let as_id = self.signed.has(&Part::Id) && self.id.as_ref() == Some(source);
-        let itself = match source {
-            Source::Header(name) => {
-                self.signed.has(&Part::Header(name.clone())) || (as_time_in_list(&self.signed) && self.is_time(source))
-            }
-            Source::Json(place) => self.body_signed.is_yes() || self.signed.has(&Part::Json(*place)),
-            Source::Form(name) => {
-                self.body_signed.is_yes()
-                    || self.signed.has(&Part::Form(name.clone()))
-                    || self.signed.has(&Part::SortedForm)
-            }
-            Source::Query(_) => self.signed.has(&Part::Url) || self.signed.has(&Part::Path),
-            Source::Beside(_) => false,
-        };
-        itself || as_time || as_id
-    }
-
-    fn is_time(&self, source: &Source) -> bool {
-        self.sent.as_ref().is_some_and(|rule| rule.source == *source)
-    }
 }
 
-/// A list of signed headers must name the timestamp's.
-fn as_time_in_list(signed: &Template) -> bool {
-    signed.parts.iter().any(|part| matches!(part, Part::SignedHeaders(_)))
-}
-
-struct Compiler<'r> {
-    raw: &'r RawScheme,
+/// A compilation under way: what is written, and what was found wrong with it so far.
+pub(super) struct Compiler<'r> {
+    pub(super) raw: &'r RawScheme,
     faults: Vec<SchemeFault>,
     body: Pointers,
     item: Pointers,
 }
 
 impl Compiler<'_> {
-    fn fault(&mut self, key: &str, found: impl Into<String>, expected: impl Into<String>) {
+    pub(super) fn fault(&mut self, key: &str, found: impl Into<String>, expected: impl Into<String>) {
         self.faults.push(SchemeFault::new(key, found, expected));
     }
 
@@ -387,79 +348,6 @@ impl Compiler<'_> {
         }
         name
     }
-
-    /// Parts that only a kind that is not built can use.
-    fn refuse_leftovers(&mut self) {
-        if self.raw.token.is_some() {
-            self.fault("token", "a table", "nothing: only kind = \"jwt\" has a token; kind = \"token\" uses signature");
-        }
-        if self.raw.claims.is_some() {
-            self.fault("claims", "a table", "nothing: only kind = \"jwt\" has claims");
-        }
-        if self.raw.extends.is_some() {
-            self.fault("extends", "an unresolved name", "the name of a built-in or of another provider");
-        }
-    }
-
-    /// Parts that need one another.
-    fn check_parts(&mut self, scheme: &Scheme) {
-        let signed = &scheme.signed;
-        let secret = signed.has(&Part::Secret);
-        match scheme.means {
-            Means::Signature(Proof::Hash(_)) if !secret => {
-                self.fault("signed", "no {secret}", "{secret} among the parts: a plain hash proves nothing without");
-            }
-            Means::Signature(Proof::Hmac(_)) if secret => {
-                self.fault("signed", "{secret}", "no {secret}: kind = \"hmac\" uses it as the key");
-            }
-            Means::Signature(_) => {}
-            Means::Token | Means::Basic if self.raw.signed.is_some() => {
-                self.fault("signed", "a text", "nothing: this kind signs nothing");
-            }
-            Means::Token | Means::Basic => {}
-        }
-        if signed.has(&Part::Timestamp) && self.raw.timestamp.is_none() {
-            self.fault("timestamp", "nothing", "where the {timestamp} of signed stands");
-        }
-        if signed.has(&Part::Id) && self.raw.id.is_none() {
-            self.fault("id", "nothing", "where the {id} of signed stands: \"header:NAME\"");
-        }
-        let items = matches!(scheme.place, Place::Item(_)) || signed.parts.iter().any(|p| matches!(p, Part::Item(_)));
-        if items && self.raw.each.is_none() {
-            self.fault("each", "nothing", "where the items are: \"/items/*/item\"");
-        }
-        if self.raw.each.is_some() && !matches!(scheme.place, Place::Item(_)) {
-            self.fault("each", "a pointer", "signature.item, or no each");
-        }
-        if scheme.notation.time.is_some() && scheme.notation.kv.is_none() && scheme.notation.lead.is_empty() {
-            self.fault(
-                "timestamp.from",
-                "a field beside the signature",
-                "signature.kv or signature.lead that names it",
-            );
-        }
-    }
-
-    fn check_coverage(&mut self, scheme: &Scheme) {
-        if let Some(rule) = &scheme.signed_at
-            && scheme.covers(&rule.source) == Coverage::Uncovered
-        {
-            self.fault("signed_at.from", "a place that the signature does not cover", "a place that it covers");
-        }
-        let declared = self.raw.timestamp.as_ref().and_then(|time| time.covered);
-        if let (Some(rule), Some(declared)) = (&scheme.sent, declared)
-            && scheme.covers(&rule.source) != Coverage::when(declared)
-        {
-            self.fault("timestamp.covered", declared.to_string(), (!declared).to_string());
-        }
-    }
-
-    fn check_about(&mut self) {
-        let status = self.raw.about.as_ref().and_then(|about| about.reply.as_ref()).and_then(|reply| reply.status);
-        if let Some(status) = status.filter(|status| !(200..300).contains(status)) {
-            self.fault("about.reply.status", status.to_string(), "200 to 299");
-        }
-    }
 }
 
 fn places(raw: &RawSignature) -> String {
@@ -471,60 +359,4 @@ fn places(raw: &RawSignature) -> String {
     ];
     let given: Vec<&str> = given.into_iter().filter_map(|(name, there)| there.then_some(name)).collect();
     if given.is_empty() { "none of them".to_owned() } else { given.join(" and ") }
-}
-
-fn all_sources(scheme: &Scheme) -> impl Iterator<Item = &Source> {
-    let ids = scheme.event_id.iter().flat_map(|entry| entry.alternatives.iter().map(|(source, _)| source));
-    let sent = scheme.sent.iter().map(|rule| &rule.source);
-    let signed_at = scheme.signed_at.iter().map(|rule| &rule.source);
-    ids.chain(sent).chain(signed_at).chain(&scheme.id).chain(&scheme.event_type)
-}
-
-fn reads(scheme: &Scheme) -> Reads {
-    let json = |source: &Source| matches!(source, Source::Json(_));
-    let signed = &scheme.signed;
-    let json_first = matches!(scheme.place, Place::Json(_))
-        || signed.parts.iter().any(|part| matches!(part, Part::Json(_)))
-        || (signed.has(&Part::Timestamp) && scheme.sent.as_ref().is_some_and(|rule| json(&rule.source)))
-        || (signed.has(&Part::Id) && scheme.id.as_ref().is_some_and(json));
-    let form = matches!(scheme.place, Place::Form(_))
-        || signed.parts.iter().any(|part| matches!(part, Part::Form(_) | Part::SortedForm))
-        || all_sources(scheme).any(|source| matches!(source, Source::Form(_)));
-    let url = signed.has(&Part::Url) || signed.has(&Part::Path);
-    Reads { form: Read::when(form), json_first: Read::when(json_first), url: Read::when(url) }
-}
-
-/// Every header whose value the check or the key depends on. The event's type is not among them: repeated, it is
-/// no type.
-fn single_headers(scheme: &Scheme) -> Vec<HeaderName> {
-    let from_place = match &scheme.place {
-        Place::Headers(names) => names.clone(),
-        Place::HeadersLike(_) | Place::Json(_) | Place::Form(_) | Place::Item(_) => Vec::new(),
-    };
-    let from_sources = all_sources(scheme).filter(|source| Some(*source) != scheme.event_type.as_ref());
-    let from_sources = from_sources.filter_map(|source| match source {
-        Source::Header(name) => Some(name.clone()),
-        Source::Json(_) | Source::Form(_) | Source::Query(_) | Source::Beside(_) => None,
-    });
-    let from_signed = scheme.signed.parts.iter().filter_map(|part| match part {
-        Part::Header(name) | Part::SignedHeaders(name) => Some(name.clone()),
-        Part::Text(_)
-        | Part::Body
-        | Part::Timestamp
-        | Part::Id
-        | Part::Method
-        | Part::Url
-        | Part::Path
-        | Part::Secret
-        | Part::Json(_)
-        | Part::Form(_)
-        | Part::SortedForm
-        | Part::Item(_) => None,
-    });
-    let required = scheme.require.iter().map(|(name, _)| name.clone());
-    let mut names: Vec<HeaderName> =
-        from_place.into_iter().chain(from_sources).chain(from_signed).chain(required).collect();
-    names.sort_unstable_by(|a, b| a.as_str().cmp(b.as_str()));
-    names.dedup();
-    names
 }

@@ -5,6 +5,7 @@
 //! the digest of what was signed joins it, so that a copied id on another body, or another id on a copied body,
 //! cannot take the slot of an event that is still to come.
 
+use super::Read;
 use super::json::Field;
 use super::reading::{Reading, scalar_of};
 use super::source::Source;
@@ -37,11 +38,14 @@ impl IdEntry {
 }
 
 /// Reads the parts of the key out of a request. `fields` are the values of its body.
-pub(super) fn read_parts(entries: &[IdEntry], reading: &Reading<'_>, fields: &[Field]) -> IdParts {
+///
+/// The types of JSON values tell `"1"` from `1` where the body is signed; where only their texts are, they would let
+/// anybody on the way make another key of the same event.
+pub(super) fn read_parts(entries: &[IdEntry], reading: &Reading<'_>, fields: &[Field], body_signed: Read) -> IdParts {
     let mut parts = Vec::with_capacity(entries.len());
     let mut covered = Coverage::Covered;
     for entry in entries {
-        let Some((part, coverage)) = read_entry(entry, reading, fields) else { return IdParts::Signed };
+        let Some((part, coverage)) = read_entry(entry, reading, fields, body_signed) else { return IdParts::Signed };
         if coverage == Coverage::Uncovered {
             covered = Coverage::Uncovered;
         }
@@ -50,12 +54,19 @@ pub(super) fn read_parts(entries: &[IdEntry], reading: &Reading<'_>, fields: &[F
     if parts.is_empty() { IdParts::Signed } else { IdParts::Values { parts, covered } }
 }
 
-fn read_entry(entry: &IdEntry, reading: &Reading<'_>, fields: &[Field]) -> Option<(Vec<u8>, Coverage)> {
+fn read_entry(
+    entry: &IdEntry,
+    reading: &Reading<'_>,
+    fields: &[Field],
+    body_signed: Read,
+) -> Option<(Vec<u8>, Coverage)> {
     for (place, (source, coverage)) in (0u8..).zip(&entry.alternatives) {
         let (tag, value) = match source {
             Source::Json(pointer) if fields.get(*pointer) == Some(&Field::Unclear) => return None,
             Source::Json(pointer) => match scalar_of(fields, *pointer) {
-                Some(scalar) => (scalar.tag(), scalar.as_text().as_bytes().to_vec()),
+                Some(scalar) => {
+                    (if body_signed.is_yes() { scalar.tag() } else { b'j' }, scalar.as_text().as_bytes().to_vec())
+                }
                 None => continue,
             },
             Source::Header(_) | Source::Form(_) | Source::Query(_) | Source::Beside(_) => {

@@ -11,8 +11,11 @@ const MAX_FIELDS: usize = 4096;
 /// A parsed form.
 #[derive(Debug)]
 pub(super) struct Form<'a> {
-    fields: Vec<(Cow<'a, [u8]>, Cow<'a, [u8]>)>,
+    fields: Vec<Pair<'a>>,
 }
+
+/// A field's name and its value.
+type Pair<'a> = (Cow<'a, [u8]>, Cow<'a, [u8]>);
 
 /// How often a field comes.
 #[derive(Debug, PartialEq, Eq)]

@@ -208,7 +208,7 @@ fn collect(json: &[u8], wanted: &[Wanted<'_>], fields: &mut [Field]) -> serde_js
     Ok(())
 }
 
-impl<'w> Wanted<'w> {
+impl Wanted<'_> {
     fn step(&self, token: &str) -> Option<Self> {
         let (first, rest) = self.rest.split_first()?;
         (first == token).then_some(Wanted { slot: self.slot, rest })

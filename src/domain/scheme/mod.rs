@@ -11,6 +11,7 @@
 //! Not here: routes, clocks, replies, and what happens to an event afterwards.
 
 mod challenge;
+mod check;
 mod compile;
 mod encoding;
 mod event_id;

@@ -52,8 +52,8 @@ pub struct RawScheme {
     pub token: Option<RawToken>,
     /// Claims that the token of `kind = "jwt"` must make.
     pub claims: Option<BTreeMap<String, String>>,
-    /// What is signed: text with the parts `{body} {timestamp} {id} {method} {url} {path} {secret} {header:NAME}
-    /// {json:/pointer} {form:NAME} {sorted_form} {signed_headers:NAME} {item:/pointer}`. Default `{body}`.
+    /// What is signed: text with the parts `{body} {timestamp} {id} {method} {url} {path} {encoded_path} {secret}
+    /// {header:NAME} {json:/pointer} {form:NAME} {sorted_form} {signed_headers:NAME} {item:/pointer}`. Default `{body}`.
     pub signed: Option<String>,
     /// Where the `{id}` of `signed` stands: `header:NAME`, `json:/pointer` or `form:NAME`.
     pub id: Option<String>,

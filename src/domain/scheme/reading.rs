@@ -6,12 +6,12 @@ use std::borrow::Cow;
 
 use http::{HeaderMap, HeaderName, Method};
 
-use super::Scheme;
 use super::form::{Form, Occurrence};
 use super::json::{self, Field, Scalar};
 use super::signature::single;
 use super::source::Source;
 use super::template::{Message, Part, Piece, Template};
+use super::{Read, Scheme};
 use crate::domain::refusal::Refusal;
 
 /// Most headers that one `{signed_headers}` list may name: the list is the sender's, and each name costs a copy.
@@ -32,6 +32,7 @@ pub(super) struct Subject<'a> {
 #[derive(Debug)]
 pub(super) struct Reading<'a> {
     pub(super) subject: Subject<'a>,
+    /// The body as a form; nothing if it is not needed or has too many fields.
     form: Option<Form<'a>>,
     /// Values of the body, in the order of the scheme's pointers; none before they are needed.
     fields: Vec<Field>,
@@ -39,23 +40,23 @@ pub(super) struct Reading<'a> {
 
 impl<'a> Reading<'a> {
     /// Reads what comes before the signature check.
-    pub(super) fn new(scheme: &Scheme, subject: Subject<'a>) -> Result<Self, Refusal> {
+    pub(super) fn new(scheme: &Scheme, subject: Subject<'a>) -> Self {
         let form = match scheme.reads.form {
-            super::Read::Yes => Some(Form::parse(subject.body).ok_or(Refusal::SignatureMalformed)?),
-            super::Read::No => None,
+            Read::Yes => Form::parse(subject.body),
+            Read::No => None,
         };
         let fields = match scheme.reads.json_first {
-            super::Read::Yes => json::extract(subject.body, scheme.pointers.as_slice()),
-            super::Read::No => Vec::new(),
+            Read::Yes => json::extract(subject.body, scheme.pointers.as_slice()),
+            Read::No => Vec::new(),
         };
-        Ok(Self { subject, form, fields })
+        Self { subject, form, fields }
     }
 
     /// The values of the body that were read, or are now.
     pub(super) fn fields(&self, scheme: &Scheme) -> Vec<Field> {
         match scheme.reads.json_first {
-            super::Read::Yes => self.fields.clone(),
-            super::Read::No => json::extract(self.subject.body, scheme.pointers.as_slice()),
+            Read::Yes => self.fields.clone(),
+            Read::No => json::extract(self.subject.body, scheme.pointers.as_slice()),
         }
     }
 
@@ -81,7 +82,7 @@ impl<'a> Reading<'a> {
 
     /// The value of a field of the form.
     pub(super) fn form_field(&self, name: &[u8]) -> Result<Option<&[u8]>, Refusal> {
-        match self.form.as_ref().map_or(Occurrence::None, |form| form.get(name)) {
+        match self.form.as_ref().ok_or(Refusal::SignatureMalformed)?.get(name) {
             Occurrence::None => Ok(None),
             Occurrence::Once(value) => Ok(Some(value).filter(|value| !value.is_empty())),
             Occurrence::Repeated => Err(Refusal::SignatureRepeated),
@@ -109,33 +110,35 @@ impl<'a> Reading<'a> {
             Part::Method => Cow::Borrowed(self.subject.method.as_str().as_bytes()),
             Part::Url => Cow::Borrowed(fill.url.as_bytes()),
             Part::Path => Cow::Borrowed(path_of(fill.url).as_bytes()),
+            Part::EncodedPath => Cow::Owned(encoded_path(fill.url)),
             Part::Header(name) => Cow::Borrowed(single(self.subject.headers, name)?.ok_or(Refusal::SignatureMissing)?),
             Part::Json(place) => {
                 Cow::Borrowed(self.scalar(*place).ok_or(Refusal::SignatureMissing)?.as_text().as_bytes())
             }
             Part::Form(name) => Cow::Borrowed(self.form_field(name)?.ok_or(Refusal::SignatureMissing)?),
-            Part::SortedForm => self.sorted_form(fill),
+            Part::SortedForm => self.sorted_form(fill)?,
             Part::SignedHeaders(name) => Cow::Owned(self.signed_headers(scheme, name)?),
             Part::Item(place) => Cow::Borrowed(item_text(fill.item, *place)?.as_bytes()),
         };
         Ok(Piece::Bytes(bytes))
     }
 
-    fn sorted_form(&self, fill: &Fill<'_>) -> Cow<'static, [u8]> {
-        match (&self.form, fill.digested) {
-            (Some(form), super::Read::No) => Cow::Owned(form.sorted()),
-            (Some(_), super::Read::Yes) | (None, _) => Cow::Borrowed(b""),
+    fn sorted_form(&self, fill: &Fill<'_>) -> Result<Cow<'static, [u8]>, Refusal> {
+        match (fill.digested, &self.form) {
+            (Read::Yes, _) => Ok(Cow::Borrowed(b"")),
+            (Read::No, Some(form)) => Ok(Cow::Owned(form.sorted())),
+            (Read::No, None) => Err(Refusal::SignatureMalformed),
         }
     }
 
     /// `name:value;name:value` of the headers that the header `list` names, which must be among them, and so must
     /// the timestamp.
     fn signed_headers(&self, scheme: &Scheme, list: &HeaderName) -> Result<Vec<u8>, Refusal> {
-        let names = single(self.subject.headers, list)?.ok_or(Refusal::SignatureMissing)?;
-        let names = std::str::from_utf8(names).map_err(|_| Refusal::SignatureMalformed)?;
+        let wanted = single(self.subject.headers, list)?.ok_or(Refusal::SignatureMissing)?;
+        let wanted = std::str::from_utf8(wanted).map_err(|_| Refusal::SignatureMalformed)?;
         let mut named: Vec<HeaderName> = Vec::new();
         let mut text = Vec::new();
-        for name in names.split(',') {
+        for name in wanted.split(',') {
             let name: HeaderName = name.trim_ascii().parse().map_err(|_| Refusal::SignatureMalformed)?;
             let value = single(self.subject.headers, &name)?.unwrap_or_default();
             if named.contains(&name) || named.len() == MAX_SIGNED_HEADERS {
@@ -147,10 +150,7 @@ impl<'a> Reading<'a> {
             text.extend_from_slice(value.trim_ascii());
             named.push(name);
         }
-        let time = scheme.sent.as_ref().and_then(|rule| match &rule.source {
-            Source::Header(name) => Some(name),
-            Source::Json(_) | Source::Form(_) | Source::Query(_) | Source::Beside(_) => None,
-        });
+        let time = scheme.sent.as_ref().and_then(|rule| rule.source.header());
         let complete = named.contains(list) && time.is_none_or(|time| named.contains(time));
         if complete { Ok(text) } else { Err(Refusal::SignatureMalformed) }
     }
@@ -164,7 +164,7 @@ pub(super) struct Fill<'m> {
     /// The address.
     pub(super) url: &'m str,
     /// Whether the address holds a digest of the body, which stands in for the form.
-    pub(super) digested: super::Read,
+    pub(super) digested: Read,
     /// The values of the item.
     pub(super) item: &'m [Field],
 }
@@ -202,6 +202,31 @@ fn path_of(url: &str) -> &str {
     after_scheme.find(['/', '?']).and_then(|at| after_scheme.get(at..)).unwrap_or("/")
 }
 
+/// Path and query, the path escaped once more and the query twice more.
+fn encoded_path(url: &str) -> Vec<u8> {
+    let path = path_of(url);
+    let (path, query) = path.split_once('?').map_or((path, None), |(path, query)| (path, Some(query)));
+    let mut text = escaped(path.as_bytes(), b";,/?:@&=+$-_.!~*'()#");
+    if let Some(query) = query {
+        text.push(b'?');
+        text.extend(escaped(&escaped(query.as_bytes(), b"-_.!~*'()"), b"-_.!~*'()"));
+    }
+    text
+}
+
+/// `text` with everything but letters, digits and `plain` percent-escaped.
+fn escaped(text: &[u8], plain: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(text.len());
+    for byte in text {
+        if byte.is_ascii_alphanumeric() || plain.contains(byte) {
+            bytes.push(*byte);
+        } else {
+            bytes.extend_from_slice(format!("%{byte:02X}").as_bytes());
+        }
+    }
+    bytes
+}
+
 /// The addresses that may have been signed: `url`, and with its port taken off or its scheme's own port put on.
 pub(super) fn with_and_without_port(url: &str) -> Vec<String> {
     let mut urls = vec![url.to_owned()];
@@ -230,6 +255,12 @@ mod tests {
         assert_eq!(second("https://a.example:8443/x").as_deref(), Some("https://a.example/x"));
         assert_eq!(second("https://[::1]/x").as_deref(), Some("https://[::1]:443/x"));
         assert_eq!(second("https://[::1]:443").as_deref(), Some("https://[::1]"));
+    }
+
+    #[test]
+    fn an_encoded_path_has_its_query_escaped_twice() {
+        assert_eq!(encoded_path("https://a.example/in/x?a=1&b=2"), b"/in/x?a%253D1%2526b%253D2");
+        assert_eq!(encoded_path("https://a.example/in/%20x"), b"/in/%2520x");
     }
 
     #[test]

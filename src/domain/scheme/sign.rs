@@ -90,15 +90,9 @@ impl Scheme {
     }
 
     fn list_signed_headers(&self, request: &mut Unsigned) -> Result<(), SchemeFault> {
-        let lists = self.signed.parts.iter().filter_map(|part| match part {
-            Part::SignedHeaders(name) => Some(name),
-            _ => None,
-        });
-        for list in lists {
-            let time = self.sent.as_ref().and_then(|rule| match &rule.source {
-                Source::Header(name) => Some(name),
-                _ => None,
-            });
+        let time = self.sent.as_ref().and_then(|rule| rule.source.header());
+        let lists = self.signed.parts.iter().filter(|part| matches!(part, Part::SignedHeaders(_)));
+        for list in lists.filter_map(Part::header) {
             let mut names: Vec<&str> = time.into_iter().chain([list]).map(HeaderName::as_str).collect();
             names.sort_unstable();
             put(&mut request.headers, list, &names.join(","))?;
@@ -128,7 +122,7 @@ impl Scheme {
         match &rule.source {
             Source::Beside(_) | Source::Header(_) => Some(Moment::write(rule.unit, now).into_bytes()),
             source @ (Source::Json(_) | Source::Form(_) | Source::Query(_)) => {
-                let reading = Reading::new(self, subject(request)).ok()?;
+                let reading = Reading::new(self, subject(request));
                 reading.value(source).ok().flatten().map(std::borrow::Cow::into_owned)
             }
         }
@@ -141,7 +135,7 @@ impl Scheme {
         use_it: impl FnOnce(&super::template::Message<'_>) -> T,
     ) -> Result<T, SchemeFault> {
         let refused = |_: Refusal| cannot("signed", "a request without all that is signed");
-        let reading = Reading::new(self, subject(request)).map_err(refused)?;
+        let reading = Reading::new(self, subject(request));
         let digested = match &self.body_digest {
             Some(rule) => {
                 Read::when(query_value(query_of(&request.url), &rule.query).is_ok_and(|value| value.is_some()))

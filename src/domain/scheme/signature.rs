@@ -111,14 +111,12 @@ impl Notation {
         let mut group = Group::default();
         for (index, field) in pieces(text, self.split).enumerate() {
             let (name, value) = self.named(index, field);
-            match name {
-                Some(name) if self.time.as_deref() == Some(name) => {
-                    if group.time.replace(value.to_vec()).is_some() {
-                        return Err(Refusal::SignatureRepeated);
-                    }
-                }
-                name if self.is_signature(name, index) => group.add(self.decode(value)),
-                _ => {}
+            let is_time = name.is_some() && name == self.time.as_deref();
+            if is_time && group.time.replace(value.to_vec()).is_some() {
+                return Err(Refusal::SignatureRepeated);
+            }
+            if !is_time && self.is_signature(name, index) {
+                group.add(self.decode(value));
             }
             if group.signatures.len() + group.malformed > MAX_SIGNATURES {
                 return Err(Refusal::SignatureRepeated);

@@ -43,6 +43,14 @@ impl Pointers {
 }
 
 impl Source {
+    /// The header's name, if it is one.
+    pub(super) const fn header(&self) -> Option<&HeaderName> {
+        match self {
+            Self::Header(name) => Some(name),
+            Self::Json(_) | Self::Form(_) | Self::Query(_) | Self::Beside(_) => None,
+        }
+    }
+
     /// `None` if `text` is not one of the forms.
     pub(super) fn parse(text: &str, pointers: &mut Pointers) -> Option<Self> {
         let (kind, name) = text.split_once(':')?;

@@ -12,7 +12,7 @@ use super::source::Pointers;
 const MAX_PARTS: usize = 64;
 
 /// What a template may hold, for people.
-pub(super) const FORMS: &str = "text with {body} {timestamp} {id} {method} {url} {path} {secret} {header:NAME} \
+pub(super) const FORMS: &str = "text with {body} {timestamp} {id} {method} {url} {path} {encoded_path} {secret} {header:NAME} \
                                 {json:/pointer} {form:NAME} {sorted_form} {signed_headers:NAME} {item:/pointer}";
 
 /// One part of a template.
@@ -34,6 +34,8 @@ pub(super) enum Part {
     Path,
     /// The secret.
     Secret,
+    /// The same with its path escaped once more and its query twice more, as Contentful signs them.
+    EncodedPath,
     /// The value of a header.
     Header(HeaderName),
     /// A value of the JSON body.
@@ -46,6 +48,28 @@ pub(super) enum Part {
     SignedHeaders(HeaderName),
     /// A value of the item; empty if it is missing.
     Item(usize),
+}
+
+impl Part {
+    /// The header whose value is signed, if this part is one.
+    pub(super) const fn header(&self) -> Option<&HeaderName> {
+        match self {
+            Self::Header(name) | Self::SignedHeaders(name) => Some(name),
+            Self::Text(_)
+            | Self::Body
+            | Self::Timestamp
+            | Self::Id
+            | Self::Method
+            | Self::Url
+            | Self::Path
+            | Self::EncodedPath
+            | Self::Secret
+            | Self::Json(_)
+            | Self::Form(_)
+            | Self::SortedForm
+            | Self::Item(_) => None,
+        }
+    }
 }
 
 /// A parsed template.
@@ -93,6 +117,7 @@ fn part(name: &str, body: &mut Pointers, item: &mut Pointers) -> Option<Part> {
         ("method", None) => Some(Part::Method),
         ("url", None) => Some(Part::Url),
         ("path", None) => Some(Part::Path),
+        ("encoded_path", None) => Some(Part::EncodedPath),
         ("secret", None) => Some(Part::Secret),
         ("sorted_form", None) => Some(Part::SortedForm),
         ("header", Some(name)) => name.parse().ok().map(Part::Header),

@@ -99,12 +99,12 @@ impl Scheme {
             headers: &inbound.headers,
             body: &inbound.body,
         };
-        let reading = Reading::new(self, subject)?;
+        let reading = Reading::new(self, subject);
         let found = self.prove(&reading, secrets)?;
-        let fields = self.fields(&reading);
+        let fields = reading.fields(self);
         let sent = self.sent_moment(&reading, &fields, found.time.as_deref())?;
         let signed_at = self.signed_moment(&reading, &fields);
-        let id = read_parts(&self.event_id, &reading, &fields);
+        let id = read_parts(&self.event_id, &reading, &fields, self.body_signed);
         let event_type = self.read_type(&reading, &fields);
         let handshake = self.challenge.as_ref().and_then(|c| self.answer(c, &reading, &fields, found.secret, secrets));
         let (secret, signed) = (found.secret, found.signed);
@@ -332,10 +332,6 @@ impl Scheme {
         if text.is_none() && needed { Err(Refusal::TimestampMissing) } else { Ok(text) }
     }
 
-    fn fields(&self, reading: &Reading<'_>) -> Vec<Field> {
-        reading.fields(self)
-    }
-
     fn sent_moment(
         &self,
         reading: &Reading<'_>,
@@ -345,7 +341,7 @@ impl Scheme {
         let Some(rule) = &self.sent else { return Ok(None) };
         let text = match (time, &rule.source) {
             (Some(time), _) => Some(time.to_vec()),
-            (None, source) => self.text(reading, fields, source),
+            (None, source) => text(reading, fields, source),
         };
         match (text, rule.window) {
             (None, None) => Ok(None),
@@ -357,21 +353,11 @@ impl Scheme {
 
     fn signed_moment(&self, reading: &Reading<'_>, fields: &[Field]) -> Option<Moment> {
         let rule = self.signed_at.as_ref()?;
-        Moment::parse(rule.unit, &self.text(reading, fields, &rule.source)?)
-    }
-
-    /// A source's text, once the body's values are known.
-    fn text(&self, reading: &Reading<'_>, fields: &[Field], source: &Source) -> Option<Vec<u8>> {
-        match source {
-            Source::Json(place) => scalar_of(fields, *place).map(|scalar| scalar.as_text().as_bytes().to_vec()),
-            Source::Header(_) | Source::Form(_) | Source::Query(_) | Source::Beside(_) => {
-                reading.value(source).ok().flatten().map(std::borrow::Cow::into_owned)
-            }
-        }
+        Moment::parse(rule.unit, &text(reading, fields, &rule.source)?)
     }
 
     fn read_type(&self, reading: &Reading<'_>, fields: &[Field]) -> Option<String> {
-        let text = self.text(reading, fields, self.event_type.as_ref()?)?;
+        let text = text(reading, fields, self.event_type.as_ref()?)?;
         let plain = text.len() <= MAX_TYPE_BYTES && !text.iter().any(u8::is_ascii_control);
         String::from_utf8(text).ok().filter(|_| plain)
     }
@@ -387,5 +373,15 @@ impl Scheme {
         let Means::Signature(proof) = self.means else { return None };
         let (_, secret) = secrets.iter().find(|(at, _)| *at == position)?;
         challenge.answer(reading, fields, &self.key.key(secret)?, proof)
+    }
+}
+
+/// A source's text, once the body's values are known.
+fn text(reading: &Reading<'_>, fields: &[Field], source: &Source) -> Option<Vec<u8>> {
+    match source {
+        Source::Json(place) => scalar_of(fields, *place).map(|scalar| scalar.as_text().as_bytes().to_vec()),
+        Source::Header(_) | Source::Form(_) | Source::Query(_) | Source::Beside(_) => {
+            reading.value(source).ok().flatten().map(std::borrow::Cow::into_owned)
+        }
     }
 }

@@ -1,0 +1,42 @@
+//! `run` and `demo`: the configuration is loaded, the gateway does the rest.
+
+use std::io;
+
+use super::admin::wait_on_threads;
+use super::args::Demo;
+use super::output::say;
+use super::{Context, Exit, Failure, Outcome};
+use crate::app::{self, Stopped};
+use crate::clock::Clock;
+use crate::config::{self, Environment, NoteLevel, report};
+use crate::demo::{self, DemoFault, Length};
+
+/// `hookgate run`.
+pub(super) fn run(context: &Context) -> Outcome {
+    let config = context.load()?;
+    let warnings: Vec<_> = config.notes.iter().filter(|note| note.level == NoteLevel::Warn).cloned().collect();
+    if !warnings.is_empty() {
+        say(&report::notes(&warnings));
+    }
+    let file = context.file.clone();
+    // Secrets may have expired since: the moment is taken anew.
+    let reread = move || config::load(file.as_deref(), &Environment::take(Clock::start().now()));
+    match app::run(&config, reread) {
+        Ok(Stopped::Orderly | Stopped::CutShort) => Ok(Exit::Ok),
+        // A damaged spool is set aside and the gateway starts: that is a line of the log and a metric, not a fault.
+        Err(fault) => Err(Failure::failed(fault.to_string())),
+    }
+}
+
+/// `hookgate demo`.
+pub(super) fn demo(asked: Demo) -> Outcome {
+    let length = if asked.once { Length::Once } else { Length::Stay };
+    wait_on_threads(async move {
+        match demo::play(length, io::stdout()).await {
+            Ok(()) => Ok(Exit::Ok),
+            Err(fault @ (DemoFault::ActsFailed { .. } | DemoFault::Setup(_))) => {
+                Err(Failure::failed(fault.to_string()))
+            }
+        }
+    })
+}

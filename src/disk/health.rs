@@ -1,0 +1,129 @@
+//! The writer's connection, and what becomes of it when the disk fails.
+//!
+//! First failure: the connection is opened anew and the write-ahead log is copied into the database and emptied, so
+//! that no page an fsync failed on is trusted again. Second failure within [`FRAGILE`]: the spool counts as failed,
+//! every job is refused at once, and every [`PROBE_EVERY`] a probe tries the whole way again. So it recovers by
+//! itself, and meanwhile senders keep their events.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use rusqlite::Connection;
+
+use super::fault::JobFault;
+use super::keeper::LogWatch;
+use super::schema::{self, Emptied};
+use crate::telemetry::Metrics;
+
+/// How long a mended connection is on trial.
+const FRAGILE: Duration = Duration::from_secs(60);
+/// How often a failed disk is tried again.
+const PROBE_EVERY: Duration = Duration::from_secs(3);
+
+/// The connection and the trust in it. Owned by the writer thread.
+#[derive(Debug)]
+pub(super) struct Health {
+    file: PathBuf,
+    watch: LogWatch,
+    conn: Option<Connection>,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    Well,
+    Mended { since: Instant },
+    Failed { probe_at: Instant, why: String },
+}
+
+impl Health {
+    /// Takes over a connection that works.
+    pub(super) fn new(file: PathBuf, mut conn: Connection, watch: LogWatch) -> rusqlite::Result<Self> {
+        watch.attach(&mut conn)?;
+        Ok(Self { file, watch, conn: Some(conn), state: State::Well })
+    }
+
+    /// The connection, or why there is none. Tries to mend a failed one when its time has come.
+    pub(super) fn connection(&mut self, metrics: &Metrics) -> Result<&Connection, JobFault> {
+        if let State::Failed { probe_at, .. } = &self.state
+            && Instant::now() >= *probe_at
+        {
+            self.probe(metrics);
+        }
+        let why = match &self.state {
+            State::Well | State::Mended { .. } => "the spool is closed",
+            State::Failed { why, .. } => why,
+        };
+        self.conn.as_ref().ok_or_else(|| JobFault::Failed(why.to_owned()))
+    }
+
+    /// The connection failed in a way that leaves no trust in it.
+    pub(super) fn hurt(&mut self, fault: &JobFault, metrics: &Metrics) {
+        let on_trial = match &self.state {
+            State::Well => false,
+            State::Mended { since } => since.elapsed() < FRAGILE,
+            State::Failed { .. } => true,
+        };
+        if on_trial {
+            return self.give_up(&fault.to_string());
+        }
+        match self.reopen() {
+            Ok(()) => {
+                tracing::warn!(%fault, "the spool was opened anew after a failed commit");
+                self.state = State::Mended { since: Instant::now() };
+            }
+            Err(error) => {
+                metrics.spool_errors_total.with_label_values(&["recover"]).inc();
+                self.give_up(&error.to_string());
+            }
+        }
+    }
+
+    /// Closes the connection for good.
+    pub(super) fn hang_up(&mut self) {
+        self.conn = None;
+    }
+
+    fn give_up(&mut self, why: &str) {
+        tracing::error!(why, file = %self.file.display(),
+            "the spool has failed: events that need the disk are refused until it answers again; look at the disk");
+        self.conn = None;
+        self.wait(why);
+    }
+
+    fn wait(&mut self, why: &str) {
+        let why = format!("the spool has failed: {why}");
+        self.state = State::Failed { probe_at: Instant::now() + PROBE_EVERY, why };
+    }
+
+    fn probe(&mut self, metrics: &Metrics) {
+        match self.reopen() {
+            Ok(()) => {
+                tracing::info!("the spool answers again");
+                self.state = State::Mended { since: Instant::now() };
+            }
+            Err(error) => {
+                metrics.spool_errors_total.with_label_values(&["recover"]).inc();
+                tracing::warn!(%error, "the spool does not answer yet");
+                self.wait(&error.to_string());
+            }
+        }
+    }
+
+    /// A new connection, an empty write-ahead log, and one synced commit to show that it works.
+    fn reopen(&mut self) -> rusqlite::Result<()> {
+        self.conn = None;
+        let (mut conn, _) = schema::open_writer(&self.file)?;
+        match schema::empty_log(&conn)? {
+            Emptied::Yes => {}
+            Emptied::InUse => {
+                let busy = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_BUSY);
+                return Err(rusqlite::Error::SqliteFailure(busy, Some("the write-ahead log is in use".to_owned())));
+            }
+        }
+        super::meta::probe(&conn)?;
+        self.watch.attach(&mut conn)?;
+        self.conn = Some(conn);
+        Ok(())
+    }
+}

@@ -1,0 +1,170 @@
+//! A job for the writer thread: work inside a transaction, and somebody who waits for the commit. It knows neither
+//! queue nor thread.
+
+use std::sync::Arc;
+
+use rusqlite::Connection;
+use tokio::sync::oneshot;
+
+use super::books::{Change, Class, Way};
+use super::fault::JobFault;
+use super::space::Space;
+use crate::domain::time::Timestamp;
+
+/// How safe a job must be when it is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Urgency {
+    /// Committed some time; nobody waits. Survives a kill of the process, not of the machine.
+    Lazy,
+    /// Committed. Survives a kill of the process, not of the machine.
+    Prompt,
+    /// Committed and on stable storage.
+    Durable,
+}
+
+/// What the writer thread runs. Exactly one `answer` follows, after the commit or the failure.
+pub(super) trait Job: Send {
+    /// Whether nobody waits for the answer any more. Such a job is not begun.
+    fn is_abandoned(&self) -> bool;
+    /// Does the work. An error undoes it and leaves the other jobs of the transaction alone.
+    fn run(&mut self, tx: &mut Tx<'_>) -> Result<(), JobFault>;
+    /// Tells what became of it.
+    fn answer(&mut self, outcome: Result<(), JobFault>);
+}
+
+/// The open transaction, as a job sees it.
+pub struct Tx<'a> {
+    pub(super) conn: &'a Connection,
+    pub(super) space: &'a mut Space,
+    pub(super) next_seq: &'a mut i64,
+    pub(super) draft: &'a mut Draft,
+}
+
+/// What the transaction would change in the books.
+#[derive(Debug)]
+pub(super) struct Draft {
+    /// Bytes on the disk if the transaction were committed now.
+    bytes: u64,
+    changes: Vec<Change>,
+    /// Slots of the marks written.
+    pub(super) marked: Vec<[u8; 16]>,
+}
+
+/// A place in a draft to go back to.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bookmark {
+    bytes: u64,
+    changes: usize,
+}
+
+impl Draft {
+    pub(super) const fn new(bytes: u64) -> Self {
+        Self { bytes, changes: Vec::new(), marked: Vec::new() }
+    }
+
+    pub(super) const fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    pub(super) const fn bookmark(&self) -> Bookmark {
+        Bookmark { bytes: self.bytes, changes: self.changes.len() }
+    }
+
+    pub(super) fn go_back(&mut self, to: Bookmark) {
+        self.bytes = to.bytes;
+        self.changes.truncate(to.changes);
+    }
+
+    pub(super) fn changes(&self) -> &[Change] {
+        &self.changes
+    }
+}
+
+impl Tx<'_> {
+    pub(super) fn note(&mut self, way: Way, class: Class, route: &Arc<str>, size: u64, received_at: Timestamp) {
+        self.draft.bytes = match way {
+            Way::In => self.draft.bytes.saturating_add(size),
+            Way::Out => self.draft.bytes.saturating_sub(size),
+        };
+        self.draft.changes.push(Change { route: route.clone(), class, size, received_at, way });
+    }
+}
+
+/// A job whose caller waits for the answer.
+pub(super) struct Awaited<T, F> {
+    work: Option<F>,
+    value: Option<T>,
+    reply: Option<oneshot::Sender<Result<T, JobFault>>>,
+}
+
+impl<T, F> Awaited<T, F>
+where
+    F: FnOnce(&mut Tx<'_>) -> Result<T, JobFault> + Send,
+    T: Send,
+{
+    pub(super) fn new(work: F) -> (Self, oneshot::Receiver<Result<T, JobFault>>) {
+        let (reply, answer) = oneshot::channel();
+        (Self { work: Some(work), value: None, reply: Some(reply) }, answer)
+    }
+}
+
+impl<T, F> Job for Awaited<T, F>
+where
+    F: FnOnce(&mut Tx<'_>) -> Result<T, JobFault> + Send,
+    T: Send,
+{
+    fn is_abandoned(&self) -> bool {
+        self.reply.as_ref().is_none_or(oneshot::Sender::is_closed)
+    }
+
+    fn run(&mut self, tx: &mut Tx<'_>) -> Result<(), JobFault> {
+        if let Some(work) = self.work.take() {
+            self.value = Some(work(tx)?);
+        }
+        Ok(())
+    }
+
+    fn answer(&mut self, outcome: Result<(), JobFault>) {
+        let value = self.value.take();
+        let answer = outcome.and_then(|()| value.ok_or_else(|| JobFault::Failed("the job was not run".to_owned())));
+        if let Some(reply) = self.reply.take()
+            && reply.send(answer).is_err()
+        {
+            tracing::debug!("nobody waited for a job on the disk");
+        }
+    }
+}
+
+/// A job for which nobody waits.
+pub(super) struct Unawaited<F> {
+    work: Option<F>,
+    what: &'static str,
+}
+
+impl<F> Unawaited<F>
+where
+    F: FnOnce(&mut Tx<'_>) -> Result<(), JobFault> + Send,
+{
+    pub(super) const fn new(what: &'static str, work: F) -> Self {
+        Self { work: Some(work), what }
+    }
+}
+
+impl<F> Job for Unawaited<F>
+where
+    F: FnOnce(&mut Tx<'_>) -> Result<(), JobFault> + Send,
+{
+    fn is_abandoned(&self) -> bool {
+        false
+    }
+
+    fn run(&mut self, tx: &mut Tx<'_>) -> Result<(), JobFault> {
+        self.work.take().map_or(Ok(()), |work| work(tx))
+    }
+
+    fn answer(&mut self, outcome: Result<(), JobFault>) {
+        if let Err(fault) = outcome {
+            tracing::warn!(what = self.what, %fault, "a job on the disk that nobody waits for was not done");
+        }
+    }
+}

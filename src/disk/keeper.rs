@@ -1,0 +1,155 @@
+//! The thread that keeps house: it brings the write-ahead log into the database off the commit path, and fills the
+//! filter of the marks. It never writes an event, and nobody waits for it but the close of the disk.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::JoinHandle;
+
+use rusqlite::Connection;
+
+use super::marks::Marks;
+use super::schema;
+use crate::telemetry::Metrics;
+
+/// Pages in the write-ahead log at which a checkpoint is worth its two syncs: 16 MiB.
+const CHECKPOINT_PAGES: i32 = 4096;
+/// Pages beyond which the file is cut when nobody is in it: 64 MiB.
+const CUT_PAGES: i32 = 16_384;
+/// Pages beyond which the writer is made to wait so that the log ends: 256 MiB.
+const FORCE_PAGES: i32 = 65_536;
+/// Tasks that may wait; a checkpoint that is already asked for need not be asked for again.
+const TASKS: usize = 4;
+
+/// What the thread is told.
+#[derive(Clone, Copy, Debug)]
+enum Task {
+    Checkpoint,
+    FillFilter,
+    End,
+}
+
+/// The writer's end of it.
+#[derive(Debug)]
+pub(super) struct Nudge {
+    watch: LogWatch,
+    marks: Arc<Marks>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// Sees the write-ahead log grow with each commit.
+#[derive(Clone, Debug)]
+pub(super) struct LogWatch {
+    tasks: SyncSender<Task>,
+    /// Pages at which the next checkpoint is due. Raised by the keeper, lowered here when the log starts anew.
+    due: Arc<AtomicI32>,
+}
+
+impl LogWatch {
+    /// Watches the commits of `conn`.
+    pub(super) fn attach(&self, conn: &mut Connection) -> rusqlite::Result<()> {
+        let watch = self.clone();
+        let mut before = 0;
+        conn.wal_hook(Some(move |_: &mut rusqlite::hooks::Wal, pages: i32| {
+            if pages < before {
+                watch.due.store(CHECKPOINT_PAGES, Ordering::Relaxed);
+            }
+            before = pages;
+            if pages >= watch.due.load(Ordering::Relaxed) {
+                watch.ask(Task::Checkpoint);
+            }
+            Ok(())
+        }))
+    }
+
+    fn ask(&self, task: Task) {
+        if self.tasks.try_send(task).is_err() {
+            tracing::trace!("the keeper of the disk has enough to do");
+        }
+    }
+}
+
+impl Nudge {
+    /// Starts the thread. It fills the filter first.
+    pub(super) fn start(file: PathBuf, marks: Arc<Marks>, metrics: Arc<Metrics>) -> std::io::Result<Self> {
+        let (sender, tasks) = sync_channel(TASKS);
+        let watch = LogWatch { tasks: sender, due: Arc::new(AtomicI32::new(CHECKPOINT_PAGES)) };
+        watch.ask(Task::FillFilter);
+        let keeper = Keeper { file, marks: marks.clone(), metrics, due: watch.due.clone(), conn: None };
+        let thread = std::thread::Builder::new().name("disk-keeper".to_owned()).spawn(move || keeper.run(&tasks))?;
+        Ok(Self { watch, marks, thread: Some(thread) })
+    }
+
+    pub(super) fn watch(&self) -> LogWatch {
+        self.watch.clone()
+    }
+
+    /// Has the filter filled anew if it has become too full to be of use.
+    pub(super) fn look(&self) {
+        if self.marks.filter_is_full() {
+            self.watch.ask(Task::FillFilter);
+        }
+    }
+
+    /// Ends the thread and waits for it.
+    pub(super) fn end(&mut self) {
+        let told = self.watch.tasks.send(Task::End).is_ok();
+        if let Some(thread) = self.thread.take()
+            && told
+            && thread.join().is_err()
+        {
+            tracing::error!("the keeper of the disk ended by a panic");
+        }
+    }
+}
+
+impl Drop for Nudge {
+    fn drop(&mut self) {
+        if self.thread.is_some() {
+            self.end();
+        }
+    }
+}
+
+struct Keeper {
+    file: PathBuf,
+    marks: Arc<Marks>,
+    metrics: Arc<Metrics>,
+    due: Arc<AtomicI32>,
+    conn: Option<Connection>,
+}
+
+impl Keeper {
+    fn run(mut self, tasks: &Receiver<Task>) {
+        while let Ok(task) = tasks.recv() {
+            let done = match task {
+                Task::Checkpoint => self.checkpoint(),
+                Task::FillFilter => schema::open_reader(&self.file).and_then(|conn| self.marks.fill_filter(&conn)),
+                Task::End => return,
+            };
+            if let Err(error) = done {
+                self.conn = None;
+                self.metrics.spool_errors_total.with_label_values(&["checkpoint"]).inc();
+                tracing::warn!(%error, ?task, "keeping the spool's file in order failed; it is tried again");
+            }
+        }
+    }
+
+    /// Copies what readers and writer do not hinder. Cuts or forces only when the log has become long.
+    fn checkpoint(&mut self) -> rusqlite::Result<()> {
+        let conn = match self.conn.take() {
+            Some(conn) => conn,
+            None => schema::open_checkpointer(&self.file)?,
+        };
+        let (pages, copied): (i32, i32) =
+            conn.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| Ok((row.get(1)?, row.get(2)?)))?;
+        self.due.store(pages.saturating_add(CHECKPOINT_PAGES), Ordering::Relaxed);
+        if pages >= FORCE_PAGES || (pages >= CUT_PAGES && copied == pages) {
+            let emptied = schema::empty_log(&conn)?;
+            tracing::debug!(pages, ?emptied, "the write-ahead log was long");
+        }
+        self.conn = Some(conn);
+        Ok(())
+    }
+}

@@ -1,0 +1,57 @@
+//! The lock that keeps two processes from one spool. It is advisory and ends with the process, however that ends.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use rustix::fs::{FlockOperation, flock};
+
+use super::fault::DiskFault;
+
+/// The lock file's name in the spool directory.
+pub(super) const LOCK_FILE: &str = "hookgate.lock";
+
+/// Held as long as the value lives.
+#[derive(Debug)]
+pub(super) struct Lock {
+    _file: File,
+}
+
+impl Lock {
+    /// Takes the lock of `directory` at once, or says who has it.
+    pub(super) fn take(directory: &Path) -> Result<Self, DiskFault> {
+        let path = directory.join(LOCK_FILE);
+        let io = |what| {
+            let path = path.clone();
+            move |error| DiskFault::Io { what, path, error }
+        };
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path)
+            .map_err(io("open"))?;
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                return Err(DiskFault::Locked { path: directory.to_owned(), holder: holder(&mut file) });
+            }
+            Err(error) => return Err(io("lock")(error.into())),
+        }
+        file.set_len(0).map_err(io("write"))?;
+        writeln!(file, "{}", std::process::id()).map_err(io("write"))?;
+        Ok(Self { _file: file })
+    }
+}
+
+fn holder(file: &mut File) -> String {
+    let mut text = String::new();
+    let read = file.seek(SeekFrom::Start(0)).and_then(|_| file.take(32).read_to_string(&mut text));
+    match (read, text.trim().parse::<u32>()) {
+        (Ok(_), Ok(pid)) => format!("process {pid}"),
+        (Ok(_) | Err(_), _) => "another process".to_owned(),
+    }
+}

@@ -1,0 +1,78 @@
+//! The file's memory of itself: whether the last stop was clean, in which boot of the machine it ran, and up to which
+//! event a crash left doubt.
+
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::PreviousStop;
+use crate::domain::time::Timestamp;
+
+/// What the start found and what follows from it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Recovered {
+    pub(super) previous: PreviousStop,
+    /// Undelivered events up to this sequence number may have been sent before a crash of the machine.
+    pub(super) doubtful_through: i64,
+    pub(super) next_seq: i64,
+    /// Events whose attempt was cut off.
+    pub(super) cut_off: usize,
+}
+
+/// Reads how the last run ended, makes its cut-off attempts due again, and notes that this run has begun. Durable.
+pub(super) fn begin_run(conn: &mut Connection, now: Timestamp) -> rusqlite::Result<Recovered> {
+    let boot = boot_id();
+    let tx = conn.transaction()?;
+    let previous = match text(&tx, "run")?.as_deref() {
+        None => PreviousStop::First,
+        Some("clean") => PreviousStop::Clean,
+        Some(_) => PreviousStop::Unclean { stopped_before: now },
+    };
+    let last_seq: i64 = tx.query_row("SELECT coalesce(max(seq), 0) FROM events", [], |row| row.get(0))?;
+    let mut doubtful_through = number(&tx, "doubtful_through")?;
+    let rebooted = boot.is_none() || text(&tx, "boot")? != boot;
+    if rebooted && matches!(previous, PreviousStop::Unclean { .. }) {
+        // That an attempt had begun is written without a sync: after a crash of the machine it may be lost.
+        doubtful_through = doubtful_through.max(last_seq);
+        put(&tx, "doubtful_through", doubtful_through)?;
+    }
+    let cut_off = tx.execute("UPDATE events SET state = 0, possible_duplicate = 1 WHERE state = 1", [])?;
+    put(&tx, "run", "began")?;
+    put(&tx, "boot", boot.unwrap_or_default())?;
+    tx.commit()?;
+    Ok(Recovered { previous, doubtful_through, next_seq: last_seq.max(doubtful_through).saturating_add(1), cut_off })
+}
+
+/// Notes that nothing was left half-way. Durable if the connection syncs.
+pub(super) fn mark_clean(conn: &Connection) -> rusqlite::Result<()> {
+    put(conn, "run", "clean")
+}
+
+/// Writes something, to show that writing works.
+pub(super) fn probe(conn: &Connection) -> rusqlite::Result<()> {
+    let count = number(conn, "probes")?;
+    put(conn, "probes", count.wrapping_add(1))
+}
+
+/// Up to which sequence number events are doubtful; for readers of a stopped gateway's spool.
+pub(super) fn doubtful_through(conn: &Connection) -> rusqlite::Result<i64> {
+    number(conn, "doubtful_through")
+}
+
+fn text(conn: &Connection, key: &str) -> rusqlite::Result<Option<String>> {
+    conn.query_row("SELECT value FROM meta WHERE key = ?1", [key], |row| row.get(0)).optional()
+}
+
+fn number(conn: &Connection, key: &str) -> rusqlite::Result<i64> {
+    let found = conn.query_row("SELECT value FROM meta WHERE key = ?1", [key], |row| row.get(0)).optional()?;
+    Ok(found.unwrap_or(0))
+}
+
+fn put(conn: &Connection, key: &str, value: impl rusqlite::ToSql) -> rusqlite::Result<()> {
+    conn.execute("INSERT OR REPLACE INTO meta (key, value) VALUES (?1, ?2)", params![key, value])?;
+    Ok(())
+}
+
+/// The kernel's name for this boot; `None` where there is none, which counts as another boot.
+fn boot_id() -> Option<String> {
+    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    Some(text.trim().to_owned())
+}

@@ -1,0 +1,175 @@
+//! Opening the disk: the directory and its lock, the file or what is done about a damaged one, what the last run left
+//! half-way, and the threads. It reads no event.
+
+use std::fs::{self, DirBuilder, OpenOptions, Permissions};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::mpsc::sync_channel;
+
+use rusqlite::Connection;
+
+use super::books::Books;
+use super::fault::{DiskFault, Trouble};
+use super::health::Health;
+use super::keeper::Nudge;
+use super::lock::Lock;
+use super::marks::Marks;
+use super::meta::{self, Recovered};
+use super::readers::Readers;
+use super::schema::{self, DATABASE_FILE, VERSION};
+use super::space::Space;
+use super::writer::Writer;
+use super::{Disk, DiskSettings, Inner, Opened, PreviousStop, QUEUE, Totals, damage, query};
+use crate::domain::time::Timestamp;
+use crate::telemetry::Metrics;
+
+/// What is known once the file is open.
+struct Ready {
+    conn: Connection,
+    recovered: Recovered,
+    totals: Totals,
+}
+
+pub(super) fn open(settings: DiskSettings, now: Timestamp, metrics: Arc<Metrics>) -> Result<Opened, DiskFault> {
+    make_directory(&settings.path)?;
+    let lock = Lock::take(&settings.path)?;
+    let file = settings.path.join(DATABASE_FILE);
+    let ready = open_file(&file, &settings, now, &metrics)?;
+    let Ready { conn, recovered, totals } = ready;
+    report(&recovered, &totals);
+    let marks = Arc::new(Marks::new(metrics.clone()));
+    let books = Arc::new(Books::new(totals, metrics.clone()));
+    let commits = Arc::new(AtomicU64::new(0));
+    let (sender, jobs) = sync_channel(QUEUE);
+    let thread = |error| DiskFault::Io { what: "start a thread for", path: file.clone(), error };
+    let nudge = Nudge::start(file.clone(), marks.clone(), metrics.clone()).map_err(thread)?;
+    let health = Health::new(file.clone(), conn, nudge.watch()).map_err(|error| database("watch", &file, &error))?;
+    let writer = Writer {
+        health,
+        jobs,
+        books: books.clone(),
+        space: Space::new(settings.path, settings.max_bytes, settings.min_free_bytes),
+        next_seq: recovered.next_seq,
+        metrics: metrics.clone(),
+        commits: commits.clone(),
+        marks: marks.clone(),
+        nudge,
+        synced: None,
+        last_lazy: None,
+        lock,
+    };
+    std::thread::Builder::new().name("disk-writer".to_owned()).spawn(move || writer.run()).map_err(thread)?;
+    let readers = Readers::new(file.clone(), metrics.clone());
+    let doubtful_through = recovered.doubtful_through;
+    let inner = Inner { jobs: sender, readers, books, marks, metrics, commits, doubtful_through };
+    Ok(Opened { disk: Disk(Arc::new(inner)), previous: recovered.previous })
+}
+
+/// The file, ready; a damaged one is put aside, and what can be read of it comes over into a new one.
+fn open_file(file: &Path, settings: &DiskSettings, now: Timestamp, metrics: &Metrics) -> Result<Ready, DiskFault> {
+    create(file)?;
+    let damaged = |what: &str| {
+        metrics.spool_errors_total.with_label_values(&["damage"]).inc();
+        tracing::error!(file = %file.display(), "{what}");
+    };
+    let log_lost = damage::check_log(file, now, &damaged)?;
+    match ready(file, settings.max_bytes, now, log_lost) {
+        Ok(ready) => Ok(ready),
+        Err(Refused::Damaged(error)) => {
+            let aside = damage::put_aside(file, now)?;
+            damaged(&format!(
+                "the database is damaged ({error}) and was put aside as {}; what can be read of it is taken over",
+                aside.display()
+            ));
+            create(file)?;
+            let salvaged = damage::salvage(&aside, file).map_err(|error| database("fill", file, &error))?;
+            tracing::error!(
+                events = salvaged.events,
+                unreadable = salvaged.unreadable,
+                marks = salvaged.marks,
+                "a new database has taken the place of the damaged one"
+            );
+            ready(file, settings.max_bytes, now, damage::LogLost::No).map_err(|refused| refused.into_fault(file))
+        }
+        Err(refused) => Err(refused.into_fault(file)),
+    }
+}
+
+enum Refused {
+    Damaged(String),
+    TooNew(i64),
+    Otherwise(String),
+}
+
+impl From<rusqlite::Error> for Refused {
+    fn from(error: rusqlite::Error) -> Self {
+        match Trouble::of(&error) {
+            Trouble::Damage => Self::Damaged(error.to_string()),
+            // A table or column that is not there although the version says so.
+            Trouble::Medium if error.to_string().contains("no such ") => Self::Damaged(error.to_string()),
+            Trouble::NoRoom | Trouble::Busy | Trouble::Medium => Self::Otherwise(error.to_string()),
+        }
+    }
+}
+
+impl Refused {
+    fn into_fault(self, file: &Path) -> DiskFault {
+        match self {
+            Self::TooNew(found) => DiskFault::TooNew { path: file.to_owned(), found, known: VERSION },
+            Self::Damaged(error) | Self::Otherwise(error) => {
+                DiskFault::Database { what: "open", path: file.to_owned(), error }
+            }
+        }
+    }
+}
+
+fn ready(file: &Path, max_bytes: u64, now: Timestamp, log_lost: damage::LogLost) -> Result<Ready, Refused> {
+    let (mut conn, version) = schema::open_writer(file)?;
+    if version > VERSION {
+        return Err(Refused::TooNew(version));
+    }
+    if log_lost == damage::LogLost::Yes {
+        damage::check_database(&conn).map_err(Refused::Damaged)?;
+    }
+    let recovered = meta::begin_run(&mut conn, now)?;
+    let totals = query::totals(&conn, max_bytes)?;
+    Ok(Ready { conn, recovered, totals })
+}
+
+fn report(recovered: &Recovered, totals: &Totals) {
+    match recovered.previous {
+        PreviousStop::First | PreviousStop::Clean => {}
+        PreviousStop::Unclean { .. } => tracing::warn!(
+            attempts_cut_off = recovered.cut_off,
+            "the last run on this spool did not stop cleanly; what it may have sent is marked as a possible duplicate"
+        ),
+    }
+    tracing::info!(pending = totals.pending(), dead = totals.dead(), bytes = totals.bytes, "the spool is open");
+}
+
+fn make_directory(path: &Path) -> Result<(), DiskFault> {
+    let mut builder = DirBuilder::new();
+    builder.recursive(true).mode(0o700);
+    builder.create(path).map_err(|error| DiskFault::Io { what: "create the directory", path: path.to_owned(), error })
+}
+
+/// Makes the file, for us alone; `SQLite` gives its companions the same mode.
+fn create(file: &Path) -> Result<(), DiskFault> {
+    let io = |what| move |error| DiskFault::Io { what, path: file.to_owned(), error };
+    let made =
+        OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(file).map_err(io("create"))?;
+    made.set_permissions(Permissions::from_mode(0o600)).map_err(io("restrict"))?;
+    for suffix in ["-wal", "-shm"] {
+        let companion = damage::with_suffix(file, suffix);
+        if companion.exists() {
+            fs::set_permissions(companion, Permissions::from_mode(0o600)).map_err(io("restrict"))?;
+        }
+    }
+    Ok(())
+}
+
+fn database(what: &'static str, file: &Path, error: &rusqlite::Error) -> DiskFault {
+    DiskFault::Database { what, path: file.to_owned(), error: error.to_string() }
+}

@@ -1,0 +1,122 @@
+//! Reading: a few read-only connections, off the async threads, each read with a deadline. A read never waits for the
+//! writer or for a sync: the write-ahead log lets it see the last commit as it was.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use rusqlite::Connection;
+use tokio::sync::Semaphore;
+
+use super::fault::{DiskFault, JobFault};
+use super::{meta, schema};
+use crate::telemetry::Metrics;
+
+/// Reads at the same time. More would wait for the same disk.
+const READERS: usize = 4;
+/// How many steps of `SQLite`'s machine pass between two looks at the deadline: well under a millisecond.
+const STEPS: i32 = 4000;
+
+/// A connection as a read sees it.
+pub struct Rx<'a> {
+    pub(super) conn: &'a Connection,
+}
+
+/// The connections. Cloning shares them.
+#[derive(Clone, Debug)]
+pub(super) struct Readers(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    file: PathBuf,
+    idle: Mutex<Vec<Connection>>,
+    permits: Arc<Semaphore>,
+    metrics: Arc<Metrics>,
+}
+
+impl Readers {
+    pub(super) fn new(file: PathBuf, metrics: Arc<Metrics>) -> Self {
+        let permits = Arc::new(Semaphore::new(READERS));
+        Self(Arc::new(Inner { file, idle: Mutex::default(), permits, metrics }))
+    }
+
+    /// Reads within `patience`. If the future is dropped the read ends by itself, at its deadline at the latest.
+    pub(super) async fn read<T, F>(&self, patience: Duration, work: F) -> Result<T, JobFault>
+    where
+        F: FnOnce(&Rx<'_>) -> Result<T, JobFault> + Send + 'static,
+        T: Send + 'static,
+    {
+        let inner = self.0.clone();
+        let deadline = Instant::now() + patience;
+        let reading = async move {
+            let permit = inner.permits.clone().acquire_owned().await;
+            let permit = permit.map_err(|_| JobFault::Failed("the spool is closed".to_owned()))?;
+            let thread = tokio::task::spawn_blocking(move || {
+                let outcome = inner.read(deadline, work);
+                drop(permit);
+                outcome
+            });
+            thread.await.map_err(|error| JobFault::Failed(format!("a read ended early: {error}")))?
+        };
+        let outcome = tokio::time::timeout(patience, reading).await;
+        let outcome =
+            outcome.unwrap_or_else(|_| Err(JobFault::Failed(format!("the disk was not read in {patience:?}"))));
+        if outcome.is_err() {
+            self.0.metrics.spool_errors_total.with_label_values(&["read"]).inc();
+        }
+        outcome
+    }
+
+    /// Closes the connections that are idle and lets no further read begin.
+    pub(super) fn close(&self) {
+        self.0.permits.close();
+        self.0.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+}
+
+impl Inner {
+    fn read<T>(&self, deadline: Instant, work: impl FnOnce(&Rx<'_>) -> Result<T, JobFault>) -> Result<T, JobFault> {
+        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let mut conn = match idle {
+            Some(conn) => conn,
+            None => schema::open_reader(&self.file)?,
+        };
+        conn.progress_handler(STEPS, Some(move || Instant::now() > deadline))?;
+        let outcome = work(&Rx { conn: &conn });
+        // A connection that failed may hold on to what it saw: the next read gets a new one.
+        if outcome.is_ok() && !self.permits.is_closed() {
+            self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(conn);
+        }
+        outcome
+    }
+}
+
+/// A database that is only looked at: by a command, not by a gateway. It takes no lock and changes nothing.
+#[derive(Debug)]
+pub struct ReadOnly {
+    conn: Connection,
+    doubtful_through: i64,
+}
+
+impl ReadOnly {
+    /// Opens the database in the spool directory `path`.
+    pub fn open(path: &Path) -> Result<Self, DiskFault> {
+        let file = path.join(schema::DATABASE_FILE);
+        let opened = schema::open_reader(&file).and_then(|conn| {
+            let doubtful_through = meta::doubtful_through(&conn)?;
+            Ok(Self { conn, doubtful_through })
+        });
+        opened.map_err(|error| DiskFault::Database { what: "read", path: file, error: error.to_string() })
+    }
+
+    /// Reads.
+    pub fn read<T>(&self, work: impl FnOnce(&Rx<'_>) -> Result<T, JobFault>) -> Result<T, JobFault> {
+        work(&Rx { conn: &self.conn })
+    }
+
+    /// As [`super::Disk::doubtful_through`].
+    #[must_use]
+    pub const fn doubtful_through(&self) -> i64 {
+        self.doubtful_through
+    }
+}

@@ -1,0 +1,320 @@
+//! The one thread that writes. It commits whatever has queued up, in one transaction, and answers after the commit.
+//!
+//! Each job has a savepoint, so that one that fails spoils no other. A transaction with a durable job is synced
+//! (`synchronous=FULL`), one without is not. Transactions of lazy jobs alone are at least [`LAZY_PAUSE`] apart, so
+//! that the marks of a busy fast path share commits; nobody waits for those.
+//!
+//! When a commit fails its jobs are told so, and the connection is opened anew and its write-ahead log brought into
+//! the database: what an fsync has failed on is written again, never synced again. See `health.rs` for what follows.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use rusqlite::Connection;
+use tokio::sync::oneshot;
+
+use super::books::Books;
+use super::fault::{JobFault, Trouble};
+use super::health::Health;
+use super::job::{Draft, Job, Tx, Urgency};
+use super::keeper::Nudge;
+use super::lock::Lock;
+use super::marks::Marks;
+use super::records;
+use super::space::Space;
+use crate::telemetry::Metrics;
+
+/// Most jobs of one transaction: about 10 ms of work.
+const BATCH_JOBS: usize = 1024;
+/// Most bytes of one transaction, so that a commit stays short on a slow disk. One job may be larger.
+const BATCH_BYTES: usize = 16 * 1024 * 1024;
+/// Shortest time between two transactions of lazy jobs alone.
+const LAZY_PAUSE: Duration = Duration::from_millis(5);
+/// How often the thread looks around when nothing is asked of it.
+const IDLE: Duration = Duration::from_secs(1);
+/// Pages given back to the file system in one step: 1 MiB.
+const VACUUM_PAGES: u32 = 256;
+/// Unused pages that are kept for the next events: 16 MiB.
+const SPARE_PAGES: i64 = 4096;
+
+/// What the thread is told.
+pub(super) enum Message {
+    Job(Order),
+    /// Finish what is queued, write the mark of a clean stop, and end.
+    Close(oneshot::Sender<Result<(), JobFault>>),
+}
+
+/// A job and how it is to be treated.
+pub(super) struct Order {
+    pub(super) job: Box<dyn Job>,
+    pub(super) urgency: Urgency,
+    /// About how many bytes it writes.
+    pub(super) weight: usize,
+}
+
+/// The thread's state. Owned by the thread; nothing in it is shared but the books, the metrics and the counter.
+pub(super) struct Writer {
+    pub(super) health: Health,
+    pub(super) jobs: Receiver<Message>,
+    pub(super) books: Arc<Books>,
+    pub(super) space: Space,
+    pub(super) next_seq: i64,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) commits: Arc<AtomicU64>,
+    pub(super) marks: Arc<Marks>,
+    pub(super) nudge: Nudge,
+    /// The level of `synchronous` in force.
+    pub(super) synced: Option<&'static str>,
+    pub(super) last_lazy: Option<Instant>,
+    /// Dropped last: the lock outlives every connection of this thread.
+    pub(super) lock: Lock,
+}
+
+/// What collecting jobs gave.
+enum Collected {
+    Orders(Vec<Order>, Option<oneshot::Sender<Result<(), JobFault>>>),
+    Nothing,
+    Ended,
+}
+
+impl Writer {
+    /// Runs until it is told to close, or until nobody is left who could ask anything.
+    pub(super) fn run(mut self) {
+        loop {
+            match self.collect() {
+                Collected::Orders(orders, close) => {
+                    self.commit(orders);
+                    if let Some(closed) = close {
+                        return self.close(closed);
+                    }
+                }
+                Collected::Nothing => self.idle(),
+                Collected::Ended => return,
+            }
+        }
+    }
+
+    /// Waits for a job, then takes everything that has queued up, within the bounds of a transaction.
+    fn collect(&self) -> Collected {
+        let first = match self.jobs.recv_timeout(IDLE) {
+            Ok(first) => first,
+            Err(RecvTimeoutError::Timeout) => return Collected::Nothing,
+            Err(RecvTimeoutError::Disconnected) => return Collected::Ended,
+        };
+        let mut batch = Batch::default();
+        let mut next = Some(first);
+        while let Some(message) = next {
+            match message {
+                Message::Job(order) => batch.add(order),
+                Message::Close(closed) => return Collected::Orders(batch.orders, Some(closed)),
+            }
+            next = if batch.is_full() { None } else { self.another(&batch) };
+        }
+        Collected::Orders(batch.orders, None)
+    }
+
+    /// The next message: at once, or after a pause if only lazy jobs have come so far.
+    fn another(&self, batch: &Batch) -> Option<Message> {
+        let pause = match batch.urgency() {
+            Urgency::Lazy => self.last_lazy.map_or(Duration::ZERO, |last| LAZY_PAUSE.saturating_sub(last.elapsed())),
+            Urgency::Prompt | Urgency::Durable => Duration::ZERO,
+        };
+        if pause.is_zero() { self.jobs.try_recv().ok() } else { self.jobs.recv_timeout(pause).ok() }
+    }
+
+    /// One transaction, then the answers.
+    fn commit(&mut self, mut orders: Vec<Order>) {
+        orders.retain(|order| !order.job.is_abandoned());
+        let Some(urgency) = orders.iter().map(|order| order.urgency).max() else { return };
+        if urgency == Urgency::Lazy {
+            self.last_lazy = Some(Instant::now());
+        }
+        let mut outcomes = Vec::with_capacity(orders.len());
+        let committed = self.transact(&mut orders, urgency, &mut outcomes);
+        if let Err(fault) = &committed {
+            tracing::warn!(%fault, jobs = orders.len(), "a commit to the spool failed");
+        }
+        let missing = std::iter::repeat_with(|| Ok(()));
+        for (order, outcome) in orders.iter_mut().zip(outcomes.into_iter().chain(missing)) {
+            order.job.answer(committed.clone().and(outcome));
+        }
+    }
+
+    fn transact(
+        &mut self,
+        orders: &mut [Order],
+        urgency: Urgency,
+        outcomes: &mut Vec<Result<(), JobFault>>,
+    ) -> Result<(), JobFault> {
+        let conn = self.health.connection(&self.metrics)?;
+        let mut draft = Draft::new(self.books.bytes());
+        let done = (|| {
+            sync_for(conn, urgency, &mut self.synced)?;
+            conn.execute_batch("BEGIN IMMEDIATE")?;
+            let mut tx = Tx { conn, space: &mut self.space, next_seq: &mut self.next_seq, draft: &mut draft };
+            for order in orders {
+                outcomes.push(run_one(order, &mut tx)?);
+            }
+            let began = Instant::now();
+            conn.execute_batch("COMMIT")?;
+            Ok::<_, Broken>(began.elapsed())
+        })();
+        match done {
+            Ok(took) => {
+                self.committed(took, urgency, &draft);
+                Ok(())
+            }
+            Err(broken) => Err(self.failed(broken)),
+        }
+    }
+
+    fn committed(&mut self, took: Duration, urgency: Urgency, draft: &Draft) {
+        self.commits.fetch_add(1, Ordering::Relaxed);
+        if urgency == Urgency::Durable {
+            self.metrics.spool_commit_duration_seconds.observe(took.as_secs_f64());
+        }
+        self.marks.committed(draft.marked.iter());
+        if draft.changes().is_empty() {
+            return;
+        }
+        for route in self.books.enter(draft.changes()) {
+            let Ok(conn) = self.health.connection(&self.metrics) else { return };
+            match records::oldest(conn, &route) {
+                Ok(oldest) => self.books.set_oldest(&route, oldest),
+                Err(error) => tracing::warn!(%error, %route, "the age of the oldest pending event cannot be read"),
+            }
+        }
+    }
+
+    fn failed(&mut self, broken: Broken) -> JobFault {
+        self.metrics.spool_errors_total.with_label_values(&["commit"]).inc();
+        self.synced = None;
+        if let Ok(conn) = self.health.connection(&self.metrics)
+            && !conn.is_autocommit()
+            && let Err(error) = conn.execute_batch("ROLLBACK")
+        {
+            tracing::warn!(%error, "a failed transaction could not be rolled back");
+        }
+        match broken.trouble {
+            Trouble::NoRoom | Trouble::Busy => {}
+            Trouble::Damage | Trouble::Medium => self.health.hurt(&broken.fault, &self.metrics),
+        }
+        broken.fault
+    }
+
+    /// Nothing to do: gives unused pages back to the file system, a step at a time, and lets a failed disk try again.
+    fn idle(&mut self) {
+        let Ok(conn) = self.health.connection(&self.metrics) else { return };
+        let given = (|| {
+            let unused: i64 = conn.query_row("PRAGMA freelist_count", [], |row| row.get(0))?;
+            if unused > SPARE_PAGES {
+                sync_for(conn, Urgency::Lazy, &mut self.synced)?;
+                let mut step = conn.prepare_cached(&format!("PRAGMA incremental_vacuum({VACUUM_PAGES})"))?;
+                let mut rows = step.query([])?;
+                while rows.next()?.is_some() {}
+            }
+            Ok::<_, rusqlite::Error>(())
+        })();
+        if let Err(error) = given {
+            tracing::debug!(%error, "unused pages were not given back");
+        }
+        self.nudge.look();
+    }
+
+    fn close(mut self, closed: oneshot::Sender<Result<(), JobFault>>) {
+        let marked = self.mark_clean();
+        self.nudge.end();
+        if let Ok(conn) = self.health.connection(&self.metrics)
+            && let Err(error) = super::schema::empty_log(conn)
+        {
+            tracing::warn!(%error, "the write-ahead log was not emptied; the next start reads it");
+        }
+        self.health.hang_up();
+        drop(self.lock);
+        if closed.send(marked).is_err() {
+            tracing::debug!("nobody waited for the spool to close");
+        }
+    }
+
+    fn mark_clean(&mut self) -> Result<(), JobFault> {
+        let conn = self.health.connection(&self.metrics)?;
+        sync_for(conn, Urgency::Durable, &mut self.synced)?;
+        Ok(super::meta::mark_clean(conn)?)
+    }
+}
+
+/// A transaction that cannot be finished.
+struct Broken {
+    trouble: Trouble,
+    fault: JobFault,
+}
+
+impl From<rusqlite::Error> for Broken {
+    fn from(error: rusqlite::Error) -> Self {
+        Self { trouble: Trouble::of(&error), fault: JobFault::of(&error) }
+    }
+}
+
+impl From<JobFault> for Broken {
+    fn from(fault: JobFault) -> Self {
+        let trouble = match &fault {
+            JobFault::Full(_) => Trouble::NoRoom,
+            JobFault::Damaged(_) => Trouble::Damage,
+            JobFault::Failed(_) => Trouble::Medium,
+        };
+        Self { trouble, fault }
+    }
+}
+
+/// Runs one job in its savepoint. The outer error means that the transaction is gone, the inner one only the job.
+fn run_one(order: &mut Order, tx: &mut Tx<'_>) -> Result<Result<(), JobFault>, Broken> {
+    let bookmark = tx.draft.bookmark();
+    tx.conn.prepare_cached("SAVEPOINT job")?.execute([])?;
+    let outcome = order.job.run(tx);
+    if let Err(fault) = &outcome {
+        if tx.conn.is_autocommit() {
+            // `SQLite` ends the whole transaction when it has no space, no memory or no disk.
+            return Err(fault.clone().into());
+        }
+        tx.draft.go_back(bookmark);
+        tx.conn.prepare_cached("ROLLBACK TO job")?.execute([])?;
+    }
+    tx.conn.prepare_cached("RELEASE job")?.execute([])?;
+    Ok(outcome)
+}
+
+/// Sets how a commit is synced, if that changes.
+fn sync_for(conn: &Connection, urgency: Urgency, synced: &mut Option<&'static str>) -> rusqlite::Result<()> {
+    let level = match urgency {
+        Urgency::Lazy | Urgency::Prompt => "NORMAL",
+        Urgency::Durable => "FULL",
+    };
+    if *synced != Some(level) {
+        conn.pragma_update(None, "synchronous", level)?;
+        *synced = Some(level);
+    }
+    Ok(())
+}
+
+#[derive(Default)]
+struct Batch {
+    orders: Vec<Order>,
+    bytes: usize,
+}
+
+impl Batch {
+    fn add(&mut self, order: Order) {
+        self.bytes = self.bytes.saturating_add(order.weight);
+        self.orders.push(order);
+    }
+
+    const fn is_full(&self) -> bool {
+        self.orders.len() >= BATCH_JOBS || self.bytes >= BATCH_BYTES
+    }
+
+    fn urgency(&self) -> Urgency {
+        self.orders.iter().map(|order| order.urgency).max().unwrap_or(Urgency::Lazy)
+    }
+}

@@ -1,0 +1,257 @@
+//! The spool: events that were acknowledged and are not yet accepted by the application, and those that never will be
+//! (dead letters). Floor 2: it knows events and the disk. It decides neither when to try nor when to give up.
+//!
+//! States: pending → in flight → (removed | pending | dead). Dead → pending (revived) or removed. A record that fails
+//! its checksum is set aside: counted, logged, kept, never delivered.
+//!
+//! Invariant: an event leaves the disk only after its mark was written in the same transaction, or by an operator.
+
+mod record;
+mod types;
+
+use std::collections::HashSet;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use crate::disk::{Disk, DiskFault, Found, JobFault, ReadOnly, RouteTotals, Rx, Selection};
+use crate::domain::event::EventId;
+use crate::domain::time::Timestamp;
+
+pub use self::types::{
+    DeadReason, Due, Entry, Filter, Listed, NewEntry, Possible, Replay, Settlement, SpoolFault, State, Stored,
+};
+pub use crate::disk::{Mark, Totals};
+
+/// Longest count: it may have to look at every event.
+const COUNT: Duration = Duration::from_secs(10);
+
+/// Damaged records remembered in memory because not even their state could be written.
+const SET_ASIDE: usize = 10_000;
+
+/// The spool on an open disk. Cloning shares it.
+#[derive(Clone, Debug)]
+pub struct Spool {
+    disk: Disk,
+    /// Records so damaged that the disk cannot be told. Written by `load`, read by `due`; held for a look-up.
+    set_aside: Arc<Mutex<HashSet<EventId>>>,
+}
+
+impl Spool {
+    /// The spool on this disk.
+    #[must_use]
+    pub fn new(disk: Disk) -> Self {
+        Self { disk, set_aside: Arc::default() }
+    }
+
+    /// Writes an event, with its dedup mark if given, and returns when both are on stable storage.
+    ///
+    /// If the future is dropped before the work was begun, nothing is written. If it is dropped later the event is
+    /// written; one that came as in flight then becomes due, for nobody is left to settle it.
+    pub async fn append(&self, entry: NewEntry, mark: Option<Mark>) -> Result<(), SpoolFault> {
+        let row = record::encode(&entry);
+        let unanswered = Unanswered { disk: &self.disk, id: (entry.state == Entry::InFlight).then_some(row.id) };
+        let appended = self
+            .disk
+            .durable(row.size(), move |tx| {
+                if let Some(mark) = &mark {
+                    tx.put_mark(mark)?;
+                }
+                tx.insert(&row)
+            })
+            .await;
+        unanswered.answered();
+        Ok(appended?)
+    }
+
+    /// Notes that an attempt begins; it counts from now on. Survives a kill of the process; a crash of the machine makes
+    /// every event a possible duplicate anyway.
+    pub async fn begin_attempt(&self, id: EventId) -> Result<(), SpoolFault> {
+        self.disk.prompt(move |tx| tx.begin_attempt(id.0.into_bytes())).await?;
+        Ok(())
+    }
+
+    /// Enters how an attempt ended and returns when that is on stable storage. An event that is not there any more is
+    /// no error: settling twice does no harm, and after a fault the caller should settle again.
+    pub async fn settle(&self, id: EventId, settlement: Settlement) -> Result<(), SpoolFault> {
+        let id = id.0.into_bytes();
+        self.disk
+            .durable(0, move |tx| match settlement {
+                Settlement::Accepted { mark } => {
+                    tx.put_mark(&mark)?;
+                    tx.delete_delivered(id)
+                }
+                Settlement::Retry { not_before, possible_duplicate, error } => {
+                    tx.retry(id, not_before, possible_duplicate == Possible::Duplicate, &error)
+                }
+                Settlement::Dead { reason, error } => tx.bury(id, reason.as_str(), &error),
+                Settlement::Postpone { not_before } => tx.postpone(id, not_before),
+            })
+            .await?;
+        Ok(())
+    }
+
+    /// Events of a route that may be tried now, the longest due first, and the moment of the next one. Of the events
+    /// of one order value only the oldest is ever among them.
+    pub async fn due(&self, route: &str, now: Timestamp, limit: usize) -> Result<Due, SpoolFault> {
+        if self.disk.route_totals(route).pending == 0 {
+            return Ok(Due::default());
+        }
+        let route = route.to_owned();
+        // Those set aside in memory must not take the place of the others.
+        let extra = self.lock().len();
+        let (ids, next) = self.disk.read(move |rx| rx.due(&route, now, limit.saturating_add(extra))).await?;
+        let set_aside = self.lock();
+        let ids = ids.into_iter().map(|id| EventId(uuid::Uuid::from_bytes(id)));
+        Ok(Due { ids: ids.filter(|id| !set_aside.contains(id)).take(limit).collect(), next })
+    }
+
+    /// One event, as it was written. A damaged one is set aside, counted and logged, and `None`.
+    pub async fn load(&self, id: EventId) -> Result<Option<Stored>, SpoolFault> {
+        let doubtful_through = self.disk.doubtful_through();
+        match self.disk.read(move |rx| load(rx, id, doubtful_through)).await {
+            Ok(stored) => Ok(stored),
+            Err(JobFault::Damaged(why)) => {
+                self.set_aside(id, &why).await;
+                Ok(None)
+            }
+            Err(fault @ (JobFault::Full(_) | JobFault::Failed(_))) => Err(fault.into()),
+        }
+    }
+
+    /// Whether an undelivered event of this order value is on disk. Without undelivered events: from memory.
+    pub async fn has_earlier(&self, route: &str, order_value: &str) -> Result<bool, SpoolFault> {
+        if self.disk.route_totals(route).pending == 0 {
+            return Ok(false);
+        }
+        let (route, order_value) = (route.to_owned(), order_value.to_owned());
+        Ok(self.disk.read(move |rx| rx.has_undelivered(&route, &order_value)).await?)
+    }
+
+    /// Events in the order in which they were received.
+    pub async fn list(&self, filter: Filter) -> Result<Vec<Listed>, SpoolFault> {
+        Ok(self.disk.read(move |rx| list(rx, &filter)).await?)
+    }
+
+    /// How many events the filter lets through, its limit aside.
+    pub async fn count(&self, filter: Filter) -> Result<u64, SpoolFault> {
+        Ok(self.disk.read_within(COUNT, move |rx| rx.count(&filter.selection())).await?)
+    }
+
+    /// Makes a dead letter due again, as a replay that was never tried. `No`: it is not a dead letter (any more).
+    pub async fn revive(&self, id: EventId, now: Timestamp) -> Result<Found, SpoolFault> {
+        Ok(self.disk.durable(0, move |tx| tx.revive(id.0.into_bytes(), now)).await?)
+    }
+
+    /// Deletes a dead letter or a damaged record. `No`: it is neither (any more).
+    pub async fn remove(&self, id: EventId) -> Result<Found, SpoolFault> {
+        Ok(self.disk.durable(0, move |tx| tx.delete_dead(id.0.into_bytes())).await?)
+    }
+
+    /// What is on disk, from memory.
+    #[must_use]
+    pub fn totals(&self) -> Totals {
+        self.disk.totals()
+    }
+
+    /// What is on disk of one route, from memory.
+    #[must_use]
+    pub fn route_totals(&self, route: &str) -> RouteTotals {
+        self.disk.route_totals(route)
+    }
+
+    /// Opens the spool of a gateway that does not run (or does), to look at it. Blocks.
+    pub fn open_read_only(path: &Path) -> Result<SpoolReader, DiskFault> {
+        Ok(SpoolReader(ReadOnly::open(path)?))
+    }
+
+    async fn set_aside(&self, id: EventId, why: &str) {
+        self.disk.metrics().spool_errors_total.with_label_values(&["damage"]).inc();
+        tracing::error!(event = %id, why, "a record on disk is damaged: it is set aside and not delivered; see the dead letters");
+        if let Err(fault) = self.disk.durable(0, move |tx| tx.set_aside(id.0.into_bytes())).await {
+            tracing::error!(event = %id, %fault, "that a record is damaged could not be written");
+            let mut set_aside = self.lock();
+            if set_aside.len() < SET_ASIDE {
+                set_aside.insert(id);
+            }
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashSet<EventId>> {
+        self.set_aside.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A spool that is only looked at.
+#[derive(Debug)]
+pub struct SpoolReader(ReadOnly);
+
+impl SpoolReader {
+    /// As [`Spool::list`].
+    pub fn list(&self, filter: &Filter) -> Result<Vec<Listed>, SpoolFault> {
+        Ok(self.0.read(|rx| list(rx, filter))?)
+    }
+
+    /// As [`Spool::count`].
+    pub fn count(&self, filter: &Filter) -> Result<u64, SpoolFault> {
+        Ok(self.0.read(|rx| rx.count(&filter.selection()))?)
+    }
+
+    /// As [`Spool::load`], but a damaged record is left as it is and said to be so.
+    pub fn load(&self, id: EventId) -> Result<Option<Stored>, SpoolFault> {
+        Ok(self.0.read(|rx| load(rx, id, self.0.doubtful_through()))?)
+    }
+
+    /// As [`Spool::totals`], but counted anew.
+    pub fn totals(&self) -> Result<Totals, SpoolFault> {
+        Ok(self.0.read(totals)?)
+    }
+}
+
+fn load(rx: &Rx<'_>, id: EventId, doubtful_through: i64) -> Result<Option<Stored>, JobFault> {
+    let Some((row, payload)) = rx.load(id.0.into_bytes())? else { return Ok(None) };
+    let stored = record::decode(row, payload, doubtful_through);
+    stored.map(Some).map_err(|why| JobFault::Damaged(why.to_owned()))
+}
+
+fn totals(rx: &Rx<'_>) -> Result<Totals, JobFault> {
+    rx.totals()
+}
+
+fn list(rx: &Rx<'_>, filter: &Filter) -> Result<Vec<Listed>, JobFault> {
+    Ok(rx.list(&filter.selection(), filter.limit)?.into_iter().map(Listed::from).collect())
+}
+
+impl Filter {
+    fn selection(&self) -> Selection {
+        Selection {
+            states: self.state.map_or_else(Vec::new, |state| state.codes().to_vec()),
+            route: self.route.clone(),
+            reason: self.reason.map(|reason| reason.as_str().to_owned()),
+            since: self.since,
+            until: self.until,
+            ids: self.ids.iter().map(|id| id.0.into_bytes()).collect(),
+            after: self.after.map(|id| id.0.into_bytes()),
+        }
+    }
+}
+
+/// An append whose answer has not come. Dropped before that, it leaves word that nobody will settle the event.
+struct Unanswered<'a> {
+    disk: &'a Disk,
+    id: Option<[u8; 16]>,
+}
+
+impl Unanswered<'_> {
+    fn answered(mut self) {
+        self.id = None;
+    }
+}
+
+impl Drop for Unanswered<'_> {
+    fn drop(&mut self) {
+        if let Some(id) = self.id {
+            self.disk.lazily("an event nobody waits for", move |tx| tx.cut_off(id).map(|_| ()));
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! Which layer wins, and what is found where.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use hookgate::config::FaultKind::{Conflict, Syntax, UnknownKey, Unreadable};
+use hookgate::config::{Environment, Layers, Origin, Place, load};
+use hookgate::domain::route::AckMode;
+
+use super::{ROUTE, at, check, check_with, environment, environment_with, only};
+
+fn key(text: &str) -> Vec<String> {
+    text.split('.').map(str::to_owned).collect()
+}
+
+fn put(directory: &Path, name: &str, text: &str) {
+    let path = directory.join(name);
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, text).unwrap();
+}
+
+#[test]
+fn a_variable_wins_over_the_file_and_the_file_over_the_default() {
+    let environment = environment_with(&[("HOOKGATE_ACK__BUDGET", "10s")]);
+    let text = format!("[ack]\nbudget = \"20s\"\nreserve = \"1s\"\n{ROUTE}");
+    let layers = Layers::of_text("hookgate.toml", &text, &environment).unwrap();
+    let config = layers.check().unwrap();
+    let ack = &config.routes[0].ack;
+    assert_eq!((ack.budget, ack.reserve), (Duration::from_secs(10), Duration::from_secs(1)));
+    assert_eq!(ack.mode, AckMode::Relay);
+    let variable = Place::Variable("HOOKGATE_ACK__BUDGET".to_owned());
+    assert_eq!(layers.origin(&key("ack.budget")), Origin::Given(variable));
+    assert_eq!(layers.origin(&key("ack.reserve")), Origin::Given(at(3, 11)));
+    assert_eq!(layers.origin(&key("ack.mode")), Origin::Default);
+}
+
+#[test]
+fn a_variable_is_read_as_the_type_that_its_key_has() {
+    let environment = environment_with(&[
+        ("HOOKGATE_SERVER__THREADS", "4"),
+        ("HOOKGATE_APP__PRESERVE_HOST", "false"),
+        ("HOOKGATE_DEDUP__REDIS__KEY_PREFIX", "007"),
+        ("HOOKGATE_DELIVERY__RETRIES", "[\"1s\", \"2s\"]"),
+        ("HOOKGATE_ROUTES__A__TIMESTAMP__TOLERANCE", "600"),
+        ("HOOKGATE_SERVER__MAX_HEADER_BYTES", "16384"),
+    ]);
+    let config = check_with(&ROUTE.replace("github", "veedeo"), &environment);
+    let config = config.unwrap_or_else(|faults| panic!("{}", faults.plain()));
+    assert_eq!(config.server.threads, 4);
+    assert_eq!(config.server.max_header_bytes, 16384);
+    assert_eq!(config.routes[0].delivery.schedule.wait_after(2, 0.0), Some(Duration::from_secs(2)));
+}
+
+#[test]
+fn variables_that_are_no_keys_are_left_alone() {
+    let environment = environment_with(&[
+        ("HOOKGATE_CONFIG", "/nowhere"),
+        ("HOOKGATE_ADMIN_TOKEN", "x"),
+        ("HOOKGATE_MY_SECRET", super::CANARY),
+        ("HOOKGATE_PORT_8080_TCP_ADDR", "10.0.0.1"),
+        ("HOOKGATE_SERVICE_HOST", "10.0.0.1"),
+        ("PATH", "/bin"),
+    ]);
+    assert!(check_with(&ROUTE.replace("SECRET", "HOOKGATE_MY_SECRET"), &environment).is_ok());
+    let secrets = ("HOOKGATE_ROUTES__A__SECRETS", "[{ env = \"HOOKGATE_MY_SECRET\" }]");
+    let named = environment_with(&[("HOOKGATE_MY_SECRET", super::CANARY), secrets]);
+    assert!(check_with(ROUTE, &named).is_ok(), "a variable may name it too");
+    let fault = only(check_with(ROUTE, &environment).unwrap_err());
+    assert_eq!((fault.kind, fault.key.as_str()), (UnknownKey, "my_secret"), "it is named nowhere");
+}
+
+#[test]
+fn a_variable_that_is_not_a_value_is_a_fault_and_not_shown() {
+    let environment = environment_with(&[("HOOKGATE_ACK__REPLY", "{ status = ")]);
+    let fault = only(check_with(ROUTE, &environment).unwrap_err());
+    assert_eq!(
+        fault.line(),
+        "HOOKGATE_ACK__REPLY: `ack.reply` is not a valid TOML list or table; expected text, or a TOML list or table"
+    );
+}
+
+#[test]
+fn included_files_are_merged_in_the_order_of_their_names() {
+    let directory = tempfile::tempdir().unwrap();
+    put(directory.path(), "hookgate.toml", "include = [\"routes.d/*.toml\", \"more.toml\"]\n[ack]\nbudget = \"20s\"\n");
+    put(directory.path(), "routes.d/b.toml", &ROUTE.replace("routes.a", "routes.b").replace("/a", "/b"));
+    put(directory.path(), "routes.d/a.toml", &format!("{ROUTE}[ack]\nbudget = \"15s\"\n"));
+    put(directory.path(), "routes.d/.hidden.toml", "broken");
+    put(directory.path(), "routes.d/a.toml.bak", "broken");
+    put(directory.path(), "more.toml", "[log]\nlevel = \"debug\"\n");
+    let config = load(Some(&directory.path().join("hookgate.toml")), &environment()).unwrap();
+    let names: Vec<_> = config.routes.iter().map(|route| &*route.name).collect();
+    assert_eq!(names, ["a", "b"]);
+    assert_eq!(config.routes[1].ack.budget, Duration::from_secs(15), "a later file wins");
+    assert_eq!(config.files.len(), 4);
+}
+
+#[test]
+fn a_route_in_two_files_is_a_fault_that_names_both() {
+    let directory = tempfile::tempdir().unwrap();
+    put(directory.path(), "hookgate.toml", &format!("include = [\"x.d/*\", \"second.toml\"]\n{ROUTE}"));
+    put(directory.path(), "second.toml", &format!("\n{ROUTE}"));
+    let fault = only(load(Some(&directory.path().join("hookgate.toml")), &environment()).unwrap_err());
+    assert_eq!((fault.kind, fault.key.as_str()), (Conflict, "routes.a"));
+    let second = directory.path().join("second.toml").display().to_string();
+    assert_eq!(fault.place, Place::File { name: second.clone(), line: 2, column: 9 });
+    assert!(fault.found.contains(&second) && fault.found.contains("hookgate.toml:2:9"), "{}", fault.found);
+}
+
+#[test]
+fn a_file_that_is_included_and_not_there_is_a_fault() {
+    let directory = tempfile::tempdir().unwrap();
+    put(directory.path(), "hookgate.toml", &format!("include = [\"none/*.toml\", \"gone.toml\"]\n{ROUTE}"));
+    let fault = only(load(Some(&directory.path().join("hookgate.toml")), &environment()).unwrap_err());
+    assert_eq!((fault.kind, fault.key.as_str()), (Unreadable, "include[1]"));
+    assert!(fault.found.contains("gone.toml"), "{}", fault.found);
+}
+
+#[test]
+fn only_the_main_file_includes() {
+    let directory = tempfile::tempdir().unwrap();
+    put(directory.path(), "hookgate.toml", &format!("include = [\"a.toml\"]\n{ROUTE}"));
+    put(directory.path(), "a.toml", "include = [\"b.toml\"]\n");
+    let fault = only(load(Some(&directory.path().join("hookgate.toml")), &environment()).unwrap_err());
+    assert_eq!((fault.kind, fault.key.as_str()), (Conflict, "include"));
+    assert!(matches!(fault.place, Place::File { name, line: 1, column: 1 } if name.ends_with("a.toml")));
+}
+
+#[test]
+fn a_broken_file_does_not_hide_the_faults_of_another() {
+    let directory = tempfile::tempdir().unwrap();
+    put(directory.path(), "hookgate.toml", &format!("include = [\"a.toml\"]\nlistn = 1\n{ROUTE}"));
+    put(directory.path(), "a.toml", "[ack\n");
+    let faults = load(Some(&directory.path().join("hookgate.toml")), &environment()).unwrap_err();
+    let kinds: Vec<_> = faults.iter().map(|fault| fault.kind).collect();
+    assert_eq!(kinds, [Syntax, UnknownKey], "{}", faults.plain());
+}
+
+#[test]
+fn a_pattern_has_its_star_in_the_last_part() {
+    let directory = tempfile::tempdir().unwrap();
+    put(directory.path(), "hookgate.toml", &format!("include = [\"*.d/a.toml\"]\n{ROUTE}"));
+    let fault = only(load(Some(&directory.path().join("hookgate.toml")), &environment()).unwrap_err());
+    assert!(fault.expected.contains("routes.d/*.toml"), "{}", fault.line());
+}
+
+#[test]
+fn the_search_goes_from_the_command_line_to_the_system_directory() {
+    let directory = tempfile::tempdir().unwrap();
+    for name in ["explicit", "variable", "hookgate"] {
+        put(directory.path(), &format!("{name}.toml"), &format!("[dedup.redis]\nkey_prefix = \"{name}\"\n{ROUTE}"));
+    }
+    let named = environment_with(&[("HOOKGATE_CONFIG", "variable.toml")]).in_directory(directory.path());
+    let plain = environment().in_directory(directory.path());
+    let file = |explicit: Option<&str>, environment: &Environment| {
+        let config = load(explicit.map(Path::new), environment).unwrap();
+        config.files[0].file_name().unwrap().to_str().unwrap().to_owned()
+    };
+    assert_eq!(file(Some("explicit.toml"), &named), "explicit.toml");
+    assert_eq!(file(None, &named), "variable.toml");
+    assert_eq!(file(None, &plain), "hookgate.toml");
+}
+
+#[test]
+fn without_a_file_the_fault_lists_where_it_looked() {
+    let directory = tempfile::tempdir().unwrap();
+    let fault = only(load(None, &environment().in_directory(directory.path())).unwrap_err());
+    assert_eq!(fault.kind, Unreadable);
+    for place in ["--config", "HOOKGATE_CONFIG", "./hookgate.toml", "/etc/hookgate/hookgate.toml"] {
+        assert!(fault.found.contains(place), "{}", fault.line());
+    }
+}
+
+#[test]
+fn a_named_file_that_is_not_there_is_a_fault_and_not_an_empty_configuration() {
+    let fault = only(load(Some(Path::new("/nowhere/x.toml")), &environment()).unwrap_err());
+    assert_eq!(
+        fault.line(),
+        "configuration: cannot read /nowhere/x.toml: there is no such file; expected a readable configuration file"
+    );
+    let environment = environment_with(&[("HOOKGATE_CONFIG", "/nowhere/y.toml")]);
+    let fault = only(load(None, &environment).unwrap_err());
+    assert_eq!(fault.place, Place::Variable("HOOKGATE_CONFIG".to_owned()));
+}
+
+#[test]
+fn a_table_of_a_route_is_laid_over_the_shared_one() {
+    let text = format!(
+        "[ack]\nbudget = \"20s\"\n[delivery]\nretries = [\"1s\"]\n{ROUTE}[routes.a.ack]\nreserve = \"3s\"\n\
+         reply = {{ body = \"ok\" }}\n[routes.a.app]\nurl = \"http://other:1/x/\"\n[routes.a.delivery]\n\
+         retries = {{ attempts = 3 }}\nrate = \"7/s\"\n[routes.a.dedup]\nttl = \"48h\"\n"
+    );
+    let config = check(&text).unwrap_or_else(|faults| panic!("{}", faults.plain()));
+    let route = &config.routes[0];
+    assert_eq!((route.ack.budget, route.ack.reserve), (Duration::from_secs(20), Duration::from_secs(3)));
+    assert_eq!((&route.ack.reply.body[..], route.ack.reply.status.as_u16()), (&b"ok"[..], 200));
+    assert_eq!(route.app.url, "http://other:1/x", "without its last slash");
+    assert_eq!(config.app_url, "http://127.0.0.1:3000", "for what is passed through");
+    assert_eq!(route.delivery.schedule.wait_after(2, 0.9999).map(|wait| wait.as_secs()), Some(1));
+    assert_eq!(route.delivery.schedule.wait_after(3, 0.0), None);
+    assert_eq!(route.delivery.rate_per_second, Some(7));
+    assert_eq!(route.delivery.max_age, Duration::from_secs(3 * 86_400));
+    assert_eq!(route.dedup_ttl, Duration::from_secs(48 * 3600));
+}
+
+#[test]
+fn relative_paths_start_where_their_file_is() {
+    let directory = tempfile::tempdir().unwrap();
+    put(
+        directory.path(),
+        "sub/hookgate.toml",
+        &format!("[spool]\npath = \"spool\"\n{}", ROUTE.replace("env = \"SECRET\"", "file = \"secret\"")),
+    );
+    put(directory.path(), "sub/secret", super::CANARY);
+    let config = load(Some(&directory.path().join("sub/hookgate.toml")), &environment()).unwrap();
+    assert_eq!(config.spool.path, directory.path().join("sub/spool"));
+    assert_eq!(config.files[1], directory.path().join("sub/secret"));
+}

@@ -1,0 +1,236 @@
+//! Secrets: where they come from, what stops the start, and that they show up nowhere.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use hookgate::config::FaultKind::{self, Secret, UnknownKey, Value};
+use hookgate::config::report::{Look, accepted, note_to_json, refused};
+use hookgate::config::{Config, Layers, NoteLevel, ShowFormat, ShowOrigins, show};
+use hookgate::domain::secret::SecretOrigin;
+
+use super::{CANARY, ROUTE, at, check, check_with, environment, environment_with, fault, faults, note_of};
+
+fn with_secrets(secrets: &str) -> String {
+    ROUTE.replace("{ env = \"SECRET\" }", secrets)
+}
+
+fn file(directory: &Path, name: &str, bytes: &[u8], mode: u32) -> String {
+    let path = directory.join(name);
+    fs::write(&path, bytes).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+    path.display().to_string()
+}
+
+fn secret_of(config: &Config) -> &[u8] {
+    config.routes[0].secrets[0].secret.expose()
+}
+
+#[test]
+fn one_line_break_at_the_end_of_a_file_is_not_part_of_the_secret() {
+    let directory = tempfile::tempdir().unwrap();
+    for (written, read, noted) in [("", "", false), ("\n", "", true), ("\r\n", "", true), ("\n\n", "\n", true)] {
+        let path = file(directory.path(), "s", format!("{CANARY}{written}").as_bytes(), 0o600);
+        let config = check(&with_secrets(&format!("{{ file = \"{path}\" }}"))).unwrap();
+        assert_eq!(secret_of(&config), format!("{CANARY}{read}").as_bytes());
+        let note = config.notes.iter().find(|note| note.text.contains("line break"));
+        assert_eq!(note.is_some(), noted, "{written:?}");
+        assert!(note.is_none_or(|note| note.key == "routes.a.secrets[0]" && note.level == NoteLevel::Note));
+    }
+}
+
+#[test]
+fn a_credential_is_a_file_in_the_directory_that_systemd_names() {
+    let directory = tempfile::tempdir().unwrap();
+    file(directory.path(), "hook", format!("{CANARY}\n").as_bytes(), 0o400);
+    let text = with_secrets("{ credential = \"hook\" }");
+    let environment = environment_with(&[("CREDENTIALS_DIRECTORY", directory.path().to_str().unwrap())]);
+    let config = check_with(&text, &environment).unwrap();
+    assert_eq!(secret_of(&config), CANARY.as_bytes());
+    assert_eq!(config.routes[0].secrets[0].origin, SecretOrigin::Credential("hook".to_owned()));
+    assert!(fault(&text).found.contains("CREDENTIALS_DIRECTORY is not set"));
+}
+
+/// What stops the start: the secret, and what the fault says about it.
+const STOPS: &[(&str, FaultKind, &str)] = &[
+    ("{ env = \"EMPTY\" }", Secret, "empty (env:EMPTY)"),
+    ("{ env = \"BLANK\" }", Secret, "blank (env:BLANK)"),
+    ("{ env = \"UNSET\" }", Secret, "unresolved: the variable UNSET is not set"),
+    ("{ file = \"/nowhere/s\" }", Secret, "unresolved: cannot read /nowhere/s: there is no such file"),
+    ("{ file = \"/\" }", Secret, "unresolved: cannot read /: it is a directory"),
+    ("{ literal = \"\" }", Secret, "empty (literal)"),
+    ("{ literal = \" \\t\\n\" }", Secret, "blank (literal)"),
+    ("{ credential = \"x\" }", Secret, "unresolved: CREDENTIALS_DIRECTORY is not set"),
+    ("{ }", Value, "a secret from nowhere"),
+    ("{ until = \"2030-01-01T00:00:00Z\" }", Value, "a secret from nowhere"),
+    ("{ env = \"SECRET\", file = \"x\" }", Value, "a secret from several places"),
+];
+
+#[test]
+fn a_secret_that_is_blank_or_cannot_be_read_stops_the_start() {
+    let environment = environment_with(&[("EMPTY", ""), ("BLANK", " \n\t")]);
+    for (secret, kind, found) in STOPS {
+        let fault = super::only(check_with(&with_secrets(secret), &environment).unwrap_err());
+        super::assert_fault(&fault, *kind, "routes.a.secrets[0]", &at(4, 12));
+        assert!(fault.found.starts_with(found), "{}", fault.line());
+    }
+}
+
+#[test]
+fn a_secret_file_is_read_up_to_64_kib() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = file(directory.path(), "s", &vec![b'x'; 64 * 1024], 0o600);
+    let text = with_secrets(&format!("{{ file = \"{path}\" }}"));
+    assert_eq!(secret_of(&check(&text).unwrap()).len(), 64 * 1024);
+    file(directory.path(), "s", &vec![b'x'; 64 * 1024 + 1], 0o600);
+    assert_eq!(fault(&text).kind, Secret);
+}
+
+#[test]
+fn no_secret_at_all_stops_the_start() {
+    super::assert_fault(&fault(&with_secrets("")), Secret, "routes.a.secrets", &at(4, 11));
+}
+
+#[test]
+fn what_weakens_a_secret_is_a_warning() {
+    let directory = tempfile::tempdir().unwrap();
+    let open = file(directory.path(), "s", CANARY.as_bytes(), 0o644);
+    let environment = environment_with(&[("SHORT", "123456"), ("PADDED", " 0123456789abcdef0")]);
+    let cases = [
+        (format!("{{ file = \"{open}\" }}"), "can be read by everyone"),
+        ("{ env = \"SHORT\" }".to_owned(), "env:SHORT is 6 bytes; use 32 or more"),
+        ("{ env = \"PADDED\" }".to_owned(), "begins or ends with white space"),
+        (format!("{{ literal = \"{CANARY}\" }}"), "for development only"),
+    ];
+    for (secret, text) in cases {
+        let config = check_with(&with_secrets(&secret), &environment).unwrap();
+        let note = note_of(&config, "routes.a.secrets[0]").unwrap();
+        assert!(note.text.contains(text) && note.level == NoteLevel::Warn, "{note:?}");
+    }
+    assert!(note_of(&check(ROUTE).unwrap(), "routes.a.secrets[0]").is_none());
+}
+
+#[test]
+fn an_expired_secret_is_named_and_the_last_one_must_not_be() {
+    let live = "{ env = \"SECRET\" }";
+    let now = "{ env = \"SECRET\", until = \"2025-10-09T08:53:20Z\" }";
+    let later = "{ env = \"SECRET\", until = 2025-10-09T08:53:21Z }";
+    let config = check(&with_secrets(&format!("{now}, {live}"))).unwrap();
+    assert!(note_of(&config, "routes.a.secrets[0]").unwrap().text.contains("expired at 2025-10-09T08:53:20"));
+    assert_eq!(config.routes[0].secrets.len(), 2, "positions are names in metrics");
+    let config = check(&with_secrets(later)).unwrap();
+    assert!(note_of(&config, "routes.a.secrets[0]").is_none());
+    assert!(config.routes[0].secrets[0].until.is_some());
+    let fault = fault(&with_secrets(&format!("{now}, {now}")));
+    super::assert_fault(&fault, Secret, "routes.a.secrets", &at(4, 11));
+}
+
+#[test]
+fn a_token_makes_an_admin_listener_on_any_address_right() {
+    let text = format!("admin = \"0.0.0.0:9465\"\nadmin_token = {{ env = \"HOOKGATE_ADMIN_TOKEN\" }}\n{ROUTE}");
+    let environment = environment_with(&[("HOOKGATE_ADMIN_TOKEN", CANARY)]);
+    let config = check_with(&text, &environment).unwrap();
+    assert_eq!(config.admin_token.as_ref().map(|token| token.expose().to_vec()), Some(CANARY.as_bytes().to_vec()));
+    assert_eq!(fault(&text).key, "admin_token", "the variable is not set");
+    assert!(check(&format!("admin = \"[::1]:9465\"\n{ROUTE}")).is_ok());
+}
+
+/// Texts in which a secret stands where it should, where it should not, and beside mistakes.
+const LEAKS: &[&str] = &[
+    "secrets = [{ literal = \"CANARY\" }]\nmethds = 1",
+    "secrets = [{ literal = \"CANARY\", until = \"soon\" }]",
+    "secrets = [\"CANARY\"]",
+    "secrets = \"CANARY\"",
+    "secrets = [{ litteral = \"CANARY\" }]",
+    "secrets = [{ env = \"SECRET\", literal = \"CANARY\" }]",
+    "secret = \"CANARY\"",
+    "signing_key = \"CANARY\"",
+    "secrets = [{ literal = \"\"\"CANARY\nCANARY\"\"\" }, 5]",
+    "secrets = [\n  # was CANARY\n  { env = \"UNSET\" } # CANARY\n]",
+    "path = \"x\" # CANARY",
+    "secrets = [{ literal = \"CANARY }]",
+    "secrets = [{ literal = CANARY }]",
+    "secrets = [{ env = \"SECRET\" }]\n[app]\nurl = \"http://user:CANARY@host\"",
+    "secrets = [{ env = \"SECRET\" }]\n[dedup]\nstore = \"redis\"\n[dedup.redis]\nurl = \"rediss://user:CANARY@host\"",
+    "secrets = [{ env = \"SECRET\" }]\n[dedup]\nstore = \"redis\"\n[dedup.redis]\nurl = \"user:CANARY@host\"",
+    "secrets = [{ env = \"SECRET\" }]\n[dedup.redis]\nurl = { litteral = \"CANARY\" }",
+    "secrets = [{ env = \"SECRET\" }]\n[dedup.redis]\nurl = [\"redis://:CANARY@host\"]\npassword = \"CANARY\"",
+    "secrets = [{ env = \"SECRET\" }]\n[server]\nadmin_token = \"CANARY\"",
+];
+
+fn everything_said(text: &str) -> String {
+    let route = "[routes.a]\npath = \"/a\"\nprovider = \"github\"\n";
+    let text = format!("{route}{}\n", text.replace("CANARY", CANARY));
+    let mut said = String::new();
+    match check(&text) {
+        Ok(config) => said += &format!("{config:?}{}", accepted("hookgate.toml", &config, None)),
+        Err(faults) => {
+            for look in [Look::Plain, Look::Pretty, Look::Coloured] {
+                said += &refused(&faults, look);
+            }
+            said += &format!("{faults:?}{faults}{}", faults.to_json());
+            said += &format!("{:?}", miette::Report::new(faults));
+        }
+    }
+    if let Ok(layers) = Layers::of_text("hookgate.toml", &text, &environment()) {
+        for (format, origins) in [
+            (ShowFormat::Toml, ShowOrigins::Yes),
+            (ShowFormat::Json, ShowOrigins::No),
+            (ShowFormat::Json, ShowOrigins::Yes),
+        ] {
+            match show(&layers, format, origins) {
+                Ok(shown) => said += &shown,
+                Err(faults) => said += &faults.plain(),
+            }
+        }
+    }
+    said
+}
+
+#[test]
+fn no_report_and_no_listing_holds_a_secret() {
+    for text in LEAKS {
+        let said = everything_said(text);
+        assert!(said.len() > 100, "{said}");
+        assert!(!said.contains("canary"), "{text}\n{said}");
+    }
+}
+
+#[test]
+fn a_configuration_that_is_right_holds_no_secret_in_its_debug_form_and_its_listing() {
+    let text = format!(
+        "admin_token = {{ literal = \"{CANARY}\" }}\n[dedup]\nstore = \"redis\"\n[dedup.redis]\n\
+         url = \"redis://user:{CANARY}@host:6379/0\"\n{}",
+        with_secrets(&format!("{{ literal = \"{CANARY}\" }}, {{ env = \"SECRET\" }}"))
+    );
+    let config = check(&text).unwrap_or_else(|faults| panic!("{}", faults.plain()));
+    let layers = Layers::of_text("hookgate.toml", &text, &environment()).unwrap();
+    let shown = show(&layers, ShowFormat::Toml, ShowOrigins::Yes).unwrap();
+    assert!(shown.contains("redis://(redacted)@host:6379/0"), "{shown}");
+    assert!(shown.contains("{ env = \"SECRET\" }"), "{shown}");
+    let notes: Vec<_> = config.notes.iter().map(|note| note_to_json(note).to_string()).collect();
+    let said = format!("{config:?}{shown}{}{notes:?}{:?}", accepted("x", &config, None), environment());
+    assert!(!said.contains("canary"), "{said}");
+}
+
+#[test]
+fn a_secret_in_a_variable_of_ours_is_not_shown_either() {
+    let secrets = format!("[\"{CANARY}\", {{ litteral = \"{CANARY}\" }}]");
+    let environment = environment_with(&[
+        ("HOOKGATE_ROUTES__A__SECRETS", secrets.as_str()),
+        ("HOOKGATE_ROUTES__A__SECRET", CANARY),
+        ("HOOKGATE_DEDUP__REDIS__URL", CANARY),
+        ("HOOKGATE_DEDUP__STORE", "redis"),
+    ]);
+    let faults = check_with(ROUTE, &environment).unwrap_err();
+    let said = format!("{}{faults:?}{}", refused(&faults, Look::Pretty), faults.to_json());
+    assert!(faults.iter().any(|fault| fault.kind == UnknownKey), "{said}");
+    assert!(faults.len() == 4 && !said.contains("canary"), "{said}");
+}
+
+#[test]
+fn unknown_keys_near_a_secret_are_still_found() {
+    let keys: Vec<_> =
+        faults(&with_secrets("{ litteral = \"x\" }, { envv = \"y\" }")).into_iter().map(|f| f.key).collect();
+    assert_eq!(keys, ["routes.a.secrets[0].litteral", "routes.a.secrets[1].envv"]);
+}

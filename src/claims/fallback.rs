@@ -167,8 +167,10 @@ impl Fallback {
 
     async fn check_policy(&self) {
         match self.redis.eviction_policy().await {
-            Ok(Some(policy)) if policy != "noeviction" => tracing::error!(policy,
-                "redis gives up keys when its memory is full, and with them claims: set maxmemory-policy noeviction"),
+            Ok(Some(policy)) if policy != "noeviction" => tracing::error!(
+                policy,
+                "redis gives up keys when its memory is full, and with them claims: set maxmemory-policy noeviction"
+            ),
             Ok(_) => {}
             Err(fault) => tracing::warn!(%fault, "redis does not say whether it evicts keys"),
         }

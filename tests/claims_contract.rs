@@ -68,8 +68,9 @@ impl Server {
 
     async fn command(&self, words: &[&str]) -> redis::RedisResult<redis::Value> {
         let mut connection = redis::Client::open(self.url())?.get_multiplexed_async_connection().await?;
-        let mut command = redis::cmd(words[0]);
-        command.arg(&words[1..]);
+        let (name, arguments) = words.split_first().unwrap();
+        let mut command = redis::cmd(name);
+        command.arg(arguments);
         command.query_async(&mut connection).await
     }
 

@@ -6,7 +6,6 @@ use arc_swap::ArcSwap;
 
 use super::{Loaded, Reread, wiring};
 use crate::admin::{Control, ReloadRefused, Reloaded, RouteFacts};
-use crate::claims::store::ClaimStore;
 use crate::clock::Clock;
 use crate::disk::Disk;
 use crate::domain::route::Route;
@@ -26,8 +25,7 @@ pub(super) struct Core {
     pub(super) deliverer: Deliverer,
     pub(super) disk: Disk,
     pub(super) spool: Spool,
-    pub(super) store: Arc<dyn ClaimStore>,
-    pub(super) store_name: &'static str,
+    pub(super) stores: wiring::Stores,
     pub(super) metrics: Arc<Metrics>,
     pub(super) recent: Recent,
     pub(super) readiness: Readiness,

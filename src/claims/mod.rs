@@ -4,7 +4,11 @@
 //! An event is CLAIMED (leased to an owner while it is processed), then MARKED (accepted or safe on disk, for the
 //! ttl) or RELEASED (nothing was accepted and the sender was told so). It is never marked before it is safe.
 
+pub mod embedded;
+pub mod fallback;
 pub mod flight;
+mod meter;
+pub mod redis;
 pub mod store;
 
 use std::sync::Arc;

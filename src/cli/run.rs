@@ -8,20 +8,20 @@ use super::output::say;
 use super::{Context, Exit, Failure, Outcome};
 use crate::app::{self, Stopped};
 use crate::clock::Clock;
-use crate::config::{self, Environment, NoteLevel, report};
+use crate::config::{Environment, NoteLevel, report};
 use crate::demo::{self, DemoFault, Length};
 
 /// `hookgate run`.
 pub(super) fn run(context: &Context) -> Outcome {
-    let config = context.load()?;
-    let warnings: Vec<_> = config.notes.iter().filter(|note| note.level == NoteLevel::Warn).cloned().collect();
+    let loaded = app::read(context.file.as_deref(), &context.environment).map_err(|faults| context.refused(&faults))?;
+    let warnings: Vec<_> = loaded.config.notes.iter().filter(|note| note.level == NoteLevel::Warn).cloned().collect();
     if !warnings.is_empty() {
         say(&report::notes(&warnings));
     }
     let file = context.file.clone();
     // Secrets may have expired since: the moment is taken anew.
-    let reread = move || config::load(file.as_deref(), &Environment::take(Clock::start().now()));
-    match app::run(&config, reread) {
+    let reread = move || app::read(file.as_deref(), &Environment::take(Clock::start().now()));
+    match app::run(&loaded, reread) {
         Ok(Stopped::Orderly | Stopped::CutShort) => Ok(Exit::Ok),
         // A damaged spool is set aside and the gateway starts: that is a line of the log and a metric, not a fault.
         Err(fault) => Err(Failure::failed(fault.to_string())),

@@ -376,8 +376,10 @@ impl Leaf for PublicUrl {
 fn web_address(text: &str) -> Option<&str> {
     let uri: Uri = text.parse().ok()?;
     let host = uri.host().filter(|host| !host.is_empty())?;
-    let plain = !text.contains(['@', '?', '#']) && text.is_ascii() && !host.is_empty();
-    (plain && matches!(uri.scheme_str(), Some("http" | "https"))).then_some(text)
+    let authority = uri.authority()?.as_str();
+    let has_port = uri.port_u16().is_some_and(|port| port > 0) || authority.len() == host.len();
+    let plain = !text.contains(['@', '?', '#']) && text.is_ascii();
+    (plain && has_port && matches!(uri.scheme_str(), Some("http" | "https"))).then_some(text)
 }
 
 /// A path of a request, matched raw and exactly.

@@ -120,8 +120,8 @@ impl Marks {
     }
 
     /// Remembers a mark. Says whether the writer must be asked to write.
-    pub(super) fn put(&self, mark: Mark) -> Writing {
-        let dropped = self.lock().put(mark);
+    pub(super) fn put(&self, mark: Mark, now: Timestamp) -> Writing {
+        let dropped = self.lock().put(mark, now);
         self.metrics.dedup_local_marks_dropped_total.inc_by(dropped);
         if self.asked.swap(true, Ordering::AcqRel) { Writing::Asked } else { Writing::MustBeAsked }
     }
@@ -203,11 +203,13 @@ pub(super) enum Disk {
 
 impl Unwritten {
     /// Puts a mark in; yields how many old ones had to go for it.
-    fn put(&mut self, mark: Mark) -> u64 {
+    fn put(&mut self, mark: Mark, now: Timestamp) -> u64 {
         let key = mark.key;
         let of_slot = self.by_slot.entry(key.slot).or_default();
         let queued = if let Some(old) = of_slot.iter_mut().find(|old| old.mark.key == key) {
-            old.mark = mark;
+            if mark.kind == MarkKind::Processed || old.mark.kind == MarkKind::Perhaps || old.mark.expires_at <= now {
+                old.mark = mark;
+            }
             std::mem::replace(&mut old.queued, true)
         } else {
             of_slot.push(Waiting { mark, queued: true });
@@ -290,7 +292,7 @@ impl Job for WriteMarks {
         self.marks.not_asked();
         self.taken = self.marks.lock().take();
         for mark in &self.taken {
-            tx.put_mark(mark)?;
+            tx.write_mark(mark, self.now)?;
         }
         tx.sweep_marks(self.now, SWEEP + 2 * self.taken.len())
     }
@@ -310,19 +312,26 @@ impl Job for WriteMarks {
 }
 
 impl Tx<'_> {
-    /// Writes a mark. "Processed" is never made less by "perhaps": a claim that may say so is not given while it counts.
+    /// Writes the mark of a processed event.
     pub fn put_mark(&mut self, mark: &Mark) -> Result<(), JobFault> {
+        self.write_mark(mark, Timestamp::from_millis(i64::MIN))
+    }
+
+    /// Writes a mark. "Perhaps" never takes the place of a "processed" that counts at `now`.
+    fn write_mark(&mut self, mark: &Mark, now: Timestamp) -> Result<(), JobFault> {
         self.conn
             .prepare_cached(
                 "INSERT INTO marks (slot, fingerprint, route, kind, expires_at) VALUES (?1, ?2, ?3, ?4, ?5)
-                 ON CONFLICT (slot, fingerprint) DO UPDATE SET kind = excluded.kind, expires_at = excluded.expires_at",
+                 ON CONFLICT (slot, fingerprint) DO UPDATE SET kind = excluded.kind, expires_at = excluded.expires_at
+                 WHERE excluded.kind = 0 OR kind = 1 OR expires_at <= ?6",
             )?
             .execute(params![
                 mark.key.slot,
                 mark.key.fingerprint,
                 &*mark.route,
                 kind_code(mark.kind),
-                mark.expires_at.millis()
+                mark.expires_at.millis(),
+                now.millis(),
             ])?;
         self.draft.marked.push(mark.key.slot);
         Ok(())

@@ -171,7 +171,7 @@ impl Disk {
 
     /// Remembers a mark at once, in memory, and has it written.
     pub fn put_mark(&self, mark: Mark, now: Timestamp) {
-        if self.0.marks.put(mark) == Writing::MustBeAsked {
+        if self.0.marks.put(mark, now) == Writing::MustBeAsked {
             self.write_marks(now);
         }
     }

@@ -2,6 +2,7 @@
 //!
 //! Floor 0. Nothing here reads a clock, a file, a socket or the environment; time and chance come in as arguments.
 
+pub mod admission;
 pub mod breaker;
 pub mod event;
 pub mod fault;

@@ -62,11 +62,8 @@ impl First {
                 return Err("an earlier event of the same order value is waiting".to_owned());
             }
         }
-        let slot = if self.absorbs() {
-            lane.slot(self.commit_by).await
-        } else {
-            lane.slot_regardless(self.commit_by).await
-        };
+        let slot =
+            if self.absorbs() { lane.slot(self.commit_by).await } else { lane.slot_regardless(self.commit_by).await };
         match slot {
             Ok(slot) => Ok(slot),
             Err(NoSlot::Until(_)) => Err("the application is considered down".to_owned()),

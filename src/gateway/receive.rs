@@ -102,13 +102,18 @@ impl Gateway {
             }
             (Ok(Admission::Filtered), _) => Admitted::Answered(Settled::Filtered),
             (Ok(Admission::Handshake(reply)), _) => Admitted::Answered(Settled::Handshake(reply)),
-            (Err(refusal), Some(inbound)) => self.observe(inbound, route, origin, id, refusal),
+            (Err(refusal), Some(inbound)) => {
+                self.note_observed(route, origin, refusal);
+                let (mut event, _) = route.observe(inbound, now, id, received_at);
+                origin.tell(&mut event.headers);
+                Admitted::Unbelieved(event)
+            }
             (Err(refusal), None) => Admitted::Answered(Settled::Refused(refusal)),
         }
     }
 
     /// `enforce = false`: the verdict is counted and logged, and the request is passed on without being believed.
-    fn observe(&self, inbound: Inbound, route: &Route, origin: &Origin, id: EventId, refusal: Refusal) -> Admitted {
+    fn note_observed(&self, route: &Route, origin: &Origin, refusal: Refusal) {
         let name: &str = &route.name;
         self.metrics.observed_refusals_total.with_label_values(&[name, refusal.as_str()]).inc();
         tracing::warn!(
@@ -117,9 +122,6 @@ impl Gateway {
             request_id = origin.request_id,
             "would be refused, and is passed on: the route does not enforce"
         );
-        let mut event = route.unbelieved(inbound, id, self.clock.now());
-        origin.tell(&mut event.headers);
-        Admitted::Unbelieved(event)
     }
 
     fn note_age(&self, event: &Event, now_seconds: f64) {

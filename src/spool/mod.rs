@@ -14,14 +14,14 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::disk::{Disk, DiskFault, Found, JobFault, ReadOnly, RouteTotals, Rx, Selection};
+use crate::disk::{Disk, DiskFault, JobFault, ReadOnly, RouteTotals, Rx, Selection};
 use crate::domain::event::EventId;
 use crate::domain::time::Timestamp;
 
 pub use self::types::{
     DeadReason, Due, Entry, Filter, Listed, NewEntry, Possible, Replay, Settlement, SpoolFault, State, Stored,
 };
-pub use crate::disk::{Mark, Totals};
+pub use crate::disk::{Found, Mark, Totals};
 
 /// Longest count: it may have to look at every event.
 const COUNT: Duration = Duration::from_secs(10);

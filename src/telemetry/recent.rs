@@ -125,7 +125,8 @@ impl fmt::Debug for Recent {
 }
 
 fn cut(text: &mut String) {
-    if let Some(end) = (0..=LONGEST_TEXT).rev().find(|end| text.is_char_boundary(*end)).filter(|end| *end < text.len()) {
+    if let Some(end) = (0..=LONGEST_TEXT).rev().find(|end| text.is_char_boundary(*end)).filter(|end| *end < text.len())
+    {
         text.truncate(end);
         text.shrink_to_fit();
     }

@@ -1,0 +1,315 @@
+//! The shared store with the embedded one beside it, so that an outage of Redis costs a bounded wait, once.
+//!
+//! The embedded table is always written and consulted first: an event marked here is a duplicate whatever Redis says,
+//! which may have been flushed or failed over. Then Redis decides. When it does not answer in time it counts as down:
+//! until a probe has seen it answer nobody waits for it, and `on_store_down` decides. What could not be told meanwhile
+//! is told when it is back, before it is asked again.
+//!
+//! [`Fallback::tend`] probes, repairs and checks; its owner runs it as long as the store is used.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::embedded::Embedded;
+use super::meter::{Meter, Op};
+use super::redis::{Redis, Up};
+use super::store::{Claim, ClaimStore, Claimed, Peeked, Processed, StoreFault};
+use crate::disk::Found;
+use crate::domain::key::EventKey;
+use crate::domain::route::OnStoreDown;
+use crate::domain::time::Timestamp;
+use crate::telemetry::Metrics;
+
+/// How often a store that is down is probed.
+const PROBE_DOWN: Duration = Duration::from_millis(250);
+/// How often a store that is up is probed, for the times when nobody asks it anything.
+const PROBE_UP: Duration = Duration::from_secs(2);
+/// How often it is asked whether it evicts keys.
+const CHECK_POLICY: Duration = Duration::from_secs(60);
+/// Marks and releases kept for Redis while it is down; at some 150 bytes each: 10 MB. Past it the oldest are given up:
+/// they hold here, and other replicas may see those events as new.
+const REPAIRS: usize = 65_536;
+/// Longest time that repairs keep Redis from being asked again.
+const REPAIR_FIRST: Duration = Duration::from_secs(2);
+
+/// Redis with the embedded store beside it.
+#[derive(Debug)]
+pub struct Fallback {
+    redis: Redis,
+    local: Arc<Embedded>,
+    policy: OnStoreDown,
+    /// Whether Redis is asked. Cleared by whoever sees it fail, set by `tend` alone.
+    up: AtomicBool,
+    went_down: Notify,
+    repairs: Mutex<VecDeque<Repair>>,
+    local_meter: Meter,
+}
+
+/// What Redis has to be told.
+#[derive(Clone, Debug)]
+struct Repair {
+    claim: Claim,
+    what: What,
+    since: Instant,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum What {
+    Mark { ttl: Duration },
+    Release(Processed),
+}
+
+impl Fallback {
+    /// Redis first, `local` beside it. Redis counts as up until it is seen to be down: a start waits for nothing.
+    #[must_use]
+    pub fn new(redis: Redis, local: Arc<Embedded>, policy: OnStoreDown, metrics: &Metrics) -> Self {
+        redis.note_up(Up::Yes);
+        Self {
+            redis,
+            local,
+            policy,
+            up: AtomicBool::new(true),
+            went_down: Notify::new(),
+            repairs: Mutex::default(),
+            local_meter: Meter::new(metrics, "embedded"),
+        }
+    }
+
+    /// The embedded store beside Redis.
+    #[must_use]
+    pub const fn local(&self) -> &Arc<Embedded> {
+        &self.local
+    }
+
+    /// Probes Redis, tells it what it missed, and watches its eviction policy. Never returns; dropping it is safe.
+    pub async fn tend(&self) {
+        let mut policy_at = Instant::now();
+        loop {
+            match self.redis.probe().await {
+                Ok(()) => {
+                    self.come_back().await;
+                    if Instant::now() >= policy_at {
+                        policy_at = Instant::now() + CHECK_POLICY;
+                        self.check_policy().await;
+                    }
+                }
+                Err(fault) => self.go_down(&fault),
+            }
+            if self.is_up() {
+                tokio::select! {
+                    () = tokio::time::sleep(PROBE_UP) => {}
+                    () = self.went_down.notified() => tokio::time::sleep(PROBE_DOWN).await,
+                }
+            } else {
+                tokio::time::sleep(PROBE_DOWN).await;
+            }
+        }
+    }
+
+    /// Redis answers: it is told the most urgent, asked again, and told the rest.
+    async fn come_back(&self) {
+        let first = Instant::now() + REPAIR_FIRST;
+        if self.repair(first).await.is_err() {
+            return;
+        }
+        if !self.up.swap(true, Ordering::AcqRel) {
+            tracing::warn!("the dedup store redis answers again");
+        }
+        self.redis.note_up(Up::Yes);
+        let rest = Instant::now() + PROBE_UP;
+        if let Err(fault) = self.repair(rest).await {
+            self.go_down(&fault);
+        }
+    }
+
+    async fn repair(&self, until: Instant) -> Result<(), StoreFault> {
+        while Instant::now() < until {
+            let Some(repair) = self.lock().pop_front() else { return Ok(()) };
+            if let Err(fault) = self.tell(&repair).await {
+                self.lock().push_front(repair);
+                return Err(fault);
+            }
+        }
+        Ok(())
+    }
+
+    async fn tell(&self, repair: &Repair) -> Result<(), StoreFault> {
+        match repair.what {
+            What::Mark { ttl } => match ttl.checked_sub(repair.since.elapsed()) {
+                Some(left) => self.redis.mark(&repair.claim, left).await,
+                None => Ok(()),
+            },
+            What::Release(processed) => self.redis.release(&repair.claim, processed).await,
+        }
+    }
+
+    fn owe(&self, claim: &Claim, what: What) {
+        let mut repairs = self.lock();
+        if repairs.len() >= REPAIRS {
+            repairs.pop_front();
+        }
+        repairs.push_back(Repair { claim: claim.clone(), what, since: Instant::now() });
+    }
+
+    fn go_down(&self, fault: &StoreFault) {
+        self.redis.note_up(Up::No);
+        if self.up.swap(false, Ordering::AcqRel) {
+            tracing::error!(%fault, policy = ?self.policy, "the dedup store redis does not answer; on_store_down decides");
+            self.went_down.notify_one();
+        }
+    }
+
+    async fn check_policy(&self) {
+        match self.redis.eviction_policy().await {
+            Ok(Some(policy)) if policy != "noeviction" => tracing::error!(
+                policy,
+                "redis gives up keys when its memory is full, and with them claims: set maxmemory-policy noeviction"
+            ),
+            Ok(_) => {}
+            Err(fault) => tracing::warn!(%fault, "redis does not say whether it evicts keys"),
+        }
+    }
+
+    /// What is decided when Redis is not asked or does not answer.
+    fn without_redis(&self, local: Claimed) -> Result<Claimed, StoreFault> {
+        match (self.policy, local) {
+            (OnStoreDown::Local, _) => Ok(local),
+            (OnStoreDown::Refuse, _) => {
+                Err(StoreFault::Refused("the dedup store redis is down and on_store_down is refuse".to_owned()))
+            }
+            (OnStoreDown::Accept, Claimed::Lapsed) => Ok(Claimed::Lapsed),
+            (
+                OnStoreDown::Accept,
+                Claimed::New | Claimed::Conflict | Claimed::Unsure | Claimed::Duplicate | Claimed::InFlight,
+            ) => Ok(Claimed::Unsure),
+        }
+    }
+
+    async fn ask_redis(&self, claim: &Claim) -> Option<Claimed> {
+        if !self.is_up() {
+            return None;
+        }
+        match self.redis.decide(claim).await {
+            Ok(shared) => Some(shared),
+            Err(fault) => {
+                self.redis.meter().checked(&Err(fault.clone()));
+                self.go_down(&fault);
+                None
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Repair>> {
+        self.repairs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Both stores gave the event to us: the more suspicious answer counts.
+const fn worse(local: Claimed, shared: Claimed) -> Claimed {
+    match (local, shared) {
+        (Claimed::Lapsed, _) | (_, Claimed::Lapsed) => Claimed::Lapsed,
+        (Claimed::Conflict, _) | (_, Claimed::Conflict) => Claimed::Conflict,
+        (Claimed::New | Claimed::Duplicate | Claimed::InFlight | Claimed::Unsure, _) => shared,
+    }
+}
+
+/// A local claim that is given up unless Redis agrees.
+struct Provisional<'a> {
+    store: &'a Fallback,
+    claim: Option<&'a Claim>,
+}
+
+impl Provisional<'_> {
+    fn keep(mut self) {
+        self.claim = None;
+    }
+}
+
+impl Drop for Provisional<'_> {
+    fn drop(&mut self) {
+        if let Some(claim) = self.claim {
+            self.store.local.give_up(claim, Processed::Not);
+        }
+    }
+}
+
+#[async_trait]
+impl ClaimStore for Fallback {
+    async fn claim(&self, claim: &Claim) -> Result<Claimed, StoreFault> {
+        let since = std::time::Instant::now();
+        let local = self.local.decide(claim).await;
+        if let Ok(Claimed::Duplicate | Claimed::InFlight) = local {
+            self.local_meter.checked(&local);
+            self.local_meter.took(Op::Claim, since);
+            return local;
+        }
+        let provisional = Provisional { store: self, claim: Some(claim) };
+        let shared = self.ask_redis(claim).await;
+        let (answer, meter) = match (local, shared) {
+            (Ok(local), Some(shared)) if shared.is_ours() => (Ok(worse(local, shared)), self.redis.meter()),
+            (_, Some(shared)) => (Ok(shared), self.redis.meter()),
+            (Ok(local), None) => (self.without_redis(local), &self.local_meter),
+            (Err(fault), None) => (Err(fault), &self.local_meter),
+        };
+        if answer.as_ref().is_ok_and(|answer| answer.is_ours()) {
+            provisional.keep();
+        }
+        meter.checked(&answer);
+        meter.took(Op::Claim, since);
+        answer
+    }
+
+    async fn mark(&self, claim: &Claim, ttl: Duration) -> Result<(), StoreFault> {
+        self.local.remember_processed(claim, ttl);
+        if self.is_up() {
+            match self.redis.mark(claim, ttl).await {
+                Ok(()) => return Ok(()),
+                Err(fault) => self.go_down(&fault),
+            }
+        }
+        self.owe(claim, What::Mark { ttl });
+        Ok(())
+    }
+
+    async fn release(&self, claim: &Claim, processed: Processed) -> Result<(), StoreFault> {
+        self.local.give_up(claim, processed);
+        if self.is_up() {
+            match self.redis.release(claim, processed).await {
+                Ok(()) => return Ok(()),
+                Err(fault) => self.go_down(&fault),
+            }
+        }
+        self.owe(claim, What::Release(processed));
+        Ok(())
+    }
+
+    async fn peek(&self, route: &str, key: EventKey, now: Timestamp) -> Result<Option<Peeked>, StoreFault> {
+        let local = self.local.peek(route, key, now).await?;
+        if local.is_some() || !self.is_up() {
+            return Ok(local);
+        }
+        self.redis.peek(route, key, now).await
+    }
+
+    async fn forget(&self, route: &str, key: EventKey) -> Result<Found, StoreFault> {
+        // Redis first: while it still knows the event, forgetting it here alone would be no forgetting.
+        let shared = self.redis.forget(route, key).await?;
+        let local = self.local.forget(route, key).await?;
+        self.lock().retain(|repair| repair.claim.key != key);
+        Ok(if shared == Found::Yes { shared } else { local })
+    }
+
+    fn name(&self) -> &'static str {
+        "redis"
+    }
+
+    fn is_up(&self) -> bool {
+        self.up.load(Ordering::Acquire)
+    }
+}

@@ -1,7 +1,12 @@
 //! The commands as a shell sees them: the real binary, its stdout, stderr and exit code. Commands that ask a gateway ask
 //! the real admin pages, served by this process on loopback over a real spool.
 
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test that stops is a test that fails")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test that stops is a test that fails"
+)]
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};

@@ -14,4 +14,5 @@ pub mod route;
 pub mod schedule;
 pub mod scheme;
 pub mod secret;
+pub mod suspicion;
 pub mod time;

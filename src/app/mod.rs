@@ -18,8 +18,9 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use self::control::Core;
+use self::signals::Signals;
 use crate::admin::AdminState;
-use crate::config::{self, Config, ConfigFaults, Environment, Layers, ShowFormat, ShowOrigins};
+use crate::config::{self, Config, ConfigFaults, Environment, Layers, NoteLevel, ShowFormat, ShowOrigins};
 use crate::disk::DiskFault;
 use crate::domain::time::Timestamp;
 use crate::forward::Settlement;
@@ -141,13 +142,17 @@ pub fn run(
     let metrics = metrics_for(config)?;
     let settings = wiring::log_settings(config);
     let logs = logs::init(settings, &metrics).map_err(|error| StartFault::machine("logging", error))?;
+    for note in config.notes.iter().filter(|note| note.level == NoteLevel::Warn) {
+        tracing::warn!(key = note.key, "{}", note.text);
+    }
     let runtime = runtime(config.server.threads)?;
     let control = logs.control.clone();
     let stopped = runtime.block_on(async {
+        let signals = Signals::listen()?;
         let running = Running::start(loaded, metrics, Some(control), Box::new(reread)).await?;
         tracing::info!(listen = %running.addresses.listen, telemetry = %running.addresses.telemetry,
             admin = %running.addresses.admin, routes = config.routes.len(), "ready");
-        signals::serve_until_told(&running).await
+        Ok(signals::serve_until_told(signals, &running).await)
     });
     runtime.shutdown_timeout(QUICK);
     drop(logs.flush);

@@ -4,20 +4,15 @@ use std::io;
 
 use super::admin::wait_on_threads;
 use super::args::Demo;
-use super::output::say;
 use super::{Context, Exit, Failure, Outcome};
 use crate::app::{self, Stopped};
 use crate::clock::Clock;
-use crate::config::{Environment, NoteLevel, report};
+use crate::config::Environment;
 use crate::demo::{self, DemoFault, Length};
 
 /// `hookgate run`.
 pub(super) fn run(context: &Context) -> Outcome {
     let loaded = app::read(context.file.as_deref(), &context.environment).map_err(|faults| context.refused(&faults))?;
-    let warnings: Vec<_> = loaded.config.notes.iter().filter(|note| note.level == NoteLevel::Warn).cloned().collect();
-    if !warnings.is_empty() {
-        say(&report::notes(&warnings));
-    }
     let file = context.file.clone();
     // Secrets may have expired since: the moment is taken anew.
     let reread = move || app::read(file.as_deref(), &Environment::take(Clock::start().now()));

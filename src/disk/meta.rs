@@ -4,6 +4,7 @@
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::PreviousStop;
+use super::records::PENDING;
 use crate::domain::time::Timestamp;
 
 /// What the start found and what follows from it.
@@ -34,7 +35,8 @@ pub(super) fn begin_run(conn: &mut Connection, now: Timestamp) -> rusqlite::Resu
         doubtful_through = doubtful_through.max(last_seq);
         put(&tx, "doubtful_through", doubtful_through)?;
     }
-    let cut_off = tx.execute("UPDATE events SET state = 0, possible_duplicate = 1 WHERE state = 1", [])?;
+    let cut_off =
+        tx.execute(&format!("UPDATE events SET state = {PENDING}, possible_duplicate = 1 WHERE state = 1"), [])?;
     put(&tx, "run", "began")?;
     put(&tx, "boot", boot.unwrap_or_default())?;
     tx.commit()?;

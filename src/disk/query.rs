@@ -253,3 +253,58 @@ pub(super) fn totals(conn: &Connection, capacity_bytes: u64) -> rusqlite::Result
     }
     Ok(totals)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::records::PENDING;
+    use crate::disk::schema;
+
+    /// What `SQLite` would do, one step a line.
+    fn plan(conn: &Connection, sql: &str) -> String {
+        let mut query = conn.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+        let values = vec![Value::Null; query.parameter_count()];
+        let steps = query.query_map(params_from_iter(values), |row| row.get::<_, String>(3)).unwrap();
+        steps.collect::<Result<Vec<_>, _>>().unwrap().join("\n")
+    }
+
+    #[test]
+    fn no_statement_of_a_delivery_looks_at_every_event() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("test.db");
+        std::fs::write(&file, b"").unwrap();
+        let (conn, _) = schema::open_writer(&file).unwrap();
+        let statements = [
+            "SELECT id FROM events INDEXED BY events_due WHERE route = ?1 AND state = 0 AND not_before <= ?2
+             ORDER BY not_before, id LIMIT ?3"
+                .to_owned(),
+            "SELECT e.seq FROM events AS e LEFT JOIN payloads AS p ON p.seq = e.seq WHERE e.id = ?1".to_owned(),
+            "SELECT EXISTS (SELECT 1 FROM events WHERE route = ?1 AND order_value = ?2 AND class = 0
+             AND order_value IS NOT NULL)"
+                .to_owned(),
+            "SELECT min(received_at) FROM events WHERE route = ?1 AND class = 0".to_owned(),
+            format!("UPDATE events SET state = {PENDING} WHERE id = ?1 AND class = 0"),
+            format!("UPDATE events SET state = {PENDING}, possible_duplicate = 1 WHERE state = 1"),
+            "UPDATE events SET state = 0 WHERE state = 2 AND seq = (SELECT min(seq) FROM events WHERE route = ?1
+             AND order_value = ?2 AND class = 0 AND order_value IS NOT NULL)"
+                .to_owned(),
+            "DELETE FROM marks WHERE (slot, fingerprint) IN
+             (SELECT slot, fingerprint FROM marks WHERE expires_at <= ?1 ORDER BY expires_at LIMIT ?2)"
+                .to_owned(),
+            format!("SELECT {EVENT} FROM events AS e WHERE 1 AND e.class = 1 AND e.id > ? ORDER BY e.id LIMIT ?"),
+            format!("SELECT {EVENT} FROM events AS e WHERE 1 AND +e.route = ? AND e.id > ? ORDER BY e.id LIMIT ?"),
+        ];
+        for statement in statements {
+            let plan = plan(&conn, &statement);
+            let scans = plan.lines().any(|step| step.starts_with("SCAN ") && step != "SCAN CONSTANT ROW");
+            assert!(plan.contains("SEARCH") && !scans, "{statement}\n{plan}");
+            assert!(!plan.contains("TEMP B-TREE FOR ORDER BY"), "{statement}\n{plan}");
+        }
+        let totals = plan(
+            &conn,
+            "SELECT route, class, count(*), sum(size), min(received_at) FROM events
+            INDEXED BY events_totals GROUP BY route, class",
+        );
+        assert_eq!(totals, "SCAN events USING COVERING INDEX events_totals");
+    }
+}

@@ -1,8 +1,9 @@
 //! Events on the disk: the statements that write them, each inside the transaction of a job. What the columns mean to
 //! a reader is `query.rs`'s; what a record means to the gateway is the spool's.
 //!
-//! Invariant: of the undelivered events of one order value the oldest is never in state 2 (behind). Whatever takes an
-//! undelivered event away promotes the next.
+//! Invariant: of the undelivered events of one order value only the oldest is ever in state 0 (pending), and it is never
+//! in state 2 (behind). Whatever makes an event pending asks for an older one; whatever takes an undelivered event away
+//! promotes the next.
 
 use std::sync::Arc;
 
@@ -91,6 +92,11 @@ impl NewRow {
             + optional.iter().filter_map(|text| text.as_ref().map(String::len)).sum::<usize>()
     }
 }
+
+/// The state of an event that becomes pending: behind an older one of its order value, or not.
+pub(super) const PENDING: &str = "CASE WHEN order_value IS NOT NULL AND EXISTS (SELECT 1 FROM events AS other
+  WHERE other.route = events.route AND other.order_value = events.order_value AND other.class = 0
+  AND other.order_value IS NOT NULL AND other.seq < events.seq) THEN 2 ELSE 0 END";
 
 /// Whether there was such an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -197,25 +203,26 @@ impl Tx<'_> {
         possible_duplicate: bool,
         error: &str,
     ) -> Result<Found, JobFault> {
-        self.change(
-            "UPDATE events SET state = 0, not_before = ?2, possible_duplicate = max(possible_duplicate, ?3),
-               last_error = ?4 WHERE id = ?1 AND class = 0",
-            params![id, not_before.millis(), possible_duplicate, error],
-        )
+        let sql = format!(
+            "UPDATE events SET state = {PENDING}, not_before = ?2, possible_duplicate = max(possible_duplicate, ?3),
+               last_error = ?4 WHERE id = ?1 AND class = 0"
+        );
+        self.change(&sql, params![id, not_before.millis(), possible_duplicate, error])
     }
 
     /// The attempt did not take place.
     pub fn postpone(&mut self, id: [u8; 16], not_before: Timestamp) -> Result<Found, JobFault> {
-        self.change(
-            "UPDATE events SET attempts = max(attempts - (state = 1), 0), state = 0, not_before = ?2
-             WHERE id = ?1 AND class = 0",
-            params![id, not_before.millis()],
-        )
+        let sql = format!(
+            "UPDATE events SET attempts = max(attempts - (state = 1), 0), state = {PENDING}, not_before = ?2
+             WHERE id = ?1 AND class = 0"
+        );
+        self.change(&sql, params![id, not_before.millis()])
     }
 
     /// Nobody knows any more what became of the running attempt.
     pub fn cut_off(&mut self, id: [u8; 16]) -> Result<Found, JobFault> {
-        self.change("UPDATE events SET state = 0, possible_duplicate = 1 WHERE id = ?1 AND state = 1", params![id])
+        let sql = format!("UPDATE events SET state = {PENDING}, possible_duplicate = 1 WHERE id = ?1 AND state = 1");
+        self.change(&sql, params![id])
     }
 
     /// No further attempt: a dead letter.
@@ -238,12 +245,18 @@ impl Tx<'_> {
 
     /// A dead letter becomes due again, as if it had never been tried.
     pub fn revive(&mut self, id: [u8; 16], now: Timestamp) -> Result<Found, JobFault> {
-        let sql = "UPDATE events SET class = 0, replay = 1, attempts = 0, reason = NULL, not_before = ?2,
-               state = CASE WHEN order_value IS NOT NULL AND EXISTS (SELECT 1 FROM events AS other
-                 WHERE other.route = events.route AND other.order_value = events.order_value AND other.class = 0
-                 AND other.seq < events.seq) THEN 2 ELSE 0 END
-             WHERE id = ?1 AND class = 1";
-        let touched = self.touch(sql, params![id, now.millis()])?;
+        let sql = format!(
+            "UPDATE events SET class = 0, replay = 1, attempts = 0, reason = NULL, not_before = ?2, state = {PENDING}
+             WHERE id = ?1 AND class = 1"
+        );
+        let touched = self.touch(&sql, params![id, now.millis()])?;
+        if let Some(Touched { seq, route, order_value: Some(value), .. }) = &touched {
+            self.statement(
+                "UPDATE events SET state = 2 WHERE route = ?1 AND order_value = ?2 AND class = 0 AND state = 0
+                   AND order_value IS NOT NULL AND seq > ?3",
+            )?
+            .execute(params![&**route, value, seq])?;
+        }
         self.moved(touched, Class::Dead, Some(Class::Undelivered))
     }
 
@@ -279,7 +292,8 @@ impl Tx<'_> {
     fn promote(&mut self, route: &str, order_value: &str) -> Result<(), JobFault> {
         self.statement(
             "UPDATE events SET state = 0 WHERE state = 2 AND seq =
-               (SELECT min(seq) FROM events WHERE route = ?1 AND order_value = ?2 AND class = 0)",
+               (SELECT min(seq) FROM events WHERE route = ?1 AND order_value = ?2 AND class = 0
+                AND order_value IS NOT NULL)",
         )?
         .execute(params![route, order_value])?;
         Ok(())

@@ -34,8 +34,8 @@ const BATCH_BYTES: usize = 16 * 1024 * 1024;
 const LAZY_PAUSE: Duration = Duration::from_millis(5);
 /// How often the thread looks around when nothing is asked of it.
 const IDLE: Duration = Duration::from_secs(1);
-/// Pages given back to the file system in one step: 1 MiB.
-const VACUUM_PAGES: u32 = 256;
+/// Pages given back to the file system in one step: 4 MiB.
+const VACUUM_PAGES: u32 = 1024;
 /// Unused pages that are kept for the next events: 16 MiB.
 const SPARE_PAGES: i64 = 4096;
 

@@ -5,6 +5,7 @@ mod body;
 mod connections;
 mod forwarded;
 mod guard;
+mod head;
 pub mod listener;
 mod proxy;
 mod receive;

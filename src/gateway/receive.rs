@@ -115,6 +115,7 @@ impl Gateway {
     /// `enforce = false`: the verdict is counted and logged, and the request is passed on without being believed.
     fn note_observed(&self, route: &Route, origin: &Origin, refusal: Refusal) {
         let name: &str = &route.name;
+        self.metrics.refusals_total.with_label_values(&[name, refusal.as_str()]).inc();
         self.metrics.observed_refusals_total.with_label_values(&[name, refusal.as_str()]).inc();
         tracing::warn!(
             route = name,

@@ -177,7 +177,7 @@ fn an_event_can_be_forgotten_so_that_it_may_come_again() {
     let key = world.app.only().key();
     let checked = world.gateway.ask(&["dedup", "check", "veedeo", &key]);
     assert_eq!(checked.code, Some(0), "{checked:?}");
-    let forgotten = world.gateway.ask(&["dedup", "forget", "veedeo", &key, "--yes"]);
+    let forgotten = world.gateway.ask(&["dedup", "forget", "veedeo", &key]);
     assert_eq!(forgotten.code, Some(0), "{forgotten:?}");
     assert_eq!(world.veedeo(task(1)).text(), "{\"app\":200}");
     assert_eq!(world.app.count(), 2);

@@ -184,6 +184,8 @@ fn at_the_cap_an_idle_connection_makes_room_and_a_busy_one_does_not() {
     assert_eq!(world.veedeo(task("one more")).status, 200);
     assert!(idle[0].closes(Duration::from_secs(2)), "the longest idle one was closed");
     drop(idle);
+    let connections = || world.gateway.metrics().find("hookgate_connections", &[]);
+    eventually("all are gone", Duration::from_secs(5), || (connections() == Some(0.0)).then_some(()));
 
     let gate = Gate::closed();
     world.app.always(accept().behind(&gate));

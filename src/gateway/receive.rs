@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
 use super::Gateway;
@@ -92,6 +93,7 @@ impl Gateway {
         let id = EventId::new(received_at, fastrand::u128(..));
         let name: &str = &route.name;
         let observed = (route.enforcement == Enforcement::Observe).then(|| inbound.clone());
+        let body = inbound.body.clone();
         let mut said = None;
         let admission = route.verify(inbound, now).and_then(|verified| {
             let position = verified.secret().to_string();
@@ -114,7 +116,7 @@ impl Gateway {
                 origin.tell(&mut event.headers);
                 Admitted::Unbelieved(event)
             }
-            (Err(refusal), None) => Admitted::Answered(self.blame(refusal, said, now)),
+            (Err(refusal), None) => Admitted::Answered(self.blame(refusal, &body, said, now)),
         }
     }
 
@@ -140,11 +142,15 @@ impl Gateway {
     }
 
     /// Whose doing a refusal is: where the validly signed requests are all off alike, our clock's.
-    fn blame(&self, refusal: Refusal, said: Option<Timestamp>, now: Timestamp) -> Settled {
+    fn blame(&self, refusal: Refusal, body: &[u8], said: Option<Timestamp>, now: Timestamp) -> Settled {
         let of_time = matches!(refusal, Refusal::TimestampStale | Refusal::TimestampFuture | Refusal::EventTooOld);
         let Some(said) = said.filter(|_| of_time) else { return Settled::Refused(refusal) };
         self.clock_in_doubt.store(true, Ordering::Relaxed);
-        match self.clock_watch.lock().unwrap_or_else(PoisonError::into_inner).refused(said, now) {
+        match self.clock_watch.lock().unwrap_or_else(PoisonError::into_inner).refused(
+            Sha256::digest(body).into(),
+            said,
+            now,
+        ) {
             Blame::Request => Settled::Refused(refusal),
             Blame::Clock => {
                 self.metrics.clock_suspect.set(1);

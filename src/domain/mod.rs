@@ -9,6 +9,7 @@ pub mod fault;
 pub mod inbound;
 pub mod key;
 pub mod outcome;
+pub mod pass_path;
 pub mod refusal;
 pub mod route;
 pub mod schedule;

@@ -1,7 +1,12 @@
 //! The commands as a shell sees them: the real binary, its stdout, stderr and exit code. Commands that ask a gateway ask
 //! the real admin pages, served by this process on loopback over a real spool.
 
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test that stops is a test that fails")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test that stops is a test that fails"
+)]
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
@@ -36,11 +41,11 @@ struct Desk {
 impl Desk {
     fn new() -> Self {
         let desk = Self { folder: tempfile::tempdir().unwrap() };
-        let spool = desk.spool();
+        let spool = desk.spool().display().to_string();
         desk.write(
             "hookgate.toml",
             &format!(
-                "listen = \"127.0.0.1:9\"\ntelemetry = \"127.0.0.1:9\"\nadmin = \"127.0.0.1:9\"\n[spool]\npath = {spool:?}\n\
+                "listen = \"127.0.0.1:9\"\ntelemetry = \"127.0.0.1:8\"\nadmin = \"127.0.0.1:7\"\n[spool]\npath = \"{spool}\"\n\
                  max_bytes = \"1MiB\"\nmin_free_bytes = \"1MiB\"\n\
                  [routes.veedeo]\npath = \"/webhooks/veedeo\"\nprovider = \"veedeo\"\nsecrets = [{{ env = \"VEEDEO_SECRET\" }}]\n"
             ),
@@ -302,7 +307,7 @@ fn without_a_gateway_everything_that_asks_one_is_unreachable() {
         vec!["dedup", "check", "veedeo", &key],
         vec!["reload"],
     ] {
-        desk.run(&arguments).failed(69, "no gateway answers at http://127.0.0.1:9");
+        desk.run(&arguments).failed(69, "no gateway answers at http://127.0.0.1:7:");
     }
     desk.run(&["healthcheck"]).failed(69, "not ready");
     desk.run(&["dedup", "check", "veedeo", "17"]).failed(2, "64 hex digits");
@@ -354,7 +359,7 @@ impl Gateway {
         let (admin, telemetry) = (admin_listener.local_addr().unwrap(), telemetry_listener.local_addr().unwrap());
         let state = AdminState {
             spool: spool.clone(),
-            claims: embedded(disk, clock, metrics.clone()),
+            claims: Arc::new(Embedded::new(disk)),
             dedup_store: "embedded",
             metrics: metrics.clone(),
             recent: Recent::default(),
@@ -454,7 +459,9 @@ fn a_running_gateway_is_operated() {
     gateway.ask(&desk, &["dedup", "forget", "veedeo", &"0".repeat(64)]).failed(1, "remembers no event");
     let address = gateway.telemetry.to_string();
     desk.run(&["healthcheck", "--address", &address]).failed(69, "503");
-    http::Condition::ALL.into_iter().for_each(|condition| gateway.readiness.fulfil(condition));
+    for condition in http::Condition::ALL {
+        gateway.readiness.fulfil(condition);
+    }
     desk.run(&["healthcheck", "--address", &address]).ok("");
 }
 

@@ -16,8 +16,7 @@ use tokio::time::Instant;
 use super::AdminState;
 use super::problem::Problem;
 use super::query::{DeadFilter, LARGEST_PAGE, event_id};
-use crate::disk::Found;
-use crate::spool::{Filter, Listed};
+use crate::spool::{Filter, Found, Listed};
 
 /// Events of one page: what is looked up at once.
 const PAGE: usize = 100;

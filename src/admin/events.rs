@@ -17,10 +17,9 @@ use super::AdminState;
 use super::problem::Problem;
 use super::query::{FilterFault, event_id, moment, page};
 use super::shapes::Sent;
-use crate::disk::Found;
 use crate::domain::event::EventId;
 use crate::domain::time::Timestamp;
-use crate::spool::{self, DeadReason, Filter, Listed, Stored};
+use crate::spool::{self, DeadReason, Filter, Found, Listed, Stored};
 use crate::telemetry::Answered;
 use crate::telemetry::recent::RecentFilter;
 

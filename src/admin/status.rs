@@ -56,14 +56,13 @@ pub(super) async fn status(State(state): State<Arc<AdminState>>) -> Json<Status>
         dead: totals.routes.values().map(|route| route.dead).sum(),
         bytes: totals.bytes,
     };
-    let up = state.metrics.dedup_store_up.with_label_values(&[state.dedup_store]).get() == 1;
     Json(Status {
         version: env!("CARGO_PKG_VERSION"),
         revision: option_env!("HOOKGATE_REVISION").unwrap_or("unknown"),
         uptime_seconds: state.clock.uptime().as_secs(),
         routes,
         spool,
-        dedup: DedupStatus { store: state.dedup_store, up },
+        dedup: DedupStatus { store: state.dedup_store, up: state.claims.is_up() },
     })
 }
 

@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use async_trait::async_trait;
 use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
@@ -15,7 +14,8 @@ use serde_json::{Value, json};
 use tower_service::Service;
 
 use super::{AdminState, Control, ReloadRefused, Reloaded, RouteFacts, router};
-use crate::claims::store::{Claim, ClaimStore, Claimed, Forgotten, Peeked, Processed, StoreFault};
+use crate::claims::embedded::Embedded;
+use crate::claims::store::{Claim, ClaimStore};
 use crate::clock::Clock;
 use crate::disk::{Disk, DiskSettings};
 use crate::domain::event::{Event, EventId};
@@ -64,35 +64,10 @@ impl Control for Roof {
     }
 }
 
-/// A dedup store that remembers nothing.
-struct Empty;
-
-#[async_trait]
-impl ClaimStore for Empty {
-    async fn claim(&self, _: &Claim) -> Result<Claimed, StoreFault> {
-        Ok(Claimed::New)
-    }
-
-    async fn mark(&self, _: &Claim, _: Duration) -> Result<(), StoreFault> {
-        Ok(())
-    }
-
-    async fn release(&self, _: &Claim, _: Processed) -> Result<(), StoreFault> {
-        Ok(())
-    }
-
-    async fn peek(&self, _: &str, _: EventKey) -> Result<Option<Peeked>, StoreFault> {
-        Ok(None)
-    }
-
-    async fn forget(&self, _: &str, _: EventKey) -> Result<Forgotten, StoreFault> {
-        Ok(Forgotten::No)
-    }
-}
-
 struct World {
     router: Router,
     spool: Spool,
+    claims: Arc<dyn ClaimStore>,
     recent: Recent,
     roof: Arc<Roof>,
     metrics: Arc<Metrics>,
@@ -106,10 +81,11 @@ fn world(token: Option<&str>) -> World {
     let path = folder.path().join("spool");
     let settings = DiskSettings { path, max_bytes: 1 << 30, min_free_bytes: 1 };
     let disk = Disk::open(settings, NOW, metrics.clone()).unwrap().disk;
+    let claims: Arc<dyn ClaimStore> = Arc::new(Embedded::new(disk.clone()));
     let (spool, recent, roof) = (Spool::new(disk), Recent::default(), Arc::new(Roof::default()));
     let state = AdminState {
         spool: spool.clone(),
-        claims: Arc::new(Empty),
+        claims: claims.clone(),
         dedup_store: "embedded",
         metrics: metrics.clone(),
         recent: recent.clone(),
@@ -118,7 +94,7 @@ fn world(token: Option<&str>) -> World {
         token: token.map(|token| Secret::new(token.into())),
         address: "127.0.0.1:9465".parse::<SocketAddr>().unwrap(),
     };
-    World { router: router(Arc::new(state)), spool, recent, roof, metrics, _folder: folder }
+    World { router: router(Arc::new(state)), spool, claims, recent, roof, metrics, _folder: folder }
 }
 
 fn event(number: u8, route: &str) -> Event {
@@ -361,6 +337,22 @@ async fn the_log_level_is_one_of_five() {
     let (status, problem) = world.ask("PUT", "/api/log-level", json!({ "level": "loud" })).await;
     assert_eq!(status, StatusCode::BAD_REQUEST);
     assert!(problem["detail"].as_str().unwrap().contains("trace"));
+}
+
+#[tokio::test]
+async fn an_event_that_is_remembered_can_be_forgotten() {
+    let world = world(None);
+    let key = EventKey::new("veedeo", &[b"1"], b"");
+    let lease = Duration::from_secs(40);
+    let claim = Claim { route: "veedeo".into(), key, owner: uuid::Uuid::from_u128(1), lease, now: NOW };
+    world.claims.claim(&claim).await.unwrap();
+    world.claims.mark(&claim, Duration::from_secs(3600)).await.unwrap();
+    let path = format!("/api/dedup/veedeo/{key}");
+    let found = world.get(&path).await;
+    assert_eq!((&found["state"], &found["same_body"]), (&json!("processed"), &json!(true)));
+    assert_eq!(found["expires_at"], NOW.plus(Duration::from_secs(3600)).to_string());
+    assert_eq!(world.ask("DELETE", &path, Value::Null).await.0, StatusCode::OK);
+    assert_eq!(world.ask("GET", &path, Value::Null).await.0, StatusCode::NOT_FOUND);
 }
 
 #[tokio::test]

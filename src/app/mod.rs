@@ -127,8 +127,8 @@ pub type Reread = Box<dyn Fn() -> Result<Loaded, ConfigFaults> + Send + Sync>;
 /// Finds, merges and checks the configuration. `explicit` is the file that the command line names.
 pub fn read(explicit: Option<&Path>, environment: &Environment) -> Result<Loaded, ConfigFaults> {
     let layers = Layers::read(explicit, environment)?;
-    let text = config::show(&layers, ShowFormat::Toml, ShowOrigins::No)?;
-    Ok(Loaded { config: layers.check()?, text })
+    let config = layers.check()?;
+    Ok(Loaded { config, text: config::show(&layers, ShowFormat::Toml, ShowOrigins::No)? })
 }
 
 /// Runs a gateway until a signal ends it. `reread` reads the configuration anew on SIGHUP and `POST /-/reload`.

@@ -12,13 +12,13 @@ use crate::claims::fallback::Fallback;
 use crate::claims::redis::{Redis, RedisSettings};
 use crate::claims::store::ClaimStore;
 use crate::clock::Clock;
-use crate::config::{Config, LogFormat, LogLevel, PassPath as ConfiguredPath, Store};
+use crate::config::{Config, LogFormat, LogLevel, Store};
 use crate::disk::{Disk, DiskSettings, PreviousStop};
 use crate::domain::route::Route;
 use crate::forward::{Deliverer, Doubt};
 use crate::gateway::Gateway;
 use crate::gateway::listener::{Door, DoorLimits};
-use crate::gateway::site::{PassPath, Site};
+use crate::gateway::site::Site;
 use crate::spool::Spool;
 use crate::telemetry::http::{Condition, Readiness};
 use crate::telemetry::logs::{self, LogControl};
@@ -128,11 +128,7 @@ pub(super) fn labels(route: &Route) -> RouteLabels {
 
 /// What senders are served.
 pub(super) fn site(config: &Config) -> Site {
-    let passthrough = config.passthrough.iter().map(|path| match path {
-        ConfiguredPath::Exact(path) => PassPath::Exact(path.clone()),
-        ConfiguredPath::Below(prefix) => PassPath::Below(prefix.clone()),
-    });
-    let mut site = Site::new(&config.routes, passthrough.collect(), config.app_url.clone());
+    let mut site = Site::new(&config.routes, config.passthrough.clone(), config.app_url.clone());
     site.trusted_proxies.clone_from(&config.server.trusted_proxies);
     site.body_timeout = config.server.body_timeout;
     site.write_timeout = config.server.write_timeout;

@@ -2,10 +2,8 @@
 
 use std::time::Instant;
 
-use prometheus::{Histogram, IntCounter, IntGauge};
-
 use super::store::{Claimed, StoreFault};
-use crate::telemetry::Metrics;
+use crate::telemetry::{Histogram, IntCounter, IntGauge, Metrics};
 
 /// The series of one store.
 #[derive(Clone, Debug)]

@@ -9,13 +9,12 @@
 //!
 //! It holds one connection, made when first needed. What becomes of an outage is the business of `fallback`.
 
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
 use async_trait::async_trait;
 use data_encoding::HEXLOWER;
-use prometheus::IntGauge;
 use redis::aio::MultiplexedConnection;
 use redis::io::tcp::TcpSettings;
 use redis::{AsyncConnectionConfig, Client, IntoConnectionInfo, RedisError, Script, ScriptInvocation};
@@ -26,7 +25,7 @@ use crate::disk::Found;
 use crate::domain::key::EventKey;
 use crate::domain::secret::Secret;
 use crate::domain::time::Timestamp;
-use crate::telemetry::Metrics;
+use crate::telemetry::{IntGauge, Metrics};
 
 /// Longest wait for a new connection when nobody's request waits for it.
 const CONNECT: Duration = Duration::from_secs(1);
@@ -47,6 +46,7 @@ pub struct RedisSettings {
 /// The shared store.
 pub struct Redis {
     client: Client,
+    scripts: Scripts,
     settings: RedisSettings,
     /// Replaced as a whole when it has broken; held for a clone.
     connection: ArcSwapOption<MultiplexedConnection>,
@@ -67,6 +67,7 @@ impl Redis {
         let client = Client::open(info).map_err(|_| bad())?;
         Ok(Self {
             client,
+            scripts: Scripts::new(),
             settings,
             connection: ArcSwapOption::empty(),
             connecting: tokio::sync::Mutex::new(()),
@@ -77,7 +78,7 @@ impl Redis {
 
     /// As [`ClaimStore::claim`], uncounted.
     pub(super) async fn decide(&self, claim: &Claim) -> Result<Claimed, StoreFault> {
-        let mut call = CLAIM.prepare_invoke();
+        let mut call = self.scripts.claim.prepare_invoke();
         self.keys(&mut call, &claim.route, &claim.key)
             .arg(claim.owner.simple().to_string())
             .arg(HEXLOWER.encode(&claim.key.fingerprint))
@@ -222,7 +223,7 @@ impl ClaimStore for Redis {
 
     async fn mark(&self, claim: &Claim, ttl: Duration) -> Result<(), StoreFault> {
         let since = Instant::now();
-        let mut call = MARK.prepare_invoke();
+        let mut call = self.scripts.mark.prepare_invoke();
         self.keys(&mut call, &claim.route, &claim.key)
             .arg(claim.owner.simple().to_string())
             .arg(HEXLOWER.encode(&claim.key.fingerprint))
@@ -234,7 +235,7 @@ impl ClaimStore for Redis {
 
     async fn release(&self, claim: &Claim, processed: Processed) -> Result<(), StoreFault> {
         let since = Instant::now();
-        let mut call = RELEASE.prepare_invoke();
+        let mut call = self.scripts.release.prepare_invoke();
         self.keys(&mut call, &claim.route, &claim.key)
             .arg(claim.owner.simple().to_string())
             .arg(HEXLOWER.encode(&claim.key.fingerprint))
@@ -250,7 +251,7 @@ impl ClaimStore for Redis {
 
     async fn peek(&self, route: &str, key: EventKey, now: Timestamp) -> Result<Option<Peeked>, StoreFault> {
         let since = Instant::now();
-        let mut call = PEEK.prepare_invoke();
+        let mut call = self.scripts.peek.prepare_invoke();
         self.keys(&mut call, route, &key).arg(HEXLOWER.encode(&key.fingerprint));
         let asked = self.within(async |mut connection| call.invoke_async(&mut connection).await);
         let (state, left): (String, i64) = asked.await?;
@@ -269,7 +270,7 @@ impl ClaimStore for Redis {
 
     async fn forget(&self, route: &str, key: EventKey) -> Result<Found, StoreFault> {
         let since = Instant::now();
-        let mut call = FORGET.prepare_invoke();
+        let mut call = self.scripts.forget.prepare_invoke();
         self.keys(&mut call, route, &key).arg(HEXLOWER.encode(&key.fingerprint));
         let asked = self.within(async |mut connection| call.invoke_async(&mut connection).await);
         let forgotten: u32 = asked.await?;
@@ -295,15 +296,31 @@ local function read(key)
 end
 ";
 
-fn script(body: &str) -> Script {
-    Script::new(&format!("{READ}{body}"))
+/// The scripts, each with the SHA-1 by which it is called.
+struct Scripts {
+    claim: Script,
+    mark: Script,
+    release: Script,
+    peek: Script,
+    forget: Script,
+}
+
+impl Scripts {
+    fn new() -> Self {
+        let script = |body| Script::new(&format!("{READ}{body}"));
+        Self {
+            claim: script(CLAIM),
+            mark: script(MARK),
+            release: script(RELEASE),
+            peek: script(PEEK),
+            forget: script(FORGET),
+        }
+    }
 }
 
 /// ARGV: owner, fingerprint, lease, how long to remember. A claim that is the owner's already is taken again: it is the
 /// repeat of a call whose answer was not heard.
-static CLAIM: LazyLock<Script> = LazyLock::new(|| {
-    script(
-        "
+const CLAIM: &str = "
 local function take(key, state)
   redis.call('SET', key, state .. '|' .. ARGV[1] .. '|' .. ARGV[2], 'PX', ARGV[3] + ARGV[4])
 end
@@ -330,15 +347,11 @@ end
 if fingerprint == ARGV[2] then return ask(KEYS[1], state, owner) end
 take(KEYS[2], 'c')
 return 'conflict'
-",
-    )
-});
+";
 
 /// ARGV: owner, fingerprint, ttl. That an event was processed is true whoever holds its claim; a claim on another body
 /// is not touched.
-static MARK: LazyLock<Script> = LazyLock::new(|| {
-    script(
-        "
+const MARK: &str = "
 local key = KEYS[2]
 if not read(KEYS[2]) then
   local state, owner, fingerprint = read(KEYS[1])
@@ -347,14 +360,10 @@ end
 if read(key) == 'm' and redis.call('PTTL', key) >= tonumber(ARGV[3]) then return 0 end
 redis.call('SET', key, 'm|' .. ARGV[1] .. '|' .. ARGV[2], 'PX', ARGV[3])
 return 1
-",
-    )
-});
+";
 
 /// ARGV: owner, fingerprint, whether it may have been processed, how long to remember. Only the owner's own claim.
-static RELEASE: LazyLock<Script> = LazyLock::new(|| {
-    script(
-        "
+const RELEASE: &str = "
 for _, key in ipairs(KEYS) do
   local state, owner, fingerprint = read(key)
   if (state == 'c' or state == 'f') and owner == ARGV[1] and fingerprint == ARGV[2] then
@@ -367,27 +376,19 @@ for _, key in ipairs(KEYS) do
   end
 end
 return 0
-",
-    )
-});
+";
 
 /// ARGV: fingerprint. Answers state and milliseconds left.
-static PEEK: LazyLock<Script> = LazyLock::new(|| {
-    script(
-        "
+const PEEK: &str = "
 for _, key in ipairs({KEYS[2], KEYS[1]}) do
   local state, owner, fingerprint = read(key)
   if state and fingerprint == ARGV[1] then return {state, redis.call('PTTL', key)} end
 end
 return {'', 0}
-",
-    )
-});
+";
 
 /// ARGV: fingerprint.
-static FORGET: LazyLock<Script> = LazyLock::new(|| {
-    script(
-        "
+const FORGET: &str = "
 local forgotten = 0
 for _, key in ipairs(KEYS) do
   local state, owner, fingerprint = read(key)
@@ -396,6 +397,4 @@ for _, key in ipairs(KEYS) do
   end
 end
 return forgotten
-",
-    )
-});
+";

@@ -39,6 +39,9 @@ pub(super) fn put_table(head: &[&str], rows: impl IntoIterator<Item = Vec<String
     if table.is_empty() {
         return Ok(());
     }
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
     let lines = table.lines().map(|line| format!("{}\n", line.trim_end()));
     put(lines.collect::<String>().as_bytes())
 }

@@ -3,8 +3,8 @@
 //!
 //! It ends an idle connection after `idle_timeout` or when told to, answers 408 to a head that is not complete
 //! `header_timeout` after its first byte, 431 to one longer than `max_header_bytes` and 400 to one that `head` does not
-//! let in, and notes the first byte's moment. The parser gets whole heads only, and of a body with a length not one
-//! byte more: what follows is kept for the next request.
+//! let in, and notes the first byte's moment. The parser gets whole heads only, and not one byte after the end of a
+//! body: what follows is kept for the next request.
 
 use std::fmt;
 use std::future::Future;
@@ -25,6 +25,7 @@ use pingora::protocols::{
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
+use super::chunks::Chunks;
 use super::connections::{Connection, Phase};
 use super::head::{self, Framing};
 use super::reply;
@@ -72,8 +73,8 @@ enum Stage {
     Judged(usize, Framing),
     /// The body of a length: this many bytes are still to come. What comes after them is the next request's.
     Body(u64),
-    /// A body by chunks: everything is handed on.
-    Chunks,
+    /// A body by chunks. What comes after its end is the next request's.
+    Chunked(Chunks),
     /// Nothing comes any more.
     Ended,
 }
@@ -200,7 +201,7 @@ impl Guard {
             let count = self.hand_on(buf, left);
             self.stage = match (left - count, framing) {
                 (0, Framing::Length(length)) => Stage::Body(length),
-                (0, Framing::Chunked) => Stage::Chunks,
+                (0, Framing::Chunked) => Stage::Chunked(Chunks::new()),
                 (left, framing) => Stage::Judged(left, framing),
             };
         }
@@ -221,6 +222,24 @@ impl Guard {
         if let Stage::Body(left) = self.stage {
             self.stage = Stage::Body(left.saturating_sub(u64::try_from(count).unwrap_or(u64::MAX)));
         }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Bytes of a body by chunks, framing included, up to its end.
+    fn poll_chunks(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>, mut chunks: Chunks) -> Poll<io::Result<()>> {
+        if self.pending.is_empty() {
+            let mut piece = [0; 8192];
+            let mut piece = ReadBuf::new(&mut piece);
+            ready!(Pin::new(&mut self.inner).poll_read(cx, &mut piece))?;
+            self.pending.extend_from_slice(piece.filled());
+        }
+        let room = self.pending.len().min(buf.remaining());
+        let Ok(read) = chunks.read(self.pending.get(..room).unwrap_or_default()) else {
+            self.stage = Stage::Ended;
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, "chunks that are not framed as such")));
+        };
+        self.stage = if chunks.is_done() { Stage::Body(0) } else { Stage::Chunked(chunks) };
+        self.hand_on(buf, read);
         Poll::Ready(Ok(()))
     }
 
@@ -260,9 +279,9 @@ impl AsyncRead for Guard {
         let busy = matches!(this.connection.phase(), Phase::Busy(_));
         if !busy {
             this.stage = match this.stage {
-                Stage::Body(0) | Stage::Chunks => Stage::Head,
+                Stage::Body(0) => Stage::Head,
                 // The rest of a body that nobody wanted must not be taken for a request.
-                Stage::Body(_) => Stage::Ended,
+                Stage::Body(_) | Stage::Chunked(_) => Stage::Ended,
                 stage @ (Stage::Head | Stage::Judged(..) | Stage::Ended) => stage,
             };
         }
@@ -273,7 +292,7 @@ impl AsyncRead for Guard {
             // The request is complete: what comes next waits until it is answered.
             Stage::Body(0) => Poll::Pending,
             Stage::Body(left) => this.poll_body(cx, buf, left),
-            Stage::Chunks => this.poll_body(cx, buf, u64::MAX),
+            Stage::Chunked(chunks) => this.poll_chunks(cx, buf, chunks),
         }
     }
 }

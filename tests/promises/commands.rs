@@ -253,10 +253,14 @@ fn built_in_providers_can_be_listed_and_shown() {
 #[test]
 fn events_that_were_received_can_be_listed() {
     let world = world();
-    world.veedeo(task(1));
-    world.veedeo(task(1));
-    world.send(&Provider::Veedeo.sign_at(task(2), 0, "a guess"));
-    let rows = world.gateway.rows(&["events", "list"]);
+    let forged = Provider::Veedeo.sign_at(task(2), 0, "a guess");
+    let mut rows = Vec::new();
+    for (count, request) in [Provider::Veedeo.sign(task(1)), Provider::Veedeo.sign(task(1)), forged].iter().enumerate()
+    {
+        world.send(request);
+        let listed = || Some(world.gateway.rows(&["events", "list"])).filter(|rows| rows.len() > count);
+        rows = eventually("the event is listed", Duration::from_secs(5), listed);
+    }
     let ends: Vec<&str> = rows.iter().filter_map(|row| row["disposition"].as_str()).collect();
     assert_eq!(ends, ["refused", "duplicate", "delivered"], "the newest first");
     let failed = world.gateway.rows(&["events", "list", "--disposition", "refused"]);

@@ -14,6 +14,10 @@ use crate::world::setup::Setup;
 use crate::world::sign::Provider;
 
 const BACK: Duration = Duration::from_secs(12);
+/// A healthy Redis is never late, however busy the machine that runs these tests.
+const PATIENT: &str = "dedup.redis.timeout = '800ms'";
+/// What a gateway allows Redis in real life.
+const QUICK: &str = "dedup.redis.timeout = '50ms'";
 
 /// Two gateways with a spool of their own each, one Redis, one application.
 struct Pair {
@@ -25,7 +29,8 @@ struct Pair {
 fn pair(lines: &[&str]) -> Pair {
     let (app, redis) = (App::start(), Redis::start());
     let url = format!("dedup.redis.url = '{}'", redis.url());
-    let setup = Setup::new(&app.url()).with(&["dedup.store = 'redis'", &url]).with(lines);
+    let store = ["dedup.store = 'redis'", &url, PATIENT];
+    let setup = Setup::new(&app.url()).with(&store).with(lines);
     Pair { gateways: [Gateway::start(setup.clone()), Gateway::start(setup)], app, redis }
 }
 
@@ -159,7 +164,7 @@ fn the_claim_of_a_gateway_that_died_lapses_and_the_retry_is_flagged() {
 
 #[test]
 fn redis_dies_midway_and_no_event_is_lost_refused_or_late() {
-    let mut pair = pair(&[]);
+    let mut pair = pair(&[QUICK]);
     let books: Vec<(String, Reply)> = std::thread::scope(|scope| {
         let gateways = &pair.gateways;
         let senders: Vec<_> = (0..6usize)
@@ -216,7 +221,7 @@ fn what_was_accepted_while_redis_was_away_is_still_a_duplicate_when_it_is_back()
 
 #[test]
 fn a_redis_that_hangs_costs_each_request_next_to_nothing() {
-    let pair = pair(&[]);
+    let pair = pair(&[QUICK]);
     assert_eq!(pair.send(0, task("warm")).status, 200);
     pair.redis.freeze();
     let replies = at_once(0..20, |n| pair.send(0, task(n)));
@@ -275,7 +280,9 @@ fn only_names_of_ours_stand_in_redis_and_every_one_ends() {
     let keys = eventually("a key", BACK, || Some(pair.redis.keys()).filter(|keys| !keys.is_empty()));
     assert_eq!(keys.len(), 1, "{keys:?}");
     assert!(keys[0].starts_with("mine:") && !keys[0].contains("evil") && !keys[0].contains("FLUSHALL"), "{keys:?}");
-    let left = pair.redis.ask(&["PTTL", &keys[0]]).unwrap();
-    let left: i64 = left[0].trim_start_matches(':').parse().unwrap();
-    assert!((23 * 3_600_000..=24 * 3_600_000).contains(&left), "{left} ms");
+    eventually("the claim has become a mark that ends with the ttl", BACK, || {
+        let left = pair.redis.ask(&["PTTL", &keys[0]]).ok()?;
+        let left: i64 = left[0].trim_start_matches(':').parse().ok()?;
+        (23 * 3_600_000..=24 * 3_600_000).contains(&left).then_some(())
+    });
 }

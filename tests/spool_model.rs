@@ -190,7 +190,11 @@ impl World {
             }
             Step::Bury { pick } => {
                 if let Some(place) = self.model.pick(pick, &undelivered) {
-                    let dead = Settlement::Dead { reason: DeadReason::TooOld, error: "e".into() };
+                    let dead = Settlement::Dead {
+                        reason: DeadReason::TooOld,
+                        possible_duplicate: Possible::No,
+                        error: "e".into(),
+                    };
                     self.spool.settle(self.model.known[place].event.id, dead).await.unwrap();
                     self.model.known[place].state = State::Dead;
                 }

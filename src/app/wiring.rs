@@ -55,8 +55,24 @@ pub(super) fn core(
         config.server.max_buffered_bytes,
     ));
     let door = Door::new(gateway.clone(), door_limits(config));
+    let reloading = std::sync::Mutex::default();
     let current = ArcSwap::from_pointee(Current::of(loaded));
-    Ok(Core { door, gateway, deliverer, disk, spool, stores, metrics, recent, readiness, clock, log, reread, current })
+    Ok(Core {
+        door,
+        gateway,
+        deliverer,
+        disk,
+        spool,
+        stores,
+        metrics,
+        recent,
+        readiness,
+        clock,
+        log,
+        reread,
+        reloading,
+        current,
+    })
 }
 
 fn open_disk(config: &Config, clock: Clock, metrics: &Arc<Metrics>) -> Result<(Disk, Option<Doubt>), StartFault> {

@@ -59,8 +59,8 @@ pub(super) async fn drain_lane(deliverer: Deliverer, lane: Arc<Lane>, task: Task
 impl Deliverer {
     /// Starts attempts for what is due, as far as slots allow; returns the moment to look again.
     async fn deliver_due(&self, lane: &Arc<Lane>) -> Instant {
-        let held = self.held_count();
-        let due = match self.0.spool.due(&lane.route.name, self.0.clock.now(), BATCH + held).await {
+        let busy = self.held_count();
+        let due = match self.0.spool.due(&lane.route.name, self.0.clock.now(), BATCH + busy).await {
             Ok(due) => due,
             Err(fault) => {
                 tracing::warn!(route = %lane.route.name, %fault, "cannot read what is due");
@@ -72,9 +72,8 @@ impl Deliverer {
             let Some(hold) = self.hold(id) else { continue };
             match lane.slot(Instant::now() + SLOT_WAIT).await {
                 Ok(slot) if self.goes_on(lane) => self.start(lane, hold, slot),
-                Ok(_) => return Instant::now(),
                 Err(NoSlot::Until(moment)) => return moment,
-                Err(NoSlot::Busy) => return Instant::now(),
+                Ok(_) | Err(NoSlot::Busy) => return Instant::now(),
             }
             started += 1;
         }

@@ -9,18 +9,17 @@
 //!
 //! It holds one connection, made when first needed. What becomes of an outage is the business of `fallback`.
 
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
 use async_trait::async_trait;
 use data_encoding::HEXLOWER;
-use prometheus::IntGauge;
 use redis::aio::MultiplexedConnection;
 use redis::io::tcp::TcpSettings;
 use redis::{AsyncConnectionConfig, Client, IntoConnectionInfo, RedisError, Script, ScriptInvocation};
 
-use super::meter::{self, Meter, Op};
+use super::meter::{Meter, Op};
 use super::store::{Claim, ClaimStore, Claimed, Peeked, PeekedState, Processed, REMEMBER, StoreFault};
 use crate::disk::Found;
 use crate::domain::key::EventKey;
@@ -52,13 +51,13 @@ pub struct Redis {
     connection: ArcSwapOption<MultiplexedConnection>,
     /// Held while connecting, so that one connection is made and not many.
     connecting: tokio::sync::Mutex<()>,
+    scripts: Scripts,
     meter: Meter,
-    up: IntGauge,
 }
 
 impl Redis {
     /// The store at `settings.url`. Connects to nothing yet.
-    pub fn new(settings: RedisSettings, metrics: &Metrics) -> Result<Self, StoreFault> {
+    pub fn new(settings: RedisSettings, metrics: Arc<Metrics>) -> Result<Self, StoreFault> {
         // The address may hold a password: no part of it is repeated.
         let bad = || StoreFault::Failed("dedup.redis.url is not a redis:// address".to_owned());
         let url = std::str::from_utf8(settings.url.expose()).map_err(|_| bad())?;
@@ -70,14 +69,14 @@ impl Redis {
             settings,
             connection: ArcSwapOption::empty(),
             connecting: tokio::sync::Mutex::new(()),
+            scripts: Scripts::new(),
             meter: Meter::new(metrics, "redis"),
-            up: meter::up(metrics, "redis"),
         })
     }
 
     /// As [`ClaimStore::claim`], uncounted.
     pub(super) async fn decide(&self, claim: &Claim) -> Result<Claimed, StoreFault> {
-        let mut call = CLAIM.prepare_invoke();
+        let mut call = self.scripts.claim.prepare_invoke();
         self.keys(&mut call, &claim.route, &claim.key)
             .arg(claim.owner.simple().to_string())
             .arg(HEXLOWER.encode(&claim.key.fingerprint))
@@ -107,17 +106,9 @@ impl Redis {
         }
     }
 
-    /// Counts an answer that this store decided.
+    /// Counts an answer that this store decided, and whether it answers at all.
     pub(super) const fn meter(&self) -> &Meter {
         &self.meter
-    }
-
-    /// Notes whether the store answers.
-    pub(super) fn note_up(&self, up: Up) {
-        self.up.set(match up {
-            Up::Yes => 1,
-            Up::No => 0,
-        });
     }
 
     /// Whether Redis answers: over the connection there is, else over a new one, with more patience than a request has.
@@ -189,13 +180,6 @@ impl Redis {
     }
 }
 
-/// Whether a store answers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Up {
-    Yes,
-    No,
-}
-
 fn fault(error: &RedisError) -> StoreFault {
     StoreFault::Failed(format!("redis: {error}"))
 }
@@ -222,7 +206,7 @@ impl ClaimStore for Redis {
 
     async fn mark(&self, claim: &Claim, ttl: Duration) -> Result<(), StoreFault> {
         let since = Instant::now();
-        let mut call = MARK.prepare_invoke();
+        let mut call = self.scripts.mark.prepare_invoke();
         self.keys(&mut call, &claim.route, &claim.key)
             .arg(claim.owner.simple().to_string())
             .arg(HEXLOWER.encode(&claim.key.fingerprint))
@@ -234,7 +218,7 @@ impl ClaimStore for Redis {
 
     async fn release(&self, claim: &Claim, processed: Processed) -> Result<(), StoreFault> {
         let since = Instant::now();
-        let mut call = RELEASE.prepare_invoke();
+        let mut call = self.scripts.release.prepare_invoke();
         self.keys(&mut call, &claim.route, &claim.key)
             .arg(claim.owner.simple().to_string())
             .arg(HEXLOWER.encode(&claim.key.fingerprint))
@@ -250,7 +234,7 @@ impl ClaimStore for Redis {
 
     async fn peek(&self, route: &str, key: EventKey, now: Timestamp) -> Result<Option<Peeked>, StoreFault> {
         let since = Instant::now();
-        let mut call = PEEK.prepare_invoke();
+        let mut call = self.scripts.peek.prepare_invoke();
         self.keys(&mut call, route, &key).arg(HEXLOWER.encode(&key.fingerprint));
         let asked = self.within(async |mut connection| call.invoke_async(&mut connection).await);
         let (state, left): (String, i64) = asked.await?;
@@ -269,7 +253,7 @@ impl ClaimStore for Redis {
 
     async fn forget(&self, route: &str, key: EventKey) -> Result<Found, StoreFault> {
         let since = Instant::now();
-        let mut call = FORGET.prepare_invoke();
+        let mut call = self.scripts.forget.prepare_invoke();
         self.keys(&mut call, route, &key).arg(HEXLOWER.encode(&key.fingerprint));
         let asked = self.within(async |mut connection| call.invoke_async(&mut connection).await);
         let forgotten: u32 = asked.await?;
@@ -281,8 +265,31 @@ impl ClaimStore for Redis {
         "redis"
     }
 
+    /// As far as is known: a broken connection has been given up.
     fn is_up(&self) -> bool {
-        self.up.get() > 0
+        self.connection.load().is_some()
+    }
+}
+
+/// The questions, each decided by Redis in one step.
+struct Scripts {
+    claim: Script,
+    mark: Script,
+    release: Script,
+    peek: Script,
+    forget: Script,
+}
+
+impl Scripts {
+    fn new() -> Self {
+        let script = |body| Script::new(&format!("{READ}{body}"));
+        Self {
+            claim: script(CLAIM),
+            mark: script(MARK),
+            release: script(RELEASE),
+            peek: script(PEEK),
+            forget: script(FORGET),
+        }
     }
 }
 
@@ -295,15 +302,9 @@ local function read(key)
 end
 ";
 
-fn script(body: &str) -> Script {
-    Script::new(&format!("{READ}{body}"))
-}
-
 /// ARGV: owner, fingerprint, lease, how long to remember. A claim that is the owner's already is taken again: it is the
 /// repeat of a call whose answer was not heard.
-static CLAIM: LazyLock<Script> = LazyLock::new(|| {
-    script(
-        "
+const CLAIM: &str = "
 local function take(key, state)
   redis.call('SET', key, state .. '|' .. ARGV[1] .. '|' .. ARGV[2], 'PX', ARGV[3] + ARGV[4])
 end
@@ -330,15 +331,11 @@ end
 if fingerprint == ARGV[2] then return ask(KEYS[1], state, owner) end
 take(KEYS[2], 'c')
 return 'conflict'
-",
-    )
-});
+";
 
 /// ARGV: owner, fingerprint, ttl. That an event was processed is true whoever holds its claim; a claim on another body
 /// is not touched.
-static MARK: LazyLock<Script> = LazyLock::new(|| {
-    script(
-        "
+const MARK: &str = "
 local key = KEYS[2]
 if not read(KEYS[2]) then
   local state, owner, fingerprint = read(KEYS[1])
@@ -347,14 +344,10 @@ end
 if read(key) == 'm' and redis.call('PTTL', key) >= tonumber(ARGV[3]) then return 0 end
 redis.call('SET', key, 'm|' .. ARGV[1] .. '|' .. ARGV[2], 'PX', ARGV[3])
 return 1
-",
-    )
-});
+";
 
 /// ARGV: owner, fingerprint, whether it may have been processed, how long to remember. Only the owner's own claim.
-static RELEASE: LazyLock<Script> = LazyLock::new(|| {
-    script(
-        "
+const RELEASE: &str = "
 for _, key in ipairs(KEYS) do
   local state, owner, fingerprint = read(key)
   if (state == 'c' or state == 'f') and owner == ARGV[1] and fingerprint == ARGV[2] then
@@ -367,27 +360,19 @@ for _, key in ipairs(KEYS) do
   end
 end
 return 0
-",
-    )
-});
+";
 
 /// ARGV: fingerprint. Answers state and milliseconds left.
-static PEEK: LazyLock<Script> = LazyLock::new(|| {
-    script(
-        "
+const PEEK: &str = "
 for _, key in ipairs({KEYS[2], KEYS[1]}) do
   local state, owner, fingerprint = read(key)
   if state and fingerprint == ARGV[1] then return {state, redis.call('PTTL', key)} end
 end
 return {'', 0}
-",
-    )
-});
+";
 
 /// ARGV: fingerprint.
-static FORGET: LazyLock<Script> = LazyLock::new(|| {
-    script(
-        "
+const FORGET: &str = "
 local forgotten = 0
 for _, key in ipairs(KEYS) do
   local state, owner, fingerprint = read(key)
@@ -396,6 +381,4 @@ for _, key in ipairs(KEYS) do
   end
 end
 return forgotten
-",
-    )
-});
+";

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use hookgate::disk::{Disk, DiskSettings, Mark, PreviousStop};
+use hookgate::disk::{Disk, DiskSettings, Mark, MarkKind, PreviousStop};
 use hookgate::domain::event::{Event, EventId};
 use hookgate::domain::key::EventKey;
 use hookgate::domain::time::Timestamp;
@@ -216,6 +216,10 @@ async fn a_mark_is_found_in_memory_on_its_way_to_disk_and_there() {
         assert!(disk.recall(key(number + 3000), START).await.unwrap().same.is_none(), "{number} was never marked");
     }
     assert_eq!(disk.read(|rx| rx.count_marks()).await.unwrap(), 3000);
+    // That it may have been processed takes nothing away from that it was.
+    disk.put_mark(Mark { kind: MarkKind::Perhaps, ..mark(1) }, START);
+    disk.prompt(|_| Ok(())).await.unwrap();
+    assert_eq!(disk.recall(key(1), START).await.unwrap().same, Some((MarkKind::Processed, until)));
     // New marks take the expired ones with them.
     for number in 3000..6000 {
         disk.put_mark(Mark { expires_at: until.plus(Duration::from_secs(60)), ..mark(number) }, until);

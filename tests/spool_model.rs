@@ -1,7 +1,12 @@
 //! The spool against a plain list: random appends, attempts, settlements, dead letters and crashes must leave both with
 //! the same events in the same states, due in the same order.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking, in its helpers too")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking, in its helpers too"
+)]
 
 use std::path::Path;
 use std::sync::Arc;
@@ -260,8 +265,8 @@ impl World {
         assert_eq!(due.ids, self.model.due(self.now));
         let totals = self.spool.totals().routes.get("veedeo").copied().unwrap_or_default();
         let pending: Vec<_> = self.model.known.iter().filter(|one| Model::is_undelivered(one)).collect();
-        assert_eq!(totals.pending as usize, pending.len());
-        assert_eq!(totals.dead as usize, self.model.known.len() - pending.len());
+        assert_eq!(usize::try_from(totals.pending).unwrap(), pending.len());
+        assert_eq!(usize::try_from(totals.dead).unwrap(), self.model.known.len() - pending.len());
         assert_eq!(totals.oldest_pending, pending.iter().map(|one| one.event.received_at).min());
         if self.model.known.is_empty() {
             assert_eq!(totals.bytes, 0);

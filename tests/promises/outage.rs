@@ -73,6 +73,20 @@ fn kept_events_survive_a_kill_and_are_delivered_exactly_once() {
 }
 
 #[test]
+fn a_kept_event_is_remembered_from_the_instant_of_its_acknowledgement() {
+    let mut world = world_without_app(&["ack.mode = 'queue'"]);
+    for n in 0..8 {
+        assert_spooled(&world.veedeo(task(n)));
+        world.gateway.kill9();
+        world.gateway.restart();
+        assert_eq!(world.veedeo(task(n)).json("duplicate"), true, "round {n}");
+    }
+    world.app.up();
+    world.gateway.wait_for_empty_spool(DRAINED);
+    assert_eq!(world.app.count(), 8);
+}
+
+#[test]
 fn an_application_that_hides_and_comes_back_again_and_again_gets_everything_once() {
     let mut world = world();
     for round in 0..4 {

@@ -195,12 +195,7 @@ impl World {
             }
             Step::Bury { pick } => {
                 if let Some(place) = self.model.pick(pick, &undelivered) {
-                    let dead = Settlement::Dead {
-                        reason: DeadReason::TooOld,
-                        possible_duplicate: Possible::No,
-                        error: "e".into(),
-                    };
-                    self.spool.settle(self.model.known[place].event.id, dead).await.unwrap();
+                    self.spool.settle(self.model.known[place].event.id, too_old()).await.unwrap();
                     self.model.known[place].state = State::Dead;
                 }
             }
@@ -308,4 +303,8 @@ proptest! {
             world.compare_records().await;
         });
     }
+}
+
+fn too_old() -> Settlement {
+    Settlement::Dead { reason: DeadReason::TooOld, possible_duplicate: Possible::No, error: "e".into() }
 }

@@ -2,6 +2,10 @@
 //! file that is run only when its parent starts it.
 
 #![allow(
+    clippy::redundant_closure_for_method_calls,
+    reason = "a method of a type with a lifetime is not general enough"
+)]
+#![allow(
     clippy::unwrap_used,
     clippy::panic,
     clippy::print_stdout,
@@ -15,7 +19,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use hookgate::disk::{Disk, DiskSettings, Mark, MarkKind, PreviousStop, Rx};
+use hookgate::disk::{Disk, DiskSettings, Mark, MarkKind, PreviousStop};
 use hookgate::domain::event::{Event, EventId};
 use hookgate::domain::key::EventKey;
 use hookgate::domain::time::Timestamp;
@@ -215,7 +219,7 @@ async fn a_mark_is_found_in_memory_on_its_way_to_disk_and_there() {
         assert!(disk.recall(key(number), until).await.unwrap().same.is_none(), "{number} has expired");
         assert!(disk.recall(key(number + 3000), START).await.unwrap().same.is_none(), "{number} was never marked");
     }
-    assert_eq!(disk.read(Rx::count_marks).await.unwrap(), 3000);
+    assert_eq!(disk.read(|rx| rx.count_marks()).await.unwrap(), 3000);
     // That it may have been processed takes nothing away from that it was.
     disk.put_mark(Mark { kind: MarkKind::Perhaps, ..mark(1) }, START);
     disk.prompt(|_| Ok(())).await.unwrap();
@@ -225,7 +229,7 @@ async fn a_mark_is_found_in_memory_on_its_way_to_disk_and_there() {
         disk.put_mark(Mark { expires_at: until.plus(Duration::from_secs(60)), ..mark(number) }, until);
     }
     disk.prompt(|_| Ok(())).await.unwrap();
-    assert_eq!(disk.read(Rx::count_marks).await.unwrap(), 3000);
+    assert_eq!(disk.read(|rx| rx.count_marks()).await.unwrap(), 3000);
 }
 
 #[tokio::test]
@@ -252,7 +256,7 @@ async fn the_write_ahead_log_ends_and_a_drained_file_shrinks() {
     let (_spool, disk, ..) = open(dir.path());
     let since = Instant::now();
     // Pages go back in steps, when there is nothing else to do.
-    while disk.read(Rx::count_pages).await.unwrap() >> 8 > full - 4 {
+    while disk.read(|rx| rx.count_pages()).await.unwrap() >> 8 > full - 4 {
         assert!(since.elapsed() < Duration::from_secs(10), "nothing is given back");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }

@@ -283,7 +283,7 @@ async fn answer(stream: &mut TcpStream, buffer: &mut [u8]) -> u16 {
 /// One event of exactly 1 KiB, signed as the provider documents.
 fn signed(path: &str, task: &str) -> Vec<u8> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
-    let stamp = jiff::Timestamp::from_second(now as i64).unwrap();
+    let stamp = jiff::Timestamp::from_second(now.cast_signed()).unwrap();
     let mut body = format!(r#"{{"event":"task.completed","timestamp":"{stamp}","task_id":"{task}","data":{{"pad":""#);
     let pad = BODY_BYTES.saturating_sub(body.len() + 3);
     body.extend(std::iter::repeat_n('x', pad));

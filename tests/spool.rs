@@ -118,7 +118,11 @@ fn accepted(event: &Event) -> Settlement {
 }
 
 fn dead() -> Settlement {
-    Settlement::Dead { reason: DeadReason::AttemptsExhausted, error: "the application answered 500".into() }
+    Settlement::Dead {
+        reason: DeadReason::AttemptsExhausted,
+        possible_duplicate: Possible::No,
+        error: "the application answered 500".into(),
+    }
 }
 
 fn assert_same(stored: &Event, written: &Event) {

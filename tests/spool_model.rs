@@ -195,7 +195,8 @@ impl World {
             }
             Step::Bury { pick } => {
                 if let Some(place) = self.model.pick(pick, &undelivered) {
-                    let dead = Settlement::Dead { reason: DeadReason::TooOld, error: "e".into() };
+                    let (reason, possible_duplicate) = (DeadReason::TooOld, Possible::No);
+                    let dead = Settlement::Dead { reason, possible_duplicate, error: "e".into() };
                     self.spool.settle(self.model.known[place].event.id, dead).await.unwrap();
                     self.model.known[place].state = State::Dead;
                 }
@@ -290,7 +291,7 @@ impl World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 40, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn the_spool_and_a_plain_list_agree(steps in prop::collection::vec(step(), 1..60)) {

@@ -49,7 +49,8 @@ pub(super) struct Done {
     /// How many events the filter meant when the call came, those before the cursor left out.
     matched: u64,
     /// How many were retried or dropped by this call.
-    done: u64,
+    #[serde(rename = "done")]
+    events: u64,
     /// Where the next call goes on; absent when there is nothing left.
     next: Option<String>,
 }
@@ -97,7 +98,7 @@ impl AdminState {
             return Err(Problem::new(StatusCode::CONFLICT, detail).with("count", json!(matched)));
         }
         if asked.dry_run {
-            return Ok(Done { dry_run: true, matched, done: 0, next: None });
+            return Ok(Done { dry_run: true, matched, events: 0, next: None });
         }
         let limit = asked.limit.unwrap_or(LARGEST_PAGE).clamp(1, LARGEST_PAGE);
         let rate = asked.rate.unwrap_or(USUAL_RATE).max(1);
@@ -136,7 +137,7 @@ impl AdminState {
             }
         }
         self.note(act, done);
-        Ok(Done { dry_run: false, matched, done, next: next.map(|id| id.to_string()) })
+        Ok(Done { dry_run: false, matched, events: done, next: next.map(|id| id.to_string()) })
     }
 
     /// How many events this changed: one, or none if it is no dead letter any more.

@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 
 use super::AdminState;
 use super::problem::Problem;
-use crate::claims::store::Forgotten;
 use crate::domain::key::EventKey;
+use crate::spool::Found;
 
 /// `GET /api/dedup/{route}/{key}`; the key is the `Hookgate-Key` of the event.
 pub(super) async fn check(
@@ -17,7 +17,9 @@ pub(super) async fn check(
     Path((route, key)): Path<(String, String)>,
 ) -> Result<Json<Value>, Problem> {
     let key = state.key(&route, &key)?;
-    let Some(peeked) = state.claims.peek(&route, key).await? else { return Err(unknown(&route, key)) };
+    let Some(peeked) = state.claims.peek(&route, key, state.clock.now()).await? else {
+        return Err(unknown(&route, key));
+    };
     Ok(Json(json!({
         "route": route,
         "key": key.to_hex(),
@@ -34,11 +36,11 @@ pub(super) async fn forget(
 ) -> Result<Json<Value>, Problem> {
     let key = state.key(&route, &key)?;
     match state.claims.forget(&route, key).await? {
-        Forgotten::Yes => {
+        Found::Yes => {
             tracing::info!(route, key = %key, "an operator let the dedup store forget an event");
             Ok(Json(json!({ "route": route, "key": key.to_hex(), "forgotten": true })))
         }
-        Forgotten::No => Err(unknown(&route, key)),
+        Found::No => Err(unknown(&route, key)),
     }
 }
 

@@ -239,7 +239,7 @@ pub(super) async fn show(State(state): State<Arc<AdminState>>, Path(id): Path<St
     Ok(Json(json!({
         "event": row,
         "key": listed.as_ref().map(|listed| listed.key.to_hex()),
-        "not_before": listed.as_ref().and_then(|listed| listed.not_before).map(|moment| moment.to_string()),
+        "not_before": listed.as_ref().map(|listed| listed.not_before.to_string()),
         "body_sha256": listed.as_ref().map(|listed| data_encoding::HEXLOWER.encode(&listed.body_sha256)),
         "request": stored.as_ref().map(|stored| Sent::of(&stored.event)),
         "answers": answers,

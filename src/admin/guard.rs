@@ -21,7 +21,7 @@ use crate::domain::secret::Secret;
 pub(super) async fn check(State(state): State<Arc<AdminState>>, request: Request, next: Next) -> Response {
     let mut response = match admit(&state, request.uri(), request.headers()) {
         Ok(()) => next.run(request).await,
-        Err(refused) => refused.into_response(),
+        Err(problem) => problem.into_response(),
     };
     let headers = response.headers_mut();
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -31,9 +31,9 @@ pub(super) async fn check(State(state): State<Arc<AdminState>>, request: Request
     response
 }
 
-fn admit(state: &AdminState, uri: &Uri, headers: &HeaderMap) -> Result<(), Response> {
-    check_host(state.address, uri, headers).map_err(IntoResponse::into_response)?;
-    check_site(headers).map_err(IntoResponse::into_response)?;
+fn admit(state: &AdminState, uri: &Uri, headers: &HeaderMap) -> Result<(), Problem> {
+    check_host(state.address, uri, headers)?;
+    check_site(headers)?;
     state.token.as_ref().map_or(Ok(()), |token| check_token(token, headers))
 }
 
@@ -73,7 +73,7 @@ fn check_site(headers: &HeaderMap) -> Result<(), Problem> {
 }
 
 /// In constant time, whatever the lengths: digests are compared.
-fn check_token(token: &Secret, headers: &HeaderMap) -> Result<(), Response> {
+fn check_token(token: &Secret, headers: &HeaderMap) -> Result<(), Problem> {
     let given = headers.get(header::AUTHORIZATION).map(HeaderValue::as_bytes).unwrap_or_default();
     let given = match given.split_at_checked(7) {
         Some((scheme, rest)) if scheme.eq_ignore_ascii_case(b"bearer ") => rest,
@@ -83,8 +83,7 @@ fn check_token(token: &Secret, headers: &HeaderMap) -> Result<(), Response> {
     if bool::from(same) {
         return Ok(());
     }
-    let problem = Problem::new(StatusCode::UNAUTHORIZED, "the request carries no token of this gateway: admin_token");
-    Err(([(header::WWW_AUTHENTICATE, "Bearer")], problem).into_response())
+    Err(Problem::new(StatusCode::UNAUTHORIZED, "the request carries no token of this gateway: admin_token"))
 }
 
 #[cfg(test)]

@@ -57,7 +57,7 @@ pub struct AdminState {
     pub spool: Spool,
     /// What was seen.
     pub claims: Arc<dyn ClaimStore>,
-    /// `embedded` or `redis`: which series of `dedup_store_up` says whether it answers.
+    /// Its name as configured: `embedded` or `redis`.
     pub dedup_store: &'static str,
     /// Numbers.
     pub metrics: Arc<Metrics>,

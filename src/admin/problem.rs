@@ -1,7 +1,7 @@
 //! Problems as the API tells them: RFC 9457, `application/problem+json`. The one place where an error of a page
 //! becomes a status.
 
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
 
@@ -48,7 +48,11 @@ impl IntoResponse for Problem {
         body.insert("status".to_owned(), json!(self.status.as_u16()));
         body.insert("detail".to_owned(), json!(self.detail));
         let kind = [(header::CONTENT_TYPE, "application/problem+json")];
-        (self.status, kind, Value::Object(body).to_string()).into_response()
+        let mut response = (self.status, kind, Value::Object(body).to_string()).into_response();
+        if self.status == StatusCode::UNAUTHORIZED {
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        response
     }
 }
 

@@ -56,14 +56,13 @@ pub(super) async fn status(State(state): State<Arc<AdminState>>) -> Json<Status>
         dead: totals.routes.values().map(|route| route.dead).sum(),
         bytes: totals.bytes,
     };
-    let up = state.metrics.dedup_store_up.with_label_values(&[state.dedup_store]).get() == 1;
     Json(Status {
         version: env!("CARGO_PKG_VERSION"),
         revision: option_env!("HOOKGATE_REVISION").unwrap_or("unknown"),
         uptime_seconds: state.clock.uptime().as_secs(),
         routes,
         spool,
-        dedup: DedupStatus { store: state.dedup_store, up },
+        dedup: DedupStatus { store: state.dedup_store, up: state.claims.is_up() },
     })
 }
 
@@ -86,7 +85,7 @@ impl AdminState {
     }
 
     fn route_status(&self, facts: RouteFacts, totals: &Totals, now: Timestamp) -> RouteStatus {
-        let held = totals.routes.get(&facts.name).cloned().unwrap_or_default();
+        let held = totals.routes.get(&facts.name).copied().unwrap_or_default();
         RouteStatus {
             app_up: self.metrics.app_up.with_label_values(&[&*facts.name]).get() == 1,
             name: facts.name.to_string(),

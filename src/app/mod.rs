@@ -18,8 +18,9 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use self::control::Core;
+use self::signals::Signals;
 use crate::admin::AdminState;
-use crate::config::{Config, ConfigFaults, Environment, Layers};
+use crate::config::{self, Config, ConfigFaults, Environment, Layers, NoteLevel, ShowFormat, ShowOrigins};
 use crate::disk::DiskFault;
 use crate::domain::time::Timestamp;
 use crate::forward::Settlement;
@@ -126,8 +127,8 @@ pub type Reread = Box<dyn Fn() -> Result<Loaded, ConfigFaults> + Send + Sync>;
 /// Finds, merges and checks the configuration. `explicit` is the file that the command line names.
 pub fn read(explicit: Option<&Path>, environment: &Environment) -> Result<Loaded, ConfigFaults> {
     let layers = Layers::read(explicit, environment)?;
-    let text = String::new();
-    Ok(Loaded { config: layers.check()?, text })
+    let config = layers.check()?;
+    Ok(Loaded { config, text: config::show(&layers, ShowFormat::Toml, ShowOrigins::No)? })
 }
 
 /// Runs a gateway until a signal ends it. `reread` reads the configuration anew on SIGHUP and `POST /-/reload`.
@@ -141,13 +142,17 @@ pub fn run(
     let metrics = metrics_for(config)?;
     let settings = wiring::log_settings(config);
     let logs = logs::init(settings, &metrics).map_err(|error| StartFault::machine("logging", error))?;
+    for note in config.notes.iter().filter(|note| note.level == NoteLevel::Warn) {
+        tracing::warn!(key = note.key, "{}", note.text);
+    }
     let runtime = runtime(config.server.threads)?;
     let control = logs.control.clone();
     let stopped = runtime.block_on(async {
+        let signals = Signals::listen()?;
         let running = Running::start(loaded, metrics, Some(control), Box::new(reread)).await?;
         tracing::info!(listen = %running.addresses.listen, telemetry = %running.addresses.telemetry,
             admin = %running.addresses.admin, routes = config.routes.len(), "ready");
-        signals::serve_until_told(&running).await
+        Ok(signals::serve_until_told(signals, &running).await)
     });
     runtime.shutdown_timeout(QUICK);
     drop(logs.flush);
@@ -193,6 +198,9 @@ impl Running {
         running.serve_telemetry(telemetry_listener);
         running.serve_admin(admin_listener, config);
         running.aside(keep_gauges(running.core.clone()));
+        if let Some(shared) = running.core.stores.tended.clone() {
+            running.aside(async move { shared.tend().await });
+        }
         running.core.readiness.fulfil(Condition::ListenerBound);
         Ok(running)
     }
@@ -211,8 +219,8 @@ impl Running {
         let core = self.core.clone();
         let state = AdminState {
             spool: core.spool.clone(),
-            claims: core.store.clone(),
-            dedup_store: core.store_name,
+            claims: core.stores.store.clone(),
+            dedup_store: core.stores.name,
             metrics: core.metrics.clone(),
             recent: core.recent.clone(),
             clock: core.clock,
@@ -290,14 +298,14 @@ impl Running {
 }
 
 impl Running {
-    /// Closes the disk, unless attempts are cut off: then it is left as after a crash, and the next start flags what
-    /// may have been sent.
+    /// Closes the disk. What is still claimed was cut off: the next start flags it.
     async fn close_disk(&self, attempts: Settlement, by: Instant) {
         if attempts == Settlement::CutOff {
             tracing::warn!("some attempts were still running at the end of the grace; they are repeated, flagged");
-            return;
         }
-        match tokio::time::timeout_at(by, self.core.disk.close(self.core.clock.now())).await {
+        let now = self.core.clock.now();
+        self.core.stores.local.abandon_all(now);
+        match tokio::time::timeout_at(by, self.core.disk.close(now)).await {
             Ok(Ok(())) => {}
             Ok(Err(fault)) => tracing::warn!(?fault, "the disk was not closed cleanly; nothing is lost"),
             Err(_) => tracing::warn!("the disk did not close in time; nothing is lost"),

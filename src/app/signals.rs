@@ -5,8 +5,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use super::{Running, StartFault, Stop, Stopped};
 
 /// Serves until a signal ends it; SIGHUP reloads.
-pub(super) async fn serve_until_told(running: &Running) -> Result<Stopped, StartFault> {
-    let mut signals = Signals::listen()?;
+pub(super) async fn serve_until_told(mut signals: Signals, running: &Running) -> Stopped {
     let how = loop {
         tokio::select! {
             _ = signals.terminate.recv() => break Stop::Drain,
@@ -19,16 +18,17 @@ pub(super) async fn serve_until_told(running: &Running) -> Result<Stopped, Start
     tokio::select! {
         () = running.stop(how) => {
             tracing::info!("stopped");
-            Ok(Stopped::Orderly)
+            Stopped::Orderly
         }
         () = signals.again() => {
             tracing::warn!("told twice: what was still running is cut off");
-            Ok(Stopped::CutShort)
+            Stopped::CutShort
         }
     }
 }
 
-struct Signals {
+/// The signals that mean something.
+pub(super) struct Signals {
     terminate: Signal,
     interrupt: Signal,
     hangup: Signal,
@@ -36,7 +36,8 @@ struct Signals {
 }
 
 impl Signals {
-    fn listen() -> Result<Self, StartFault> {
+    /// From here on signals wait to be heard, and none has its default effect.
+    pub(super) fn listen() -> Result<Self, StartFault> {
         let listen = |kind| signal(kind).map_err(|error| StartFault::machine("signals", error));
         Ok(Self {
             terminate: listen(SignalKind::terminate())?,

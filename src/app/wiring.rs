@@ -7,15 +7,18 @@ use arc_swap::ArcSwap;
 use super::control::{Core, Current};
 use super::{Loaded, Reread, StartFault};
 use crate::claims::Claims;
-use crate::claims::store::*;
+use crate::claims::embedded::Embedded;
+use crate::claims::fallback::Fallback;
+use crate::claims::redis::{Redis, RedisSettings};
+use crate::claims::store::ClaimStore;
 use crate::clock::Clock;
-use crate::config::{Config, LogFormat, LogLevel, PassPath as ConfiguredPath, Store};
+use crate::config::{Config, LogFormat, LogLevel, Store};
 use crate::disk::{Disk, DiskSettings, PreviousStop};
 use crate::domain::route::Route;
 use crate::forward::{Deliverer, Doubt};
 use crate::gateway::Gateway;
 use crate::gateway::listener::{Door, DoorLimits};
-use crate::gateway::site::{PassPath, Site};
+use crate::gateway::site::Site;
 use crate::spool::Spool;
 use crate::telemetry::http::{Condition, Readiness};
 use crate::telemetry::logs::{self, LogControl};
@@ -36,20 +39,40 @@ pub(super) fn core(
     let (disk, doubt) = open_disk(config, clock, &metrics)?;
     readiness.fulfil(Condition::SpoolRecovered);
     let spool = Spool::new(disk.clone());
-    let store = claim_store(config, &disk, &metrics)?;
-    let claims = Claims::new(store.clone(), clock);
+    let stores = stores(config, &disk, &metrics)?;
+    let claims = Claims::new(stores.store.clone(), clock);
     let deliverer = Deliverer::new(spool.clone(), claims.clone(), clock, metrics.clone(), doubt);
     deliverer.configure(&config.routes);
     announce(config, &metrics, clock);
     let recent = Recent::default();
-    let gateway = Arc::new(Gateway::new(site(config), claims, deliverer.clone(), clock, metrics.clone(), recent.clone(), config.server.max_buffered_bytes));
+    let gateway = Arc::new(Gateway::new(
+        site(config),
+        claims,
+        deliverer.clone(),
+        clock,
+        metrics.clone(),
+        recent.clone(),
+        config.server.max_buffered_bytes,
+    ));
     let door = Door::new(gateway.clone(), door_limits(config));
-    let store_name = match config.dedup.store {
-        Store::Embedded => "embedded",
-        Store::Redis(_) => "redis",
-    };
+    let reloading = std::sync::Mutex::default();
     let current = ArcSwap::from_pointee(Current::of(loaded));
-    Ok(Core { door, gateway, deliverer, disk, spool, store, store_name, metrics, recent, readiness, clock, log, reread, current })
+    Ok(Core {
+        door,
+        gateway,
+        deliverer,
+        disk,
+        spool,
+        stores,
+        metrics,
+        recent,
+        readiness,
+        clock,
+        log,
+        reread,
+        reloading,
+        current,
+    })
 }
 
 fn open_disk(config: &Config, clock: Clock, metrics: &Arc<Metrics>) -> Result<(Disk, Option<Doubt>), StartFault> {
@@ -64,26 +87,38 @@ fn open_disk(config: &Config, clock: Clock, metrics: &Arc<Metrics>) -> Result<(D
         PreviousStop::Unclean { stopped_before } => Some(Doubt { before: stopped_before }),
     };
     if doubt.is_some() {
-        tracing::warn!("the last stop was not clean: what may have been sent before it is flagged as a possible duplicate");
+        tracing::warn!(
+            "the last stop was not clean: what may have been sent before it is flagged as a possible duplicate"
+        );
     }
     Ok((opened.disk, doubt))
 }
 
-fn claim_store(config: &Config, disk: &Disk, metrics: &Arc<Metrics>) -> Result<Arc<dyn ClaimStore>, StartFault> {
-    let local = Embedded::new(disk, metrics.clone());
+/// The store that decides, the embedded one that is always there, and what has to be tended.
+pub(super) struct Stores {
+    pub(super) store: Arc<dyn ClaimStore>,
+    pub(super) name: &'static str,
+    pub(super) local: Arc<Embedded>,
+    pub(super) tended: Option<Arc<Fallback>>,
+}
+
+fn stores(config: &Config, disk: &Disk, metrics: &Metrics) -> Result<Stores, StartFault> {
     match &config.dedup.store {
-        Store::Embedded => Ok(Arc::new(local)),
+        Store::Embedded => {
+            let local = Arc::new(Embedded::new(disk.clone()));
+            Ok(Stores { store: local.clone(), name: "embedded", local, tended: None })
+        }
         Store::Redis(settings) => {
-            let url = std::str::from_utf8(settings.url.expose())
-                .map_err(|_| StartFault::Dedup("`dedup.redis.url` is not text".to_owned()))?;
-            let options = RedisOptions {
-                url: url.to_owned(),
+            let settings = RedisSettings {
+                url: settings.url.clone(),
                 timeout: settings.timeout,
                 wait_replicas: settings.wait_replicas,
                 key_prefix: settings.key_prefix.clone(),
             };
-            let shared = Redis::new(options, metrics.clone()).map_err(|fault| StartFault::Dedup(fault.to_string()))?;
-            Ok(Arc::new(Fallback::new(shared, local, config.dedup.on_store_down, metrics.clone())))
+            let redis = Redis::new(settings, metrics).map_err(|fault| StartFault::Dedup(fault.to_string()))?;
+            let local = Arc::new(Embedded::stand_in(disk.clone()));
+            let both = Arc::new(Fallback::new(redis, local.clone(), config.dedup.on_store_down, metrics));
+            Ok(Stores { store: both.clone(), name: "redis", local, tended: Some(both) })
         }
     }
 }
@@ -109,11 +144,7 @@ pub(super) fn labels(route: &Route) -> RouteLabels {
 
 /// What senders are served.
 pub(super) fn site(config: &Config) -> Site {
-    let passthrough = config.passthrough.iter().map(|path| match path {
-        ConfiguredPath::Exact(path) => PassPath::Exact(path.clone()),
-        ConfiguredPath::Below(prefix) => PassPath::Below(prefix.clone()),
-    });
-    let mut site = Site::new(&config.routes, passthrough.collect(), config.app_url.clone());
+    let mut site = Site::new(&config.routes, config.passthrough.clone(), config.app_url.clone());
     site.trusted_proxies.clone_from(&config.server.trusted_proxies);
     site.body_timeout = config.server.body_timeout;
     site.write_timeout = config.server.write_timeout;

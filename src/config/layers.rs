@@ -14,7 +14,7 @@ use super::environment::Environment;
 use super::fault::{ConfigFault, ConfigFaults, FaultKind, Place};
 use super::find;
 use super::source::{Aim, KeyPath, Source, dotted, is_secret};
-use super::variables::Variables;
+use super::variables::{Variables, variables_named};
 
 /// The merged configuration, as written, with the origin of every value.
 pub struct Layers {
@@ -76,7 +76,8 @@ impl Layers {
         mut faults: Vec<ConfigFault>,
     ) -> Result<Self, ConfigFaults> {
         let defaults = defaults::layer().map_err(|fault| ConfigFaults::one(*fault))?;
-        let ignored: BTreeSet<String> = sources.iter().flat_map(|source| variables_named(&source.dict)).collect();
+        let ignored: BTreeSet<String> =
+            sources.iter().flat_map(|source| source.dict.values().flat_map(variables_named)).collect();
         let variables = Variables::read(environment, &ignored, &mut faults);
         let mut figment = Figment::from(&defaults);
         for source in &sources {
@@ -192,18 +193,6 @@ fn double(path: &[String], here: &Source, there: &Source) -> ConfigFault {
         suggestion: None,
         snippet,
     }
-}
-
-/// The variables that `{ env = "NAME" }` names, anywhere.
-fn variables_named(dict: &Dict) -> Vec<String> {
-    let below = |value: &Value| match value {
-        Value::Dict(_, dict) => variables_named(dict),
-        Value::Array(_, list) => list.iter().filter_map(Value::as_dict).flat_map(variables_named).collect(),
-        Value::String(..) | Value::Char(..) | Value::Bool(..) | Value::Num(..) | Value::Empty(..) => Vec::new(),
-    };
-    let mut names: Vec<String> = dict.values().flat_map(below).collect();
-    names.extend(dict.get("env").and_then(Value::as_str).map(str::to_owned));
-    names
 }
 
 /// A value for people: text in quotes, cut; a secret by its kind alone.

@@ -11,6 +11,7 @@ use ipnet::IpNet;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Deserialize, Deserializer, Unexpected, Visitor};
 
+use crate::domain::pass_path::PassPath;
 use crate::domain::route::{AckMode, OnApp, OnStoreDown};
 use crate::domain::time::Timestamp;
 
@@ -376,8 +377,10 @@ impl Leaf for PublicUrl {
 fn web_address(text: &str) -> Option<&str> {
     let uri: Uri = text.parse().ok()?;
     let host = uri.host().filter(|host| !host.is_empty())?;
-    let plain = !text.contains(['@', '?', '#']) && text.is_ascii() && !host.is_empty();
-    (plain && matches!(uri.scheme_str(), Some("http" | "https"))).then_some(text)
+    let authority = uri.authority()?.as_str();
+    let has_port = uri.port_u16().is_some_and(|port| port > 0) || authority.len() == host.len();
+    let plain = !text.contains(['@', '?', '#']) && text.is_ascii();
+    (plain && has_port && matches!(uri.scheme_str(), Some("http" | "https"))).then_some(text)
 }
 
 /// A path of a request, matched raw and exactly.
@@ -390,26 +393,6 @@ impl Leaf for RequestPath {
     fn parse(text: &str) -> Option<Self> {
         let plain = text.bytes().all(|byte| byte.is_ascii_graphic() && !b"?#*\"<>\\".contains(&byte));
         (text.starts_with('/') && plain).then(|| Self(text.to_owned()))
-    }
-}
-
-/// A path that is passed through: exactly this one, or all below it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum PassPath {
-    /// This path.
-    Exact(String),
-    /// Every path that starts with this text, which ends in `/`.
-    Below(String),
-}
-
-impl PassPath {
-    /// Whether a request for `path`, taken raw, is passed through.
-    #[must_use]
-    pub fn covers(&self, path: &str) -> bool {
-        match self {
-            Self::Exact(exact) => path == exact,
-            Self::Below(prefix) => path.starts_with(prefix.as_str()),
-        }
     }
 }
 

@@ -26,7 +26,6 @@ pub use environment::Environment;
 pub use fault::{ConfigFault, ConfigFaults, FaultKind, Place};
 pub use find::{CONFIG_VARIABLE, SEARCH};
 pub use layers::{Layers, Origin};
-pub use leaf::PassPath;
 pub use schema::schema;
 pub use settings::{
     Config, Dedup, Log, LogFormat, LogLevel, Note, NoteLevel, RedisSettings, Server, SpoolSettings, Store,

@@ -13,10 +13,9 @@ use serde::Deserialize;
 use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
 use serde::de::{self, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-use super::leaf::{
-    AppUrl, Count, Factor, MediaType, Name, PassPath, Pointer, PublicUrl, Rate, RequestPath, Size, Text,
-};
+use super::leaf::{AppUrl, Count, Factor, MediaType, Name, Pointer, PublicUrl, Rate, RequestPath, Size, Text};
 use super::settings::{LogFormat, LogLevel, StoreKind};
+use crate::domain::pass_path::PassPath;
 use crate::domain::route::{AckMode, OnApp, OnStoreDown};
 use crate::domain::scheme::RawScheme;
 use crate::domain::time::Timestamp;

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::leaf::{Leaf, PassPath};
+use super::leaf::Leaf;
+use crate::domain::pass_path::PassPath;
 use crate::domain::route::{OnStoreDown, Route};
 use crate::domain::secret::Secret;
 

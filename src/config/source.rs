@@ -116,7 +116,8 @@ pub(super) fn dotted(path: &[String]) -> String {
 pub(super) fn is_secret(path: &[String]) -> bool {
     let parts: Vec<&str> = path.iter().map(String::as_str).collect();
     match parts.as_slice() {
-        ["routes", _, "secrets"] => true,
+        // A text in place of these tables is probably a secret in the wrong place.
+        ["routes", _, "secrets"] | ["routes" | "providers", _, "key" | "token"] => true,
         ["admin_token", rest @ ..] | ["dedup", "redis", "url", rest @ ..] | ["routes", _, "secrets", _, rest @ ..] => {
             !names_a_place(rest)
         }

@@ -29,15 +29,19 @@ pub(super) struct Variables {
 impl Variables {
     /// Reads those of the environment that are not `ignored`.
     pub(super) fn read(environment: &Environment, ignored: &BTreeSet<String>, faults: &mut Vec<ConfigFault>) -> Self {
+        let ours = environment.iter().filter_map(|(name, value)| Some((name, name.strip_prefix(PREFIX)?, value)));
+        let ours = ours.filter(|(name, rest, _)| {
+            *name != CONFIG_VARIABLE && *name != TOKEN_VARIABLE && !is_of_kubernetes(rest) && !ignored.contains(*name)
+        });
+        let read: Vec<_> = ours
+            .map(|(name, rest, value)| (name, rest, value.to_str().ok_or("not UTF-8 text").and_then(read_value)))
+            .collect();
+        let values = read.iter().filter_map(|(_, _, value)| value.as_ref().ok());
+        let secrets: BTreeSet<String> = values.flat_map(variables_named).collect();
         let mut variables = Self { dict: Dict::new(), names: BTreeMap::new() };
-        for (name, value) in environment.iter() {
-            let Some(rest) = name.strip_prefix(PREFIX) else { continue };
-            let foreign = name == CONFIG_VARIABLE || name == TOKEN_VARIABLE || is_of_kubernetes(rest);
-            if foreign || ignored.contains(name) {
-                continue;
-            }
+        for (name, rest, value) in read.into_iter().filter(|(name, _, _)| !secrets.contains(*name)) {
             let path: KeyPath = rest.split("__").map(str::to_lowercase).collect();
-            match value.to_str().ok_or("not UTF-8 text").and_then(read_value) {
+            match value {
                 Ok(value) => variables.put(name, &path, value),
                 Err(found) => faults.push(variable_fault(name, &path, found)),
             }
@@ -70,6 +74,18 @@ impl Provider for Variables {
 /// The name of the variable for a key.
 pub(super) fn variable_for(path: &[String]) -> String {
     format!("{PREFIX}{}", path.join("__").to_uppercase())
+}
+
+/// The variables that `{ env = "NAME" }` names, anywhere in a value.
+pub(super) fn variables_named(value: &Value) -> Vec<String> {
+    match value {
+        Value::Dict(_, dict) => {
+            let named = dict.get("env").and_then(Value::as_str).map(str::to_owned);
+            dict.values().flat_map(variables_named).chain(named).collect()
+        }
+        Value::Array(_, list) => list.iter().flat_map(variables_named).collect(),
+        Value::String(..) | Value::Char(..) | Value::Bool(..) | Value::Num(..) | Value::Empty(..) => Vec::new(),
+    }
 }
 
 fn read_value(text: &str) -> Result<Value, &'static str> {

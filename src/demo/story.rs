@@ -68,7 +68,13 @@ impl<W: Write> Stage<'_, W> {
         let spaced = body.replace("\":", "\": ");
         let answer = self.sender.post("veedeo", headers.clone(), spaced.as_bytes()).await;
         let held = answer.status == 401 && text(&answer).contains("Invalid signature") && self.quick.seen().1 == 1;
-        self.tell(held, "✘ refused   ", "veedeo      bad signature   ", &answer, "the body was re-serialised: its spaces differ");
+        self.tell(
+            held,
+            "✘ refused   ",
+            "veedeo      bad signature   ",
+            &answer,
+            "the body was re-serialised: its spaces differ",
+        );
     }
 
     async fn stale(&mut self) {
@@ -82,7 +88,9 @@ impl<W: Write> Stage<'_, W> {
 
     async fn duplicate(&mut self, headers: HeaderMap, body: &str) {
         let answer = self.sender.post("veedeo", headers, body.as_bytes()).await;
-        let held = answer.status == 200 && text(&answer) == r#"{"received":true,"duplicate":true}"# && self.quick.seen().1 == 1;
+        let held = answer.status == 200
+            && text(&answer) == r#"{"received":true,"duplicate":true}"#
+            && self.quick.seen().1 == 1;
         self.tell(held, "= duplicate ", "veedeo      same event again", &answer, "app not called");
     }
 
@@ -95,7 +103,13 @@ impl<W: Write> Stage<'_, W> {
         let answer = self.sender.post("github", headers, body.as_bytes()).await;
         let waiting = self.running.waiting();
         let held = answer.status == 200 && text(&answer) == r#"{"received":true}"# && waiting == 1;
-        self.tell(held, "⚠ app down  ", "github      push            ", &answer, &format!("→ kept on disk ({waiting} waiting)"));
+        self.tell(
+            held,
+            "⚠ app down  ",
+            "github      push            ",
+            &answer,
+            &format!("→ kept on disk ({waiting} waiting)"),
+        );
     }
 
     async fn app_slow(&mut self) {
@@ -125,7 +139,9 @@ impl<W: Write> Stage<'_, W> {
         let delivered = 2_usize.saturating_sub(lost);
         self.record(held);
         let mark = if held { ' ' } else { '!' };
-        let line = format!("{mark}✔ app back    github + videopilot           delivered {delivered} of 2, {lost} lost, {twice} twice");
+        let line = format!(
+            "{mark}✔ app back    github + videopilot           delivered {delivered} of 2, {lost} lost, {twice} twice"
+        );
         self.write(&line);
     }
 
@@ -151,7 +167,9 @@ impl<W: Write> Stage<'_, W> {
 
     fn task_completed(&self, task: &str) -> String {
         let now = self.now();
-        format!(r#"{{"event":"task.completed","timestamp":"{now}","task_id":"{task}","data":{{"processing_time_seconds":135}}}}"#)
+        format!(
+            r#"{{"event":"task.completed","timestamp":"{now}","task_id":"{task}","data":{{"processing_time_seconds":135}}}}"#
+        )
     }
 }
 

@@ -2,15 +2,18 @@
 //!
 //! Floor 0. Nothing here reads a clock, a file, a socket or the environment; time and chance come in as arguments.
 
+pub mod admission;
 pub mod breaker;
 pub mod event;
 pub mod fault;
 pub mod inbound;
 pub mod key;
 pub mod outcome;
+pub mod pass_path;
 pub mod refusal;
 pub mod route;
 pub mod schedule;
 pub mod scheme;
 pub mod secret;
+pub mod suspicion;
 pub mod time;

@@ -2,8 +2,9 @@
 //! head grow to a mebibyte and cannot tell when a request's first byte came.
 //!
 //! It ends an idle connection after `idle_timeout` or when told to, answers 408 to a head that is not complete
-//! `header_timeout` after its first byte and 431 to one longer than `max_header_bytes`, and notes the first byte's
-//! moment. It does not look at what the head says: that is the parser's and the proxy's business.
+//! `header_timeout` after its first byte, 431 to one longer than `max_header_bytes` and 400 to one that `head` does not
+//! let in, and notes the first byte's moment. The parser gets whole heads only, and not one byte after the end of a
+//! body: what follows is kept for the next request.
 
 use std::fmt;
 use std::future::Future;
@@ -14,6 +15,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::{Buf, BytesMut};
 use pingora::protocols::l4::stream::Stream as TcpSide;
 use pingora::protocols::raw_connect::ProxyDigest;
 use pingora::protocols::{
@@ -23,7 +25,9 @@ use pingora::protocols::{
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
+use super::chunks::Chunks;
 use super::connections::{Connection, Phase};
+use super::head::{self, Framing};
 use super::reply;
 use crate::domain::refusal::Refusal;
 
@@ -53,8 +57,26 @@ pub(crate) struct Guard {
     alarm: Pin<Box<Sleep>>,
     armed_for: Option<Phase>,
     close: Pin<Box<dyn Future<Output = ()> + Send + Sync>>,
-    head_bytes: usize,
-    ended: bool,
+    /// Bytes that came and were not handed on yet: a head that is not complete, or what follows it.
+    pending: BytesMut,
+    /// Bytes of `pending` that were looked at in vain for the end of the head.
+    looked: usize,
+    stage: Stage,
+}
+
+/// What the next bytes are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// A head, not complete.
+    Head,
+    /// A head that was judged: this many bytes of it are still to be handed on.
+    Judged(usize, Framing),
+    /// The body of a length: this many bytes are still to come. What comes after them is the next request's.
+    Body(u64),
+    /// A body by chunks. What comes after its end is the next request's.
+    Chunked(Chunks),
+    /// Nothing comes any more.
+    Ended,
 }
 
 impl Guard {
@@ -74,8 +96,9 @@ impl Guard {
             alarm: Box::pin(tokio::time::sleep(limits.idle_timeout)),
             armed_for: None,
             close: Box::pin(async move { told.told_to_close().await }),
-            head_bytes: 0,
-            ended: false,
+            pending: BytesMut::new(),
+            looked: 0,
+            stage: Stage::Head,
         }
     }
 
@@ -86,28 +109,157 @@ impl Guard {
         }
         self.armed_for = Some(phase);
         match phase {
-            Phase::Idle(since) => {
-                self.head_bytes = 0;
-                self.alarm.as_mut().reset(since + self.limits.idle_timeout);
-            }
+            Phase::Idle(since) => self.alarm.as_mut().reset(since + self.limits.idle_timeout),
             Phase::Head(began) => self.alarm.as_mut().reset(began + self.limits.header_timeout),
             Phase::Busy(_) => {}
         }
     }
 
-    /// Notes `count` bytes that came while no request was being served.
-    fn note(&mut self, phase: Phase, count: usize) {
-        if count > 0 && matches!(phase, Phase::Idle(_)) {
-            let head = Phase::Head(Instant::now());
-            self.connection.enter(head);
-            self.arm(head);
+    /// Reads until the head is complete and judged, refused, or nothing comes; then hands it on.
+    fn poll_head(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        loop {
+            let phase = self.note_first_byte();
+            self.arm(phase);
+            if let Phase::Head(began) = phase {
+                match self.judge() {
+                    Ok(Some(())) => return self.poll_handing(buf),
+                    Ok(None) => {}
+                    Err(refusal) => {
+                        self.refuse(cx, refusal, began);
+                        return Poll::Ready(Ok(()));
+                    }
+                }
+            }
+            match self.poll_more(cx) {
+                Poll::Ready(Ok(0)) => {
+                    self.stage = Stage::Ended;
+                    return Poll::Ready(Ok(()));
+                }
+                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => return self.poll_patience(cx, phase),
+            }
         }
-        self.head_bytes = self.head_bytes.saturating_add(count);
+    }
+
+    /// The first byte of a request starts its clock; bytes of it may have come with the request before.
+    fn note_first_byte(&mut self) -> Phase {
+        match self.connection.phase() {
+            Phase::Idle(_) if !self.pending.is_empty() => {
+                let head = Phase::Head(Instant::now());
+                self.connection.enter(head);
+                head
+            }
+            phase @ (Phase::Idle(_) | Phase::Head(_) | Phase::Busy(_)) => phase,
+        }
+    }
+
+    /// Judges the head if it is complete.
+    fn judge(&mut self) -> Result<Option<()>, Refusal> {
+        // One blank line before a request is forgiven (RFC 9112 section 2.2).
+        if self.looked == 0 && self.pending.starts_with(b"\r\n") {
+            self.pending.advance(2);
+        }
+        let end = head::end(&self.pending, self.looked)?;
+        self.looked = self.pending.len();
+        if end.unwrap_or(self.looked) > self.limits.max_header_bytes {
+            return Err(Refusal::HeaderTooLarge);
+        }
+        let Some(end) = end else { return Ok(None) };
+        let framing = head::judge(self.pending.get(..end).unwrap_or_default())?;
+        self.stage = Stage::Judged(end, framing);
+        self.looked = 0;
+        Ok(Some(()))
+    }
+
+    /// Reads what there is, at most one byte more than a head may have.
+    fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let room = self.limits.max_header_bytes.saturating_sub(self.pending.len()).saturating_add(1);
+        let mut piece = [0; 4096];
+        let mut piece = ReadBuf::new(piece.get_mut(..room.min(4096)).unwrap_or_default());
+        ready!(Pin::new(&mut self.inner).poll_read(cx, &mut piece))?;
+        self.pending.extend_from_slice(piece.filled());
+        Poll::Ready(Ok(piece.filled().len()))
+    }
+
+    /// Nothing comes: until the alarm, or until an idle connection is told to close.
+    fn poll_patience(&mut self, cx: &mut Context<'_>, phase: Phase) -> Poll<io::Result<()>> {
+        let told = matches!(phase, Phase::Idle(_)) && self.close.as_mut().poll(cx).is_ready();
+        if !told {
+            ready!(self.alarm.as_mut().poll(cx));
+        }
+        match phase {
+            Phase::Head(began) => self.refuse(cx, Refusal::RequestTimeout, began),
+            Phase::Idle(_) | Phase::Busy(_) => self.stage = Stage::Ended,
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Hands a judged head on, as far as there is room.
+    fn poll_handing(&mut self, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if let Stage::Judged(left, framing) = self.stage {
+            let count = self.hand_on(buf, left);
+            self.stage = match (left - count, framing) {
+                (0, Framing::Length(length)) => Stage::Body(length),
+                (0, Framing::Chunked) => Stage::Chunked(Chunks::new()),
+                (left, framing) => Stage::Judged(left, framing),
+            };
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn hand_on(&mut self, buf: &mut ReadBuf<'_>, most: usize) -> usize {
+        let count = most.min(buf.remaining()).min(self.pending.len());
+        buf.put_slice(&self.pending.split_to(count));
+        count
+    }
+
+    /// Bytes of a body: first those that came with the head, and never one of the next request.
+    fn poll_body(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>, left: u64) -> Poll<io::Result<()>> {
+        let most = usize::try_from(left).unwrap_or(usize::MAX);
+        let count =
+            if self.pending.is_empty() { ready!(self.poll_piece(cx, buf, most))? } else { self.hand_on(buf, most) };
+        if let Stage::Body(left) = self.stage {
+            self.stage = Stage::Body(left.saturating_sub(u64::try_from(count).unwrap_or(u64::MAX)));
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Bytes of a body by chunks, framing included, up to its end.
+    fn poll_chunks(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>, mut chunks: Chunks) -> Poll<io::Result<()>> {
+        if self.pending.is_empty() {
+            let mut piece = [0; 8192];
+            let mut piece = ReadBuf::new(&mut piece);
+            ready!(Pin::new(&mut self.inner).poll_read(cx, &mut piece))?;
+            self.pending.extend_from_slice(piece.filled());
+        }
+        let room = self.pending.len().min(buf.remaining());
+        let Ok(read) = chunks.read(self.pending.get(..room).unwrap_or_default()) else {
+            self.stage = Stage::Ended;
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, "chunks that are not framed as such")));
+        };
+        self.stage = if chunks.is_done() { Stage::Body(0) } else { Stage::Chunked(chunks) };
+        self.hand_on(buf, read);
+        Poll::Ready(Ok(()))
+    }
+
+    /// Reads at most `most` bytes and says how many came.
+    fn poll_piece(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>, most: usize) -> Poll<io::Result<usize>> {
+        let before = buf.filled().len();
+        if most >= buf.remaining() {
+            ready!(Pin::new(&mut self.inner).poll_read(cx, buf))?;
+            return Poll::Ready(Ok(buf.filled().len() - before));
+        }
+        let mut part = ReadBuf::new(buf.initialize_unfilled_to(most));
+        ready!(Pin::new(&mut self.inner).poll_read(cx, &mut part))?;
+        let count = part.filled().len();
+        buf.advance(count);
+        Poll::Ready(Ok(count))
     }
 
     /// Writes a refusal past the parser, as far as it goes into the socket's buffer, and ends the connection.
     fn refuse(&mut self, cx: &mut Context<'_>, refusal: Refusal, began: Instant) {
-        self.ended = true;
+        self.stage = Stage::Ended;
         let bytes = reply::raw_refusal(refusal);
         let mut sent = 0;
         while let Some(rest) = bytes.get(sent..).filter(|rest| !rest.is_empty()) {
@@ -124,55 +276,30 @@ impl Guard {
 impl AsyncRead for Guard {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if this.ended {
-            return Poll::Ready(Ok(()));
+        let busy = matches!(this.connection.phase(), Phase::Busy(_));
+        if !busy {
+            this.stage = match this.stage {
+                Stage::Body(0) => Stage::Head,
+                // The rest of a body that nobody wanted must not be taken for a request.
+                Stage::Body(_) | Stage::Chunked(_) => Stage::Ended,
+                stage @ (Stage::Head | Stage::Judged(..) | Stage::Ended) => stage,
+            };
         }
-        let phase = this.connection.phase();
-        if let Phase::Busy(_) = phase {
-            this.armed_for = None;
-            return Pin::new(&mut this.inner).poll_read(cx, buf);
+        match this.stage {
+            Stage::Ended => Poll::Ready(Ok(())),
+            Stage::Head => this.poll_head(cx, buf),
+            Stage::Judged(..) => this.poll_handing(buf),
+            // The request is complete: what comes next waits until it is answered.
+            Stage::Body(0) => Poll::Pending,
+            Stage::Body(left) => this.poll_body(cx, buf, left),
+            Stage::Chunked(chunks) => this.poll_chunks(cx, buf, chunks),
         }
-        this.arm(phase);
-        let room = this.limits.max_header_bytes.saturating_sub(this.head_bytes);
-        if let (Phase::Head(began), 0) = (phase, room) {
-            this.refuse(cx, Refusal::HeaderTooLarge, began);
-            return Poll::Ready(Ok(()));
-        }
-        if let Poll::Ready(count) = this.read_some(cx, buf, room) {
-            this.note(phase, count?);
-            return Poll::Ready(Ok(()));
-        }
-        let told = matches!(phase, Phase::Idle(_)) && this.close.as_mut().poll(cx).is_ready();
-        if !told {
-            ready!(this.alarm.as_mut().poll(cx));
-        }
-        match phase {
-            Phase::Head(began) => this.refuse(cx, Refusal::RequestTimeout, began),
-            Phase::Idle(_) | Phase::Busy(_) => this.ended = true,
-        }
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl Guard {
-    /// Reads at most `room` bytes and says how many came.
-    fn read_some(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>, room: usize) -> Poll<io::Result<usize>> {
-        let before = buf.filled().len();
-        if room >= buf.remaining() {
-            ready!(Pin::new(&mut self.inner).poll_read(cx, buf))?;
-            return Poll::Ready(Ok(buf.filled().len() - before));
-        }
-        let mut part = ReadBuf::new(buf.initialize_unfilled_to(room));
-        ready!(Pin::new(&mut self.inner).poll_read(cx, &mut part))?;
-        let count = part.filled().len();
-        buf.advance(count);
-        Poll::Ready(Ok(count))
     }
 }
 
 impl AsyncWrite for Guard {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        if self.ended {
+        if self.stage == Stage::Ended && matches!(self.connection.phase(), Phase::Head(_)) {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
         Pin::new(&mut self.inner).poll_write(cx, bytes)

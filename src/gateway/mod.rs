@@ -2,16 +2,19 @@
 //! reply. The only place that acknowledges anything.
 
 mod body;
+mod chunks;
 mod connections;
 mod forwarded;
 mod guard;
+mod head;
 pub mod listener;
 mod proxy;
 mod receive;
 pub mod reply;
 pub mod site;
 
-use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
 
 use arc_swap::ArcSwap;
 
@@ -19,6 +22,7 @@ use self::body::Buffers;
 use self::site::Site;
 use crate::claims::Claims;
 use crate::clock::Clock;
+use crate::domain::suspicion::ClockWatch;
 use crate::forward::Deliverer;
 use crate::telemetry::Metrics;
 use crate::telemetry::recent::Recent;
@@ -33,6 +37,9 @@ pub struct Gateway {
     metrics: Arc<Metrics>,
     recent: Recent,
     buffers: Buffers,
+    clock_watch: Mutex<ClockWatch>,
+    /// Whether the watch holds anything: spares a request that is fresh the mutex.
+    clock_in_doubt: AtomicBool,
 }
 
 impl Gateway {
@@ -48,6 +55,18 @@ impl Gateway {
         max_buffered_bytes: usize,
     ) -> Self {
         let buffers = Buffers::new(max_buffered_bytes, metrics.clone());
-        Self { site: ArcSwap::from_pointee(site), claims, deliverer, clock, metrics, recent, buffers }
+        let clock_watch = Mutex::default();
+        let clock_in_doubt = AtomicBool::new(false);
+        Self {
+            clock_watch,
+            clock_in_doubt,
+            site: ArcSwap::from_pointee(site),
+            claims,
+            deliverer,
+            clock,
+            metrics,
+            recent,
+            buffers,
+        }
     }
 }

@@ -2,9 +2,11 @@
 //!
 //! Invariant: nothing of a request is parsed, stored or named before `Route::verify` has accepted it.
 
-use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
 use super::Gateway;
@@ -17,6 +19,8 @@ use crate::domain::inbound::Inbound;
 use crate::domain::outcome::Settled;
 use crate::domain::refusal::Refusal;
 use crate::domain::route::{Enforcement, Route};
+use crate::domain::suspicion::Blame;
+use crate::domain::time::Timestamp;
 
 /// A claim outlives the budget by this much, so that no honest delay of the last moments loses it.
 const LEASE_MARGIN: Duration = Duration::from_secs(10);
@@ -89,27 +93,37 @@ impl Gateway {
         let id = EventId::new(received_at, fastrand::u128(..));
         let name: &str = &route.name;
         let observed = (route.enforcement == Enforcement::Observe).then(|| inbound.clone());
+        let body = inbound.body.clone();
+        let mut said = None;
         let admission = route.verify(inbound, now).and_then(|verified| {
             let position = verified.secret().to_string();
             self.metrics.secret_matches_total.with_label_values(&[name, &position]).inc();
+            said = route.scheme.signed_time(&verified);
             route.admit(verified, now, id, received_at)
         });
         match (admission, observed) {
             (Ok(Admission::Event(mut event)), _) => {
+                self.clock_is_right(said);
                 origin.tell(&mut event.headers);
                 self.note_age(&event, now.seconds());
                 Admitted::Believed(*event)
             }
             (Ok(Admission::Filtered), _) => Admitted::Answered(Settled::Filtered),
             (Ok(Admission::Handshake(reply)), _) => Admitted::Answered(Settled::Handshake(reply)),
-            (Err(refusal), Some(inbound)) => self.observe(inbound, route, origin, id, refusal),
-            (Err(refusal), None) => Admitted::Answered(Settled::Refused(refusal)),
+            (Err(refusal), Some(inbound)) => {
+                self.note_observed(route, origin, refusal);
+                let (mut event, _) = route.observe(inbound, now, id, received_at);
+                origin.tell(&mut event.headers);
+                Admitted::Unbelieved(event)
+            }
+            (Err(refusal), None) => Admitted::Answered(self.blame(refusal, &body, said, now)),
         }
     }
 
     /// `enforce = false`: the verdict is counted and logged, and the request is passed on without being believed.
-    fn observe(&self, inbound: Inbound, route: &Route, origin: &Origin, id: EventId, refusal: Refusal) -> Admitted {
+    fn note_observed(&self, route: &Route, origin: &Origin, refusal: Refusal) {
         let name: &str = &route.name;
+        self.metrics.refusals_total.with_label_values(&[name, refusal.as_str()]).inc();
         self.metrics.observed_refusals_total.with_label_values(&[name, refusal.as_str()]).inc();
         tracing::warn!(
             route = name,
@@ -117,9 +131,32 @@ impl Gateway {
             request_id = origin.request_id,
             "would be refused, and is passed on: the route does not enforce"
         );
-        let mut event = route.unbelieved(inbound, id, self.clock.now());
-        origin.tell(&mut event.headers);
-        Admitted::Unbelieved(event)
+    }
+
+    /// A validly signed time was fresh.
+    fn clock_is_right(&self, said: Option<Timestamp>) {
+        if said.is_some() && self.clock_in_doubt.swap(false, Ordering::Relaxed) {
+            self.clock_watch.lock().unwrap_or_else(PoisonError::into_inner).fresh();
+            self.metrics.clock_suspect.set(0);
+        }
+    }
+
+    /// Whose doing a refusal is: where the validly signed requests are all off alike, our clock's.
+    fn blame(&self, refusal: Refusal, body: &[u8], said: Option<Timestamp>, now: Timestamp) -> Settled {
+        let of_time = matches!(refusal, Refusal::TimestampStale | Refusal::TimestampFuture | Refusal::EventTooOld);
+        let Some(said) = said.filter(|_| of_time) else { return Settled::Refused(refusal) };
+        self.clock_in_doubt.store(true, Ordering::Relaxed);
+        match self.clock_watch.lock().unwrap_or_else(PoisonError::into_inner).refused(
+            Sha256::digest(body).into(),
+            said,
+            now,
+        ) {
+            Blame::Request => Settled::Refused(refusal),
+            Blame::Clock => {
+                self.metrics.clock_suspect.set(1);
+                Settled::Unavailable(Fault::ClockSuspect)
+            }
+        }
     }
 
     fn note_age(&self, event: &Event, now_seconds: f64) {

@@ -14,14 +14,14 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::disk::{Disk, DiskFault, Found, JobFault, ReadOnly, RouteTotals, Rx, Selection};
+use crate::disk::{Disk, DiskFault, JobFault, ReadOnly, RouteTotals, Rx, Selection};
 use crate::domain::event::EventId;
 use crate::domain::time::Timestamp;
 
 pub use self::types::{
     DeadReason, Due, Entry, Filter, Listed, NewEntry, Possible, Replay, Settlement, SpoolFault, State, Stored,
 };
-pub use crate::disk::{Mark, Totals};
+pub use crate::disk::{Found, Mark, Totals};
 
 /// Longest count: it may have to look at every event.
 const COUNT: Duration = Duration::from_secs(10);
@@ -84,7 +84,9 @@ impl Spool {
                 Settlement::Retry { not_before, possible_duplicate, error } => {
                     tx.retry(id, not_before, possible_duplicate == Possible::Duplicate, &error)
                 }
-                Settlement::Dead { reason, error } => tx.bury(id, reason.as_str(), &error),
+                Settlement::Dead { reason, possible_duplicate, error } => {
+                    tx.bury(id, reason.as_str(), possible_duplicate == Possible::Duplicate, &error)
+                }
                 Settlement::Postpone { not_before } => tx.postpone(id, not_before),
             })
             .await?;

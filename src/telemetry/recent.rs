@@ -125,8 +125,9 @@ impl fmt::Debug for Recent {
 }
 
 fn cut(text: &mut String) {
-    if text.len() > LONGEST_TEXT {
-        text.truncate(text.floor_char_boundary(LONGEST_TEXT));
+    if let Some(end) = (0..=LONGEST_TEXT).rev().find(|end| text.is_char_boundary(*end)).filter(|end| *end < text.len())
+    {
+        text.truncate(end);
         text.shrink_to_fit();
     }
 }

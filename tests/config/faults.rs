@@ -136,11 +136,32 @@ fn a_fault_of_a_route_points_into_the_route() {
 }
 
 #[test]
-fn providers_that_extend_each_other_are_a_fault_of_each() {
-    let faults = faults(&format!("[providers.p]\nextends = \"q\"\n[providers.q]\nextends = \"p\"\n{ROUTE}"));
-    assert_eq!(faults.len(), 2);
-    assert_fault(&faults[0], Conflict, "providers.p.extends", &at(2, 11));
-    assert_fault(&faults[1], Conflict, "providers.q.extends", &at(4, 11));
+fn providers_that_extend_each_other_are_one_fault() {
+    let fault = fault(&format!("[providers.p]\nextends = \"q\"\n[providers.q]\nextends = \"p\"\n{ROUTE}"));
+    assert_fault(&fault, Conflict, "providers.q.extends", &at(4, 11));
+}
+
+#[test]
+fn an_own_provider_that_makes_no_sense_is_said_at_its_key() {
+    let provider = "[providers.p]\nsignature = { header = \"X-S\", encoding = \"hex\" }\nsigned = \"{nonsense}\"\n";
+    let fault = fault(&format!("{provider}{}", ROUTE.replace("github", "p")));
+    assert_fault(&fault, Value, "providers.p.signed", &at(3, 10));
+}
+
+#[test]
+fn a_part_of_the_scheme_language_that_is_not_built_is_refused() {
+    let fault = fault(&format!(
+        "[providers.p]\nkind = \"ed25519\"\nsignature = {{ header = \"X\", encoding = \"hex\" }}\n{ROUTE}"
+    ));
+    assert_eq!((fault.kind, &fault.place), (NotImplemented, &at(2, 1)));
+    assert!(fault.to_string().starts_with("not implemented yet: providers.p.kind"), "{fault}");
+}
+
+#[test]
+fn a_secret_that_gives_no_key_is_a_fault_of_the_secret() {
+    let fault = fault(&ROUTE.replace("github", "standardwebhooks"));
+    assert_fault(&fault, FaultKind::Secret, "routes.a.secrets[0]", &at(4, 12));
+    assert!(fault.line().contains("base64"), "{}", fault.line());
 }
 
 #[test]

@@ -45,7 +45,8 @@ fn a_variable_is_read_as_the_type_that_its_key_has() {
         ("HOOKGATE_ROUTES__A__TIMESTAMP__TOLERANCE", "600"),
         ("HOOKGATE_SERVER__MAX_HEADER_BYTES", "16384"),
     ]);
-    let config = check_with(ROUTE, &environment).unwrap_or_else(|faults| panic!("{}", faults.plain()));
+    let config = check_with(&ROUTE.replace("github", "veedeo"), &environment);
+    let config = config.unwrap_or_else(|faults| panic!("{}", faults.plain()));
     assert_eq!(config.server.threads, 4);
     assert_eq!(config.server.max_header_bytes, 16384);
     assert_eq!(config.routes[0].delivery.schedule.wait_after(2, 0.0), Some(Duration::from_secs(2)));
@@ -62,6 +63,9 @@ fn variables_that_are_no_keys_are_left_alone() {
         ("PATH", "/bin"),
     ]);
     assert!(check_with(&ROUTE.replace("SECRET", "HOOKGATE_MY_SECRET"), &environment).is_ok());
+    let secrets = ("HOOKGATE_ROUTES__A__SECRETS", "[{ env = \"HOOKGATE_MY_SECRET\" }]");
+    let named = environment_with(&[("HOOKGATE_MY_SECRET", super::CANARY), secrets]);
+    assert!(check_with(ROUTE, &named).is_ok(), "a variable may name it too");
     let fault = only(check_with(ROUTE, &environment).unwrap_err());
     assert_eq!((fault.kind, fault.key.as_str()), (UnknownKey, "my_secret"), "it is named nowhere");
 }

@@ -10,7 +10,7 @@ use crate::world::clock::eventually;
 use crate::world::events::{task, task_at};
 use crate::world::gateway::Gateway;
 use crate::world::output::Finished;
-use crate::world::sender::Request;
+use crate::world::sender::{Request, send};
 use crate::world::setup::Setup;
 use crate::world::sign::Provider;
 use crate::world::{world, world_without_app};
@@ -177,7 +177,7 @@ fn an_event_can_be_forgotten_so_that_it_may_come_again() {
     let key = world.app.only().key();
     let checked = world.gateway.ask(&["dedup", "check", "veedeo", &key]);
     assert_eq!(checked.code, Some(0), "{checked:?}");
-    let forgotten = world.gateway.ask(&["dedup", "forget", "veedeo", &key, "--yes"]);
+    let forgotten = world.gateway.ask(&["dedup", "forget", "veedeo", &key]);
     assert_eq!(forgotten.code, Some(0), "{forgotten:?}");
     assert_eq!(world.veedeo(task(1)).text(), "{\"app\":200}");
     assert_eq!(world.app.count(), 2);
@@ -208,6 +208,83 @@ fn the_demo_plays_its_story_to_a_good_end() {
     for word in ["accepted", "refused", "duplicate", "app down", "app slow", "app back", "0 lost", "0 twice"] {
         assert!(story.contains(word), "no {word} in\n{story}");
     }
+}
+
+#[test]
+fn the_configuration_is_shown_with_its_defaults_and_without_its_secrets() {
+    let app = App::stopped();
+    let literal = "canary-shown-by-nobody-3141";
+    let secrets = format!("routes.github.secrets = [{{ literal = '{literal}' }}]");
+    let gateway = Gateway::prepared(Setup::new(&app.url()).with(&[&secrets]));
+    let shown = gateway.ask(&["config", "show"]);
+    assert_eq!(shown.code, Some(0), "{shown:?}");
+    assert!(shown.stdout.contains("attempt_timeout") && shown.stdout.contains("60s"), "{}", shown.stdout);
+    let text = shown.stdout + &shown.stderr;
+    assert!(!text.contains(literal) && !text.contains(Provider::Veedeo.secret()), "{text}");
+}
+
+#[test]
+fn a_fresh_configuration_is_a_valid_one() {
+    let app = App::stopped();
+    let mut gateway = Gateway::prepared(Setup::new(&app.url()));
+    gateway.environment("VEEDEO_SECRET", "a secret that is long enough for this");
+    gateway.environment("HOOKGATE_SPOOL__PATH", &gateway.spool_path().to_string_lossy());
+    let fresh = gateway.run(&["config", "init"]);
+    assert_eq!(fresh.code, Some(0), "{fresh:?}");
+    let path = gateway.folder().join("fresh.toml");
+    std::fs::write(&path, fresh.stdout).unwrap();
+    let checked = gateway.run(&["validate", "--no-environment", &path.to_string_lossy()]);
+    assert_eq!(checked.code, Some(0), "{checked:?}");
+}
+
+#[test]
+fn built_in_providers_can_be_listed_and_shown() {
+    let app = App::stopped();
+    let gateway = Gateway::prepared(Setup::new(&app.url()));
+    let listed = gateway.run(&["providers", "list", "--json"]);
+    let names: Vec<serde_json::Value> = listed.json_lines().iter().map(|row| row["name"].clone()).collect();
+    assert!(names.len() > 30, "{names:?}");
+    for provider in Provider::ALL {
+        assert!(names.contains(&provider.name().into()), "{}", provider.name());
+    }
+    assert!(gateway.run(&["providers", "show", "veedeo"]).stdout.contains("X-Veedeo-Signature"));
+}
+
+#[test]
+fn events_that_were_received_can_be_listed() {
+    let world = world();
+    world.veedeo(task(1));
+    world.veedeo(task(1));
+    world.send(&Provider::Veedeo.sign_at(task(2), 0, "a guess"));
+    let rows = world.gateway.rows(&["events", "list"]);
+    let ends: Vec<&str> = rows.iter().filter_map(|row| row["disposition"].as_str()).collect();
+    assert_eq!(ends, ["refused", "duplicate", "delivered"], "the newest first");
+    let failed = world.gateway.rows(&["events", "list", "--disposition", "refused"]);
+    assert_eq!((failed.len(), failed[0]["reason"].as_str()), (1, Some("signature_mismatch")));
+}
+
+#[test]
+fn the_admin_listener_asks_for_its_token_and_for_its_own_name() {
+    let app = App::stopped();
+    let mut gateway = Gateway::prepared(Setup::new(&app.url()).with(&["admin_token = { env = 'TOKEN' }"]));
+    gateway.environment("TOKEN", "a token for the admin listener 27182");
+    gateway.restart();
+    let ask = |token: Option<&str>| {
+        let request = Request::get("/api/status");
+        let request = match token {
+            Some(token) => request.with("Authorization", format!("Bearer {token}")),
+            None => request,
+        };
+        gateway.admin(&request).status
+    };
+    assert_eq!(ask(None), 401);
+    assert_eq!(ask(Some("a token for the admin listener 27183")), 401);
+    assert_eq!(ask(Some("a token for the admin listener 27182")), 200);
+    let elsewhere = Request::get("/api/status")
+        .with("Host", "evil.example")
+        .with("Authorization", "Bearer a token for the admin listener 27182");
+    let status = send(&gateway.admin_address(), &elsewhere).unwrap().status;
+    assert!((400..500).contains(&status), "a name that is not ours (DNS rebinding): {status}");
 }
 
 #[test]

@@ -32,7 +32,7 @@ fn two_apps(setup: impl FnOnce(Setup) -> Setup) -> TwoApps {
 /// A Veedeo event of about 20 KiB that cannot be compressed.
 fn large_task(chance: &mut fastrand::Rng, n: usize) -> Vec<u8> {
     let filler = data_encoding::HEXLOWER.encode(&bytes(chance, 10_000));
-    String::from_utf8(task(n)).unwrap().replace("45", &format!("\"{filler}\"")).into_bytes()
+    String::from_utf8(task(n)).unwrap().replace(":45", &format!(":\"{filler}\"")).into_bytes()
 }
 
 /// Sends until the disk takes no more. Returns the tasks it took and the first reply of another kind.
@@ -167,7 +167,7 @@ fn a_damaged_record_is_set_aside_loudly_and_the_rest_is_delivered() {
     let wanted: Vec<String> = (0..20).filter(|n| *n != 7).map(|n| format!("record-{n:02}-with-a-mark")).collect();
     assert_eq!(delivered, wanted);
     assert!(world.gateway.metrics().count("hookgate_spool_errors_total", &[]) >= 1);
-    world.gateway.wait_for_log(&["ERROR", "damaged"]);
+    world.gateway.wait_for_log(&["\"level\":\"error\"", "damaged"]);
     let verified = world.gateway.ask(&["spool", "verify"]);
     assert_eq!(verified.code, Some(65), "{verified:?}");
 }
@@ -185,7 +185,7 @@ fn a_spool_that_is_rubbish_does_not_pass_for_an_empty_one() {
     }
     world.gateway.launch();
     let heard =
-        |gateway: &Gateway| gateway.said().iter().any(|line| line.contains("ERROR") || line.contains("damaged"));
+        |gateway: &Gateway| !gateway.log(&["\"level\":\"error\""]).is_empty() || !gateway.log(&["damaged"]).is_empty();
     eventually("somebody says that the spool is damaged", DRAINED, || heard(&world.gateway).then_some(()));
 }
 

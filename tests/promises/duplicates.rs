@@ -96,7 +96,8 @@ fn copies_that_come_while_the_first_is_under_way_share_its_answer() {
 #[test]
 fn the_same_id_with_another_body_is_another_event() {
     let world = world();
-    let [one, two] = ["45", "46"].map(|n| String::from_utf8(task("same")).unwrap().replace("45", n));
+    let [one, two] =
+        [":45", ":46"].map(|n| String::from_utf8(task("same")).unwrap().replace(":45}", &format!("{n}}}")));
     assert_ne!(one, two);
     assert_eq!(world.veedeo(one.clone()).text(), "{\"app\":200}");
     assert_eq!(world.veedeo(two.clone()).text(), "{\"app\":200}");

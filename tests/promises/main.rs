@@ -2,7 +2,8 @@
 //! application behind it, and where a promise needs it a real Redis. Nothing of the crate's own code is used here;
 //! what a sender signs is signed by this crate's own hand.
 //!
-//! `HOOKGATE_SEED` repeats a run with the same chances, `HOOKGATE_TORTURE` sets how often a crash test crashes.
+//! `HOOKGATE_SEED` repeats a run with the same chances, `HOOKGATE_TORTURE` sets how often a crash test crashes,
+//! `HOOKGATE_BINARY` takes another build of the program, such as the one that is about to be released.
 
 #![allow(
     clippy::unwrap_used,

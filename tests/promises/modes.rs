@@ -107,13 +107,24 @@ fn a_failure_of_which_nothing_is_known_is_flagged_when_the_sender_tries_again() 
 }
 
 #[test]
-fn with_failures_passed_on_a_silent_application_is_a_504_by_the_deadline() {
-    let world = world_with(&["ack.on_app_failure = 'pass'", "ack.budget = '2s'", "ack.reserve = '1s'"]);
+fn with_failures_passed_on_a_silent_application_is_a_504_when_its_time_is_over() {
+    let world = world_with(&["ack.on_app_failure = 'pass'", "app.attempt_timeout = '1s'"]);
     world.app.first([Act::Never]);
     let reply = world.veedeo(task(1));
     assert_eq!(reply.status, 504);
-    assert!(reply.took < Duration::from_millis(1200), "took {:?}", reply.took);
+    assert!(reply.took < Duration::from_millis(1300), "took {:?}", reply.took);
     assert_nothing_was_kept(&world);
+}
+
+#[test]
+fn with_failures_passed_on_a_slow_application_has_not_failed_yet() {
+    let world = world_with(&["ack.on_app_failure = 'pass'", "ack.budget = '2s'", "ack.reserve = '1s'"]);
+    world.app.first([accept().after(Duration::from_millis(1500))]);
+    let reply = world.veedeo(task(1));
+    assert_spooled(&reply);
+    assert!(reply.took < Duration::from_millis(1200), "took {:?}", reply.took);
+    world.gateway.wait_for_empty_spool(DRAINED);
+    assert_eq!(world.app.count(), 1);
 }
 
 #[test]

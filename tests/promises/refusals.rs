@@ -1,7 +1,9 @@
 //! What is refused, in which words, and that nothing of it goes any further. P8, P10, P13 and section 3 of the
 //! contract.
 
-use crate::world::clock::{now_unix, rfc3339};
+use std::time::Duration;
+
+use crate::world::clock::{now_unix, pause, rfc3339};
 use crate::world::events::{documented, task, task_at};
 use crate::world::sender::{Reply, Request};
 use crate::world::sign::Provider;
@@ -39,7 +41,7 @@ fn a_bad_request_is_told_why_in_the_documented_words() {
     let cases = [
         (good.clone().without(sig), "Missing signature headers", "signature_missing"),
         (good.clone().without(time), "Missing signature headers", "timestamp_missing"),
-        (veedeo_with(sig, ""), "Invalid signature", "signature_malformed"),
+        (veedeo_with(sig, ""), "Missing signature headers", "signature_missing"),
         (veedeo_with(sig, "nonsense"), "Invalid signature", "signature_malformed"),
         (veedeo_with(sig, &short), "Invalid signature", "signature_malformed"),
         (veedeo_with(sig, &upper), "Invalid signature", "signature_malformed"),
@@ -60,7 +62,7 @@ fn a_bad_request_is_told_why_in_the_documented_words() {
     assert_eq!(world.app.count(), cases.len(), "the application sees the good ones and nothing else");
     let metrics = world.gateway.metrics();
     assert_eq!(metrics.count("hookgate_refusals_total", &[("route", "veedeo")]), cases.len() as u64);
-    assert_eq!(metrics.count("hookgate_refusals_total", &[("reason", "signature_malformed")]), 4);
+    assert_eq!(metrics.count("hookgate_refusals_total", &[("reason", "signature_malformed")]), 3);
 }
 
 #[test]
@@ -81,6 +83,30 @@ fn the_documented_events_with_their_documented_moments_are_too_old() {
         assert_refused(&reply, 401, "Request too old", "event_too_old");
     }
     assert_eq!(world.app.count(), 0);
+}
+
+#[test]
+fn a_captured_request_is_never_delivered_again_whatever_its_unsigned_timestamp_says() {
+    let world = world_with(&[
+        "providers.mine.extends = 'veedeo'",
+        "providers.mine.signed_at = { from = 'json:/timestamp', unit = 'rfc3339', max_age = '3s', future = '5m' }",
+        "providers.mine.about = { retry_horizon = '1s' }",
+        "routes.mine.path = '/mine'",
+        "routes.mine.provider = 'mine'",
+        "routes.mine.secrets = [{ env = 'SECRET_OF_VEEDEO' }]",
+        "routes.mine.dedup.ttl = '5s'",
+    ]);
+    let captured = task_at("captured", &rfc3339(0), "task.completed");
+    let mut ends = Vec::new();
+    for _ in 0..16 {
+        let again = Request { target: "/mine".into(), ..Provider::Veedeo.sign(captured.clone()) };
+        let reply = world.send(&again);
+        ends.push(if reply.acked() { reply.text() } else { reply.reason() });
+        pause(Duration::from_millis(500));
+    }
+    ends.dedup();
+    assert_eq!(ends, ["{\"app\":200}", "{\"received\":true,\"duplicate\":true}", "event_too_old"]);
+    assert_eq!(world.app.count(), 1);
 }
 
 #[test]

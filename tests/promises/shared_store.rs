@@ -2,14 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use crate::world::act::{Gate, accept};
+use crate::world::act::{Act, Gate, accept};
 use crate::world::app::App;
 use crate::world::at_once;
 use crate::world::clock::{eventually, now_unix, pause, rfc3339};
 use crate::world::events::{task, task_of};
 use crate::world::gateway::Gateway;
 use crate::world::redis::Redis;
-use crate::world::sender::Reply;
+use crate::world::sender::{Reply, send};
 use crate::world::setup::Setup;
 use crate::world::sign::Provider;
 
@@ -130,6 +130,31 @@ fn a_copy_at_the_other_gateway_is_told_to_come_back_if_the_first_takes_too_long(
         gate.open();
         assert_eq!(first.join().unwrap().status, 504);
     });
+}
+
+#[test]
+fn the_claim_of_a_gateway_that_died_lapses_and_the_retry_is_flagged() {
+    let mut pair = pair(&["ack.budget = '2s'", "ack.reserve = '1s'"]);
+    pair.app.first([Act::Never]);
+    let body = task(1);
+    let address = pair.gateways[0].address();
+    std::thread::scope(|scope| {
+        let first = scope.spawn(|| send(&address, &Provider::Veedeo.sign(body.clone())));
+        pair.app.wait_for(1);
+        pair.gateways[0].kill9();
+        assert!(first.join().unwrap().is_err(), "the sender was told nothing");
+    });
+    let held = pair.send(1, body.clone());
+    assert_eq!((held.status, held.reason().as_str()), (503, "in_flight_elsewhere"));
+    assert!(held.took < Duration::from_millis(1300), "took {:?}", held.took);
+    // The lease is the budget and ten seconds more.
+    let reply = eventually("the retry is taken", Duration::from_secs(16), || {
+        Some(pair.send(1, body.clone())).filter(Reply::acked)
+    });
+    assert_eq!(reply.text(), "{\"app\":200}");
+    let seen = pair.app.seen();
+    assert_eq!((seen.len(), seen[1].flagged()), (2, true));
+    assert_eq!(seen[0].key(), seen[1].key());
 }
 
 #[test]

@@ -46,8 +46,7 @@ fn a_blank_missing_or_unreadable_secret_stops_the_start() {
 
 #[test]
 fn all_faults_of_a_configuration_are_told_at_once_with_their_place() {
-    let lines =
-        ["ack.bugdet = '10s'", "spool.max_bytes = 'plenty'", "routes.veedeo.provider = 'vedeo'", "dedup.ttl = '1h'"];
+    let lines = ["ack.bugdet = '10s'", "spool.max_bytes = 'plenty'", "routes.veedeo.provider = 'vedeo'"];
     let (code, said) = refused(&lines, &[("HOOKGATE_ACK__RESERVE", "soon")]);
     assert_eq!(code, BAD_CONFIGURATION, "{said}");
     for word in ["bugdet", "budget", "plenty", "vedeo", "HOOKGATE_ACK__RESERVE", "hookgate.toml"] {
@@ -73,6 +72,13 @@ fn an_address_that_is_taken_stops_the_start_with_a_sentence() {
         assert!(code.is_some_and(|code| code != 0), "{key}: {code:?} {said}");
         assert!(said.contains(&address), "{key}: names the address: {said}");
     }
+}
+
+#[test]
+fn a_memory_shorter_than_the_age_limit_stops_the_start() {
+    let (code, said) = refused(&["dedup.ttl = '22h'"], &[]);
+    assert_eq!(code, BAD_CONFIGURATION, "a captured request could come again in between: {said}");
+    assert!(said.contains("ttl") && said.contains("max_age"), "{said}");
 }
 
 #[test]
@@ -129,7 +135,7 @@ fn a_reload_of_a_bad_configuration_changes_nothing_and_says_so() {
         (world.gateway.metrics().find("hookgate_config_last_reload_successful", &[])? == 0.0).then_some(())
     });
     assert_eq!(world.veedeo(task(1)).status, 200);
-    world.gateway.wait_for_log(&["ERROR", "bugdet"]);
+    world.gateway.wait_for_log(&["\"level\":\"error\"", "bugdet"]);
 }
 
 #[test]

@@ -12,7 +12,7 @@ use crate::config::layers::Origin;
 use crate::config::raw::RawConfig;
 use crate::config::read::{closest, read};
 use crate::config::source::{KeyPath, Source};
-use crate::domain::scheme::{RawScheme, Scheme, SchemeFault};
+use crate::domain::scheme::{PARTS, RawScheme, Scheme, SchemeFault};
 
 /// How the scheme language says that it knows a word and cannot do it.
 const UNBUILT: &str = "not implemented yet";
@@ -32,7 +32,8 @@ impl Check<'_> {
             let written = full.into_iter().find(|key| layers.origin(key) != Origin::Default);
             written.unwrap_or_else(|| join(&["routes", route], path))
         };
-        self.compile(table, &key)
+        let known_wrong = PARTS.iter().any(|part| self.faulted(&keys(&["routes", route, part])));
+        if known_wrong { None } else { self.compile(table, &key) }
     }
 
     /// Checks providers that no route uses: a fault in them waits for the first route otherwise.
@@ -70,8 +71,11 @@ impl Check<'_> {
     fn scheme_fault(&mut self, fault: &SchemeFault, key: &dyn Fn(&[String]) -> KeyPath) {
         let path: KeyPath = fault.key.split('.').map(str::to_owned).collect();
         let path = key(&path);
+        let is_given = self.layers.origin(&path) != Origin::Default;
         if fault.expected.starts_with(UNBUILT) || fault.found.starts_with(UNBUILT) {
             self.unbuilt(&path, &format!(" = {}", fault.found));
+        } else if !is_given && matches!(fault.found.as_str(), "nothing" | "\"\"") {
+            self.missing(&path, &fault.expected);
         } else {
             self.fault(FaultKind::Value, &path, &fault.found, &fault.expected);
         }
@@ -90,6 +94,9 @@ impl Check<'_> {
                 self.unknown_provider(&at, &name, &own_seen);
                 return None;
             };
+            if from_own && self.faulted(&keys(&["providers", &name])) {
+                return None;
+            }
             let extends = below.remove("extends");
             table = lay(below, table);
             let Some(Value::String(_, base)) = extends else { return Some(table) };

@@ -122,11 +122,18 @@ impl Check<'_> {
     /// What the dedup key is made of, where the provider does not simply name its events.
     fn name_notes(&mut self, route: &Route, scheme: &RawScheme, traits: &SchemeTraits) {
         let parts = scheme.event_id.clone().unwrap_or_default();
-        let listed = parts.iter().map(|part| part.trim_start_matches("json:")).collect::<Vec<_>>().join(", ");
+        let listed = parts.iter().map(|part| part.replace("json:", "")).collect::<Vec<_>>().join(", ");
+        let signed = match traits.body {
+            Coverage::Covered => "sha256(body)",
+            Coverage::Uncovered => "sha256(what is signed)",
+        };
         let text = match traits.event_id {
-            EventIdTrait::None => "the provider names no event; key = sha256(body)".to_owned(),
+            EventIdTrait::None => format!("the provider names no event; key = {signed}"),
             EventIdTrait::Unsigned => {
-                format!("the event id is not covered by the signature; key = sha256({listed}, sha256(body))")
+                format!(
+                    "the event id is not covered by the signature; key = sha256({listed}, {signed}). Who captures a \
+                     request can give it another id, and it is taken for another event"
+                )
             }
             EventIdTrait::Signed if parts.len() > 1 => {
                 format!("the payload has no event id; key = sha256({listed})")

@@ -129,6 +129,14 @@ impl Scheme {
         })
     }
 
+    /// A time that only the sender can have written: when the event happened, or else a time of sending that the
+    /// signature covers.
+    #[must_use]
+    pub fn signed_time(&self, verified: &Verified) -> Option<Timestamp> {
+        let covered = self.sent.as_ref().is_some_and(|rule| self.covers(&rule.source) == Coverage::Covered);
+        verified.signed_at().or_else(|| verified.sent_at().filter(|_| covered))
+    }
+
     /// The event's type, if the scheme names one and the request has it.
     #[must_use]
     pub fn event_type(&self, verified: &Verified) -> Option<String> {

@@ -3,7 +3,7 @@
 //! the test that drops the application. It never calls anyone.
 
 use std::collections::{HashMap, VecDeque};
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -18,7 +18,7 @@ use super::ports::Port;
 use super::wire::{Headers, Unframed, Wire, WireFault};
 
 /// One request as the application saw it.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Seen {
     /// Which connection brought it, counted from 0.
     pub(crate) connection: usize,
@@ -60,6 +60,18 @@ impl Seen {
     /// Whether it says that an earlier sending may have been processed.
     pub(crate) fn flagged(&self) -> bool {
         self.header("hookgate-possible-duplicate") == "true"
+    }
+}
+
+impl fmt::Debug for Seen {
+    /// What a failed test needs: texts in place of bytes, and no endless body.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let start = self.body.get(..200).unwrap_or(&self.body);
+        writeln!(f, "\n{} {} on connection {}", self.method, self.target, self.connection)?;
+        for (name, value) in &self.headers.0 {
+            writeln!(f, "  {name}: {}", String::from_utf8_lossy(value))?;
+        }
+        writeln!(f, "  {} bytes: {}\n  answered {:?}", self.body.len(), String::from_utf8_lossy(start), self.answered)
     }
 }
 

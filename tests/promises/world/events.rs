@@ -2,6 +2,7 @@
 //! from them. The documented moments are long past, so a fresh event carries the present one in its place.
 
 use std::path::Path;
+use std::sync::OnceLock;
 
 use super::clock::rfc3339;
 use super::sign::Provider;
@@ -74,9 +75,10 @@ fn compact(text: &str) -> Vec<u8> {
     kept.collect()
 }
 
-/// A Veedeo event of its own: the only one with this task.
+/// A Veedeo event of its own: the only one with this task, and the same whenever it is asked for.
 pub(crate) fn task(id: impl std::fmt::Display) -> Vec<u8> {
-    task_at(id, &rfc3339(0), "task.completed")
+    static MOMENT: OnceLock<String> = OnceLock::new();
+    task_at(id, MOMENT.get_or_init(|| rfc3339(0)), "task.completed")
 }
 
 /// A Veedeo event of this task, type and moment.

@@ -11,7 +11,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-use super::clock::{SOON, eventually, pause};
+use super::clock::{SOON, environment, eventually, pause};
 use super::output::{Finished, Lines, finish, wait};
 use super::ports::Port;
 use super::scrape::Scrape;
@@ -96,8 +96,7 @@ impl Gateway {
     /// Starts the process on the same folder, spool and ports, and waits until it is ready.
     pub(crate) fn restart(&mut self) {
         self.launch();
-        let what = format!("the gateway is ready; it said:\n{}", self.lines.text());
-        eventually(&what, READY, || {
+        eventually("the gateway is ready", READY, || {
             let ended = self.running.as_mut().and_then(|running| running.child.try_wait().ok().flatten());
             if let Some(status) = ended {
                 panic!("the gateway ended before it was ready, {status}");
@@ -117,12 +116,12 @@ impl Gateway {
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
-        let program = env!("CARGO_BIN_EXE_hookgate");
+        let program = environment("HOOKGATE_BINARY").unwrap_or_else(|| env!("CARGO_BIN_EXE_hookgate").to_owned());
         let mut command = match &self.setup.shell {
-            None => Command::new(program),
+            None => Command::new(&program),
             Some(line) => {
                 let mut shell = Command::new("sh");
-                shell.args(["-c", &format!("{line}; exec \"$0\" \"$@\""), program]);
+                shell.args(["-c", &format!("{line}; exec \"$0\" \"$@\""), &program]);
                 shell
             }
         };
@@ -257,9 +256,11 @@ impl Gateway {
         self.lines.all()
     }
 
-    /// Its log lines so far that hold all of `words`.
+    /// Its log lines so far that hold all of `words`, in capitals or not.
     pub(crate) fn log(&self, words: &[&str]) -> Vec<String> {
-        self.said().into_iter().filter(|line| words.iter().all(|word| line.contains(word))).collect()
+        let words: Vec<String> = words.iter().map(|word| word.to_lowercase()).collect();
+        let holds = |line: &String| words.iter().all(|word| line.to_lowercase().contains(word));
+        self.said().into_iter().filter(holds).collect()
     }
 
     /// Waits for a log line that holds all of `words`.

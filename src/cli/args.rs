@@ -1,0 +1,392 @@
+//! What can be typed. The sentences here are the help; what a command does is in its own file.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+
+/// A gateway in front of any app that receives webhooks: it checks the signature on the raw body, refuses stale and
+/// duplicate events, always answers the sender in time, and keeps events on disk while the app is down.
+#[derive(Debug, Parser)]
+#[command(name = "hookgate", disable_help_subcommand = true)]
+pub(super) struct Arguments {
+    /// Configuration file [else `HOOKGATE_CONFIG`, ./hookgate.toml, /etc/hookgate/hookgate.toml]
+    #[arg(short, long, global = true, value_name = "FILE")]
+    pub(super) config: Option<PathBuf>,
+    /// Print the version
+    #[arg(short = 'V', long)]
+    pub(super) version: bool,
+    #[command(subcommand)]
+    pub(super) command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Run the gateway in the foreground; logs go to stderr
+    Run,
+    /// See it work: a scripted app, scripted senders and the gateway in one process
+    Demo(Demo),
+    /// Check configuration files and say all that is wrong with them
+    Validate(Validate),
+    /// Write, show or describe a configuration
+    Config(Config),
+    /// The senders that are built in
+    Providers(Providers),
+    /// Send a signed test event
+    Send(Send),
+    /// Check captured requests against the configured routes, without a gateway
+    Verify(Verify),
+    /// What a running gateway holds, route by route
+    Status(Status),
+    /// What was received, and what became of it
+    Events(Events),
+    /// Deliver dead letters again
+    Replay(Replay),
+    /// Dead letters: events that the app rejected, or that could not be delivered
+    Dlq(Dlq),
+    /// What the dedup store remembers of an event
+    Dedup(Dedup),
+    /// Let a running gateway read its configuration anew
+    Reload(Reload),
+    /// Ask whether a gateway is ready: exit 0 or 69
+    Healthcheck(Healthcheck),
+    /// Print completions for a shell
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+    /// Print the manual page
+    Man,
+}
+
+#[derive(Clone, Copy, Debug, Args)]
+pub(super) struct Demo {
+    /// Play the story and end: exit 0 if every act held, 1 if not
+    #[arg(long)]
+    pub(super) once: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Validate {
+    /// Files to check [default: the file that `run` would take]
+    #[arg(value_name = "FILE")]
+    pub(super) files: Vec<PathBuf>,
+    /// Do not look at the machine: spool directory, Redis
+    #[arg(long)]
+    pub(super) no_environment: bool,
+    /// Warnings are faults
+    #[arg(long)]
+    pub(super) deny_warnings: bool,
+    /// One JSON object a file
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Config {
+    #[command(subcommand)]
+    pub(super) what: ConfigWhat,
+}
+
+#[derive(Clone, Copy, Debug, Subcommand)]
+pub(super) enum ConfigWhat {
+    /// Print a commented configuration to start from
+    Init,
+    /// Print the configuration with its defaults filled in and its secrets left out
+    Show {
+        /// Say where each value comes from
+        #[arg(long)]
+        origin: bool,
+        /// Its form
+        #[arg(long, value_enum, default_value_t = Form::Toml)]
+        format: Form,
+    },
+    /// Print the JSON Schema of a configuration, for editors
+    Schema,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Form {
+    /// As it would be written.
+    Toml,
+    /// One object.
+    Json,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Providers {
+    #[command(subcommand)]
+    pub(super) what: ProvidersWhat,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum ProvidersWhat {
+    /// List the built-in providers
+    List {
+        /// One JSON object a line
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print one as it is written
+    Show {
+        /// Its name
+        name: String,
+    },
+}
+
+/// Sends a signed test event: to the configured route of that name, or as a provider.
+///
+/// Ends with 0 if the answer is a 2xx, with 3 if the request is refused. With --bad-signature or --stale it is the
+/// refusal that is wanted: 0 if it comes, 1 if it does not.
+#[derive(Debug, Args)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a flag on the command line")]
+pub(super) struct Send {
+    /// A route of the configuration, or a provider
+    #[arg(value_name = "ROUTE|PROVIDER")]
+    pub(super) name: String,
+    /// The event [default: the provider's first sample; an unknown one lists them]
+    pub(super) event: Option<String>,
+    /// Where to [default: the route's own address on the configured listener]
+    #[arg(long, value_name = "URL")]
+    pub(super) to: Option<String>,
+    /// The body: text, @FILE, or @- for stdin; sent as it is
+    #[arg(long, value_name = "@FILE")]
+    pub(super) body: Option<String>,
+    /// Sign with another secret
+    #[arg(long, conflicts_with_all = ["stale", "twice"])]
+    pub(super) bad_signature: bool,
+    /// Sign as if it were sent too long ago
+    #[arg(long, conflicts_with = "twice")]
+    pub(super) stale: bool,
+    /// Send the same request twice
+    #[arg(long)]
+    pub(super) twice: bool,
+    /// Print a curl command and send nothing
+    #[arg(long)]
+    pub(super) print_curl: bool,
+    /// The variable that holds the secret [default: the route's first secret]
+    #[arg(long, value_name = "NAME")]
+    pub(super) secret_env: Option<String>,
+}
+
+/// Checks captured requests, one JSON object a line in, one verdict a line out.
+#[derive(Debug, Args)]
+pub(super) struct Verify {
+    /// The requests; - for stdin
+    #[arg(long, value_name = "FILE")]
+    pub(super) input: PathBuf,
+    /// The moment of the check, in Unix seconds [default: now]
+    #[arg(long, value_name = "UNIX", allow_negative_numbers = true)]
+    pub(super) at: Option<i64>,
+}
+
+/// How the admin listener is reached.
+#[derive(Clone, Debug, Args)]
+pub(super) struct Door {
+    /// Address of the admin listener [default: the configuration's `admin`]. Its token: `HOOKGATE_ADMIN_TOKEN`, else the
+    /// configuration's
+    #[arg(long, env = "HOOKGATE_ADMIN", value_name = "URL")]
+    pub(super) admin: Option<String>,
+}
+
+/// A gateway that runs, or the spool of one that does not.
+#[derive(Clone, Debug, Args)]
+pub(super) struct Source {
+    #[command(flatten)]
+    pub(super) door: Door,
+    /// Read this spool directory and ask no gateway
+    #[arg(long, value_name = "PATH", conflicts_with = "admin")]
+    pub(super) spool: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Status {
+    #[command(flatten)]
+    pub(super) source: Source,
+    /// One JSON object
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Events {
+    #[command(subcommand)]
+    pub(super) what: EventsWhat,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum EventsWhat {
+    /// List requests, the newest first, then what is on disk from before the last start
+    List(EventsList),
+    /// Show one event
+    Show {
+        /// Its id
+        id: String,
+        /// Print its body and nothing else
+        #[arg(long)]
+        body: bool,
+        /// One JSON object
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        door: Door,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(super) struct EventsList {
+    #[command(flatten)]
+    pub(super) pick: Pick,
+    /// With this disposition: delivered, spooled, duplicate, refused, …
+    #[arg(long, value_name = "WORD")]
+    pub(super) disposition: Option<String>,
+    /// At most so many
+    #[arg(long, short = 'n', value_name = "N", default_value_t = 50)]
+    pub(super) limit: usize,
+    /// One JSON object a line
+    #[arg(long)]
+    pub(super) json: bool,
+    #[command(flatten)]
+    pub(super) door: Door,
+}
+
+/// Which events.
+#[derive(Clone, Debug, Default, Args)]
+pub(super) struct Pick {
+    /// Of this route
+    #[arg(long, value_name = "ROUTE")]
+    pub(super) route: Option<String>,
+    /// For this reason
+    #[arg(long, value_name = "WORD")]
+    pub(super) reason: Option<String>,
+    /// Received since: 2026-01-31T12:00:00Z, or 2h for two hours ago
+    #[arg(long, value_name = "TIME")]
+    pub(super) since: Option<String>,
+    /// Received before: 2026-01-31T12:00:00Z, or 2h for two hours ago
+    #[arg(long, value_name = "TIME")]
+    pub(super) until: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Replay {
+    #[command(flatten)]
+    pub(super) act: ActOnMany,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Dlq {
+    #[command(subcommand)]
+    pub(super) what: DlqWhat,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum DlqWhat {
+    /// List dead letters, the oldest first
+    List(DlqList),
+    /// Show one dead letter
+    Show {
+        /// Its id
+        id: String,
+        /// One JSON object
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        source: Source,
+    },
+    /// Deliver dead letters again
+    Retry(ActOnMany),
+    /// Destroy dead letters
+    Drop(ActOnMany),
+    /// Print dead letters with their requests and bodies, one JSON object a line
+    Export {
+        #[command(flatten)]
+        pick: Pick,
+        #[command(flatten)]
+        source: Source,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(super) struct DlqList {
+    #[command(flatten)]
+    pub(super) pick: Pick,
+    /// At most so many [default: all]
+    #[arg(long, short = 'n', value_name = "N")]
+    pub(super) limit: Option<usize>,
+    /// One JSON object a line
+    #[arg(long)]
+    pub(super) json: bool,
+    #[command(flatten)]
+    pub(super) source: Source,
+}
+
+/// An act on the dead letters that are named, or that the filter means.
+#[derive(Clone, Debug, Args)]
+pub(super) struct ActOnMany {
+    /// Only these events
+    #[arg(value_name = "ID")]
+    pub(super) ids: Vec<String>,
+    #[command(flatten)]
+    pub(super) pick: Pick,
+    /// All dead letters, where nothing else says which
+    #[arg(long)]
+    pub(super) all: bool,
+    /// Count and do nothing
+    #[arg(long)]
+    pub(super) dry_run: bool,
+    /// Do not ask
+    #[arg(long, short = 'y')]
+    pub(super) yes: bool,
+    /// Most events a second
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(super) rate: Option<u32>,
+    /// Go on behind this event: what an interrupted call said
+    #[arg(long, value_name = "ID")]
+    pub(super) from: Option<String>,
+    #[command(flatten)]
+    pub(super) door: Door,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Dedup {
+    #[command(subcommand)]
+    pub(super) what: DedupWhat,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum DedupWhat {
+    /// Say whether an event is remembered: exit 0 if it is, 1 if not
+    Check(DedupKey),
+    /// Forget an event: its next sending is delivered again
+    Forget(DedupKey),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct DedupKey {
+    /// The route
+    pub(super) route: String,
+    /// The event's `Hookgate-Key`, as the app saw it
+    pub(super) key: String,
+    /// One JSON object
+    #[arg(long)]
+    pub(super) json: bool,
+    #[command(flatten)]
+    pub(super) door: Door,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Reload {
+    /// One JSON object
+    #[arg(long)]
+    pub(super) json: bool,
+    #[command(flatten)]
+    pub(super) door: Door,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Healthcheck {
+    /// Address of the telemetry listener [default: the configuration's `telemetry`]
+    #[arg(long, value_name = "ADDRESS")]
+    pub(super) address: Option<SocketAddr>,
+}

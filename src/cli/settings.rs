@@ -1,0 +1,116 @@
+//! What a command needs of the configuration to find a gateway: addresses, the token, the spool's path. Read without
+//! the routes' secrets, which an operator's shell need not have, and without a check of anything else.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::output::say;
+use super::{Context, Exit, Failure};
+use crate::config::report::{self, Look};
+use crate::config::{self, CONFIG_VARIABLE, Config, ConfigFaults, Layers, SEARCH, ShowFormat, ShowOrigins};
+use crate::config::{PREFIX, TOKEN_VARIABLE};
+use crate::domain::secret::Secret;
+
+/// The configuration as written, merged: every value that is not secret.
+pub(super) struct Settings(Value);
+
+impl Context {
+    /// The whole configuration, checked. Its faults are said here.
+    pub(super) fn load(&self) -> Result<Config, Failure> {
+        config::load(self.file.as_deref(), &self.environment).map_err(|faults| self.refused(&faults))
+    }
+
+    /// Says what is wrong with a configuration.
+    pub(super) fn refused(&self, faults: &ConfigFaults) -> Failure {
+        say(&report::refused(faults, self.look()));
+        Failure::new(Exit::BadConfiguration, "")
+    }
+
+    /// How faults are drawn on stderr.
+    pub(super) fn look(&self) -> Look {
+        let plain = self.environment.get("NO_COLOR").is_some_and(|value| !value.is_empty());
+        let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
+        match (terminal, plain) {
+            (true, false) => Look::Coloured,
+            (true, true) | (false, _) => Look::Pretty,
+        }
+    }
+
+    /// The configuration as written; `None` if there is none and nobody named one.
+    pub(super) fn settings(&self) -> Result<Option<Settings>, Failure> {
+        if !self.names_a_file() {
+            return Ok(None);
+        }
+        let shown = Layers::read(self.file.as_deref(), &self.environment)
+            .and_then(|layers| config::show(&layers, ShowFormat::Json, ShowOrigins::No))
+            .map_err(|faults| self.refused(&faults))?;
+        let value = serde_json::from_str(&shown).map_err(|error| Failure::failed(error.to_string()))?;
+        Ok(Some(Settings(value)))
+    }
+
+    fn names_a_file(&self) -> bool {
+        self.file.is_some()
+            || self.environment.get(CONFIG_VARIABLE).is_some_and(|name| !name.is_empty())
+            || SEARCH.iter().any(|path| Path::new(path).exists())
+    }
+
+    /// Where one of the listeners is to be reached: its key in the configuration, its variable, else its default.
+    pub(super) fn listener(&self, key: &str, usual: SocketAddr) -> Result<SocketAddr, Failure> {
+        let given = match self.settings()? {
+            Some(settings) => settings.text(key),
+            None => self.variable(&format!("{PREFIX}{}", key.to_uppercase())),
+        };
+        let address = match given {
+            Some(text) => text.parse().map_err(|_| {
+                Failure::new(Exit::BadConfiguration, format!("`{key}` is {text:?}, expected an address and a port"))
+            })?,
+            None => usual,
+        };
+        Ok(reachable(address))
+    }
+
+    /// The token of the admin listener: the usual variable, else where the configuration says it is.
+    pub(super) fn admin_token(&self) -> Result<Option<Secret>, Failure> {
+        if let Some(token) = self.variable(TOKEN_VARIABLE) {
+            return Ok(Some(Secret::new(token.into_bytes())));
+        }
+        let settings = self.settings()?;
+        let Some(reference) = settings.as_ref().and_then(|settings| settings.0.get("admin_token")) else {
+            return Ok(None);
+        };
+        let part = |name: &str| reference.get(name).and_then(Value::as_str);
+        match (part("env"), part("file")) {
+            (Some(name), _) => Ok(self.variable(name).map(|token| Secret::new(token.into_bytes()))),
+            (None, Some(path)) => {
+                let base = self.file.as_deref().and_then(Path::parent).unwrap_or(Path::new(""));
+                let text = std::fs::read(base.join(path))
+                    .map_err(|error| Failure::failed(format!("cannot read the admin token: {path}: {error}")))?;
+                Ok(Some(Secret::new(text.trim_ascii_end().to_vec())))
+            }
+            (None, None) => Ok(None),
+        }
+    }
+
+    /// A variable's text; nothing if it is empty or not text.
+    pub(super) fn variable(&self, name: &str) -> Option<String> {
+        self.environment.get(name).and_then(|value| value.to_str()).filter(|text| !text.is_empty()).map(str::to_owned)
+    }
+}
+
+impl Settings {
+    fn text(&self, key: &str) -> Option<String> {
+        self.0.get(key).and_then(Value::as_str).map(str::to_owned)
+    }
+}
+
+/// A listener on every address is reached on loopback.
+pub(super) fn reachable(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        ip @ (IpAddr::V4(_) | IpAddr::V6(_)) => ip,
+    };
+    SocketAddr::new(ip, address.port())
+}

@@ -1,0 +1,377 @@
+//! From a request to an event: what a route does with what its scheme has found.
+//!
+//! Checked, fresh, no handshake, wanted, named, and stripped of what belongs to the connection or to us. Not here:
+//! whether the event was seen before, and everything that needs a clock, a disk or a socket.
+
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+};
+use sha2::{Digest, Sha256};
+
+use super::event::{Event, EventId};
+use super::inbound::Inbound;
+use super::key::EventKey;
+use super::outcome::HandshakeReply;
+use super::refusal::Refusal;
+use super::route::Route;
+use super::scheme::{Freshness, Scheme, Verified, json_scalar};
+use super::secret::Secret;
+use super::time::Timestamp;
+
+/// Headers of the connection or of the framing, which end here (RFC 9110 section 7.6.1). `Proxy-*` ends here too.
+const HOP_BY_HOP: [HeaderName; 8] = [CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TE, TRAILER, TRANSFER_ENCODING, UPGRADE];
+
+/// What a verified request is.
+#[derive(Clone, Debug)]
+pub enum Admission {
+    /// An event to deliver.
+    Event(Box<Event>),
+    /// An event of a type that the route does not want. An event whose type cannot be told is delivered.
+    Filtered,
+    /// The provider's handshake, and our answer.
+    Handshake(HandshakeReply),
+}
+
+impl Route {
+    /// Checks who sent a request, with the secrets that are live at `now`. Its age is not checked here.
+    pub fn verify(&self, inbound: Inbound, now: Timestamp) -> Result<Verified, Refusal> {
+        let live: Vec<(usize, &Secret)> = self
+            .secrets
+            .iter()
+            .enumerate()
+            .filter(|(_, secret)| secret.until.is_none_or(|until| now < until))
+            .map(|(position, secret)| (position, &secret.secret))
+            .collect();
+        self.scheme.verify(inbound, &live, self.public_url.as_deref())
+    }
+
+    /// What a verified request is at `now`. The event gets the name `id`; `received_at` is when the request's first
+    /// byte came.
+    pub fn admit(
+        &self,
+        verified: Verified,
+        now: Timestamp,
+        id: EventId,
+        received_at: Timestamp,
+    ) -> Result<Admission, Refusal> {
+        let freshness = self.scheme.check_freshness(&verified, now)?;
+        let headers = end_to_end(&self.scheme, &verified.inbound().headers)?;
+        if let Some(reply) = self.scheme.handshake(&verified) {
+            return Ok(Admission::Handshake(reply));
+        }
+        if !self.wants(self.scheme.event_type(&verified).as_deref()) {
+            return Ok(Admission::Filtered);
+        }
+        Ok(Admission::Event(Box::new(self.event(verified, Some(freshness), headers, id, received_at))))
+    }
+
+    /// What a request would be if verdicts are only recorded: always an event, and why it would have been refused.
+    ///
+    /// An event that is not verified is named by its body alone, in a namespace of its own: it can not take the slot
+    /// of a verified one.
+    #[must_use]
+    pub fn observe(
+        &self,
+        inbound: Inbound,
+        now: Timestamp,
+        id: EventId,
+        received_at: Timestamp,
+    ) -> (Event, Option<Refusal>) {
+        let headers = end_to_end(&self.scheme, &inbound.headers);
+        let (headers, framing) = match headers {
+            Ok(headers) => (headers, None),
+            Err(refusal) => (without_named(&self.scheme, &inbound.headers), Some(refusal)),
+        };
+        match self.verify(inbound.clone(), now) {
+            Err(refusal) => (self.unverified(inbound, headers, id, received_at), Some(refusal)),
+            Ok(verified) => match self.scheme.check_freshness(&verified, now) {
+                Err(refusal) => (self.event(verified, None, headers, id, received_at), Some(refusal)),
+                Ok(freshness) => (self.event(verified, Some(freshness), headers, id, received_at), framing),
+            },
+        }
+    }
+
+    fn wants(&self, event_type: Option<&str>) -> bool {
+        self.events.is_empty() || event_type.is_none_or(|it| self.events.iter().any(|wanted| wanted == it))
+    }
+
+    fn event(
+        &self,
+        verified: Verified,
+        freshness: Option<Freshness>,
+        headers: HeaderMap,
+        id: EventId,
+        received_at: Timestamp,
+    ) -> Event {
+        let key = self.scheme.key(&self.name, &verified);
+        let event_type = self.scheme.event_type(&verified);
+        let signed_at = freshness.map_or_else(|| verified.signed_at(), |freshness| freshness.signed_at);
+        let inbound = verified.into_inbound();
+        let order_value = self.order_by.as_deref().and_then(|pointer| json_scalar(&inbound.body, pointer));
+        Event { signed_at, event_type, order_value, ..self.bare(inbound, key, headers, id, received_at) }
+    }
+
+    fn unverified(&self, inbound: Inbound, headers: HeaderMap, id: EventId, received_at: Timestamp) -> Event {
+        let body: [u8; 32] = Sha256::digest(&inbound.body).into();
+        let key = EventKey::new(&self.name, &[b"unverified", &body], &inbound.body);
+        self.bare(inbound, key, headers, id, received_at)
+    }
+
+    fn bare(&self, inbound: Inbound, key: EventKey, headers: HeaderMap, id: EventId, received_at: Timestamp) -> Event {
+        Event {
+            id,
+            route: self.name.clone(),
+            key,
+            target: inbound.target(),
+            method: inbound.method,
+            headers,
+            authority: inbound.authority,
+            body: inbound.body,
+            received_at,
+            signed_at: None,
+            event_type: None,
+            order_value: None,
+        }
+    }
+}
+
+/// The headers to send on. A request that declares one of the scheme's headers to be the connection's own is refused:
+/// the application could not check what was checked here.
+fn end_to_end(scheme: &Scheme, headers: &HeaderMap) -> Result<HeaderMap, Refusal> {
+    if named_by_connection(headers).any(|name| scheme.guards(&name)) {
+        return Err(Refusal::BadRequest);
+    }
+    Ok(without_named(scheme, headers))
+}
+
+fn without_named(scheme: &Scheme, headers: &HeaderMap) -> HeaderMap {
+    let named: Vec<HeaderName> = named_by_connection(headers).filter(|name| !scheme.guards(name)).collect();
+    let mut kept = HeaderMap::with_capacity(headers.keys_len());
+    for (name, value) in headers {
+        if !ends_here(name) && !named.contains(name) {
+            kept.append(name, value.clone());
+        }
+    }
+    kept
+}
+
+fn ends_here(name: &HeaderName) -> bool {
+    let text = name.as_str();
+    HOP_BY_HOP.contains(name)
+        || text == "keep-alive"
+        || text.starts_with("proxy-")
+        || text.starts_with("hookgate-")
+        || text.contains('_')
+}
+
+/// The names in all `Connection` headers.
+fn named_by_connection(headers: &HeaderMap) -> impl Iterator<Item = HeaderName> {
+    headers
+        .get_all(CONNECTION)
+        .iter()
+        .flat_map(|value| value.as_bytes().split(|b| *b == b','))
+        .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+    use std::time::Duration;
+
+    use bytes::Bytes;
+    use http::{Method, StatusCode};
+    use uuid::Uuid;
+
+    use super::super::breaker::BreakerPolicy;
+    use super::super::route::{
+        AckMode, AckPolicy, AckReply, AppPolicy, DeliveryPolicy, Enforcement, HostHeader, OnApp,
+    };
+    use super::super::schedule::Schedule;
+    use super::super::scheme::Unsigned;
+    use super::super::secret::{RouteSecret, SecretOrigin};
+    use super::*;
+
+    const NOW: Timestamp = Timestamp::from_seconds(1_760_000_000);
+    const ID: EventId = EventId(Uuid::from_u128(7));
+    const BODY: &str = r#"{"type":"a","id":1,"order":"o7","at":1760000000}"#;
+
+    fn route(extra: &str) -> Route {
+        let text = format!(
+            "signature = {{ header = \"X-Sig\", encoding = \"hex\" }}\nevent_type = \"json:/type\"\n\
+             event_id = [\"json:/id\"]\n{extra}"
+        );
+        let raw = toml_edit::de::from_str(&text).expect("a scheme");
+        Route {
+            name: "r".into(),
+            path: "/in".into(),
+            provider: "test".into(),
+            scheme: Scheme::compile(&raw).expect("a sound scheme"),
+            secrets: vec![secret("one", None), secret("two", Some(NOW))],
+            enforcement: Enforcement::Enforce,
+            methods: vec![Method::POST],
+            max_body_bytes: 1024,
+            events: Vec::new(),
+            order_by: Some("/order".into()),
+            public_url: None,
+            allow_from: Vec::new(),
+            app: AppPolicy {
+                url: "http://127.0.0.1:3000".into(),
+                connect_timeout: Duration::from_secs(2),
+                attempt_timeout: Duration::from_secs(60),
+                max_in_flight: 64,
+                host: HostHeader::Preserve,
+            },
+            ack: AckPolicy {
+                budget: Duration::from_secs(30),
+                reserve: Duration::from_secs(2),
+                mode: AckMode::Relay,
+                on_app_failure: OnApp::Absorb,
+                on_app_rejection: OnApp::Pass,
+                reply: AckReply { status: StatusCode::OK, content_type: "text/plain".into(), body: Bytes::new() },
+            },
+            dedup_ttl: Duration::from_secs(86_400),
+            delivery: DeliveryPolicy {
+                schedule: Schedule::Listed(Vec::new()),
+                breaker: BreakerPolicy { failures: 5, probe_every: Duration::from_secs(5) },
+                rate_per_second: None,
+                max_age: Duration::from_secs(1),
+            },
+        }
+    }
+
+    fn secret(text: &str, until: Option<Timestamp>) -> RouteSecret {
+        RouteSecret { secret: Secret::new(text.as_bytes().to_vec()), origin: SecretOrigin::Literal, until }
+    }
+
+    fn signed(route: &Route, with: &str, headers: &[(&str, &str)]) -> Inbound {
+        let mut request = Unsigned {
+            method: Method::POST,
+            url: "http://a.example/in?q=1".into(),
+            headers: HeaderMap::new(),
+            body: Bytes::from_static(BODY.as_bytes()),
+        };
+        route.scheme.sign(&mut request, &Secret::new(with.as_bytes().to_vec()), NOW).expect("can be signed");
+        for (name, value) in headers {
+            let name: HeaderName = name.parse().expect("a name");
+            request.headers.append(name, value.parse().expect("a value"));
+        }
+        Inbound {
+            method: request.method,
+            path: "/in".into(),
+            query: Some("q=1".into()),
+            headers: request.headers,
+            body: request.body,
+            authority: "a.example".into(),
+            https: false,
+            remote: IpAddr::V4(Ipv4Addr::LOCALHOST),
+        }
+    }
+
+    fn admit(route: &Route, inbound: Inbound) -> Result<Admission, Refusal> {
+        route.admit(route.verify(inbound, NOW)?, NOW, ID, NOW)
+    }
+
+    fn event(route: &Route, inbound: Inbound) -> Event {
+        match admit(route, inbound).expect("admitted") {
+            Admission::Event(event) => *event,
+            other @ (Admission::Filtered | Admission::Handshake(_)) => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_secret_is_tried_before_its_end_and_not_from_then_on() {
+        let route = route("");
+        let before = NOW.minus(Duration::from_millis(1));
+        assert_eq!(route.verify(signed(&route, "two", &[]), before).map(|v| v.secret()), Ok(1));
+        let refused = route.verify(signed(&route, "two", &[]), NOW).map(|v| v.secret());
+        assert_eq!(refused, Err(Refusal::SignatureMismatch));
+        assert_eq!(route.verify(signed(&route, "one", &[]), NOW).map(|v| v.secret()), Ok(0));
+    }
+
+    #[test]
+    fn an_event_has_the_request_as_it_was_and_its_names() {
+        let route = route("");
+        let event = event(&route, signed(&route, "one", &[]));
+        assert_eq!((event.target.as_str(), event.authority.as_str()), ("/in?q=1", "a.example"));
+        assert_eq!(event.body, BODY);
+        assert_eq!(event.event_type.as_deref(), Some("a"));
+        assert_eq!(event.order_value.as_deref(), Some("o7"));
+    }
+
+    #[test]
+    fn only_end_to_end_headers_go_on() {
+        let route = route("");
+        let ends_here = [
+            ("connection", "close, x-mine"),
+            ("x-mine", "1"),
+            ("keep-alive", "1"),
+            ("te", "trailers"),
+            ("trailer", "x"),
+            ("transfer-encoding", "chunked"),
+            ("upgrade", "h2c"),
+            ("proxy-authorization", "x"),
+            ("proxy-connection", "x"),
+            ("expect", "100-continue"),
+            ("content-length", "1"),
+            ("host", "b.example"),
+            ("hookgate-key", "x"),
+            ("hookgate_key", "x"),
+            ("x_y", "1"),
+        ];
+        let goes_on = [("content-type", "application/json"), ("x-twice", "1"), ("x-twice", "2")];
+        let event = event(&route, signed(&route, "one", &[ends_here.as_slice(), goes_on.as_slice()].concat()));
+        for (name, _) in ends_here {
+            assert!(!event.headers.contains_key(name), "{name}");
+        }
+        assert!(event.headers.contains_key("x-sig"));
+        assert_eq!(event.headers.get_all("x-twice").iter().count(), 2);
+        assert_eq!(event.headers.len(), 4);
+    }
+
+    #[test]
+    fn a_connection_header_cannot_take_a_security_header_away() {
+        let route = route("require = { \"X-Version\" = \"1\" }");
+        for named in ["x-sig", "close, X-Sig", "x-version"] {
+            let refused = admit(&route, signed(&route, "one", &[("connection", named)])).map(drop);
+            assert_eq!(refused, Err(Refusal::BadRequest), "{named}");
+        }
+        let (event, refusal) = route.observe(signed(&route, "one", &[("connection", "x-sig")]), NOW, ID, NOW);
+        assert_eq!(refusal, Some(Refusal::BadRequest));
+        assert!(event.headers.contains_key("x-sig"));
+    }
+
+    #[test]
+    fn other_types_are_filtered_and_unknown_ones_are_not() {
+        let wanting = |events: &[&str], scheme: &str| {
+            let mut route = route(scheme);
+            route.events = events.iter().map(|e| (*e).to_owned()).collect();
+            admit(&route, signed(&route, "one", &[])).expect("admitted")
+        };
+        assert!(matches!(wanting(&["b"], ""), Admission::Filtered));
+        assert!(matches!(wanting(&["b", "a"], ""), Admission::Event(_)));
+        assert!(matches!(wanting(&[], ""), Admission::Event(_)));
+    }
+
+    #[test]
+    fn a_stale_event_is_refused_and_in_observe_mode_recorded() {
+        let route = route("signed_at = { from = \"json:/at\", unit = \"s\", max_age = \"1h\" }");
+        let late = NOW.plus(Duration::from_secs(3601));
+        let verified = route.verify(signed(&route, "one", &[]), late).expect("signed");
+        assert_eq!(route.admit(verified, late, ID, late).map(drop), Err(Refusal::EventTooOld));
+        let (event, refusal) = route.observe(signed(&route, "one", &[]), late, ID, late);
+        assert_eq!(refusal, Some(Refusal::EventTooOld));
+        assert_eq!(event.signed_at, Some(NOW));
+    }
+
+    #[test]
+    fn an_observed_event_that_is_not_verified_has_a_slot_of_its_own() {
+        let route = route("");
+        let verified = event(&route, signed(&route, "one", &[]));
+        let (good, none) = route.observe(signed(&route, "one", &[]), NOW, ID, NOW);
+        assert_eq!((good.key, none), (verified.key, None));
+        let (forged, refusal) = route.observe(signed(&route, "three", &[]), NOW, ID, NOW);
+        assert_eq!(refusal, Some(Refusal::SignatureMismatch));
+        assert_ne!(forged.key.slot, verified.key.slot);
+        assert_eq!((forged.event_type, forged.order_value), (None, None));
+    }
+}

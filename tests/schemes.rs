@@ -1,0 +1,471 @@
+//! The rules of the scheme language that hold for every provider, through the built-in ones.
+
+#![allow(clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test that cannot go on says so")]
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
+
+use bytes::Bytes;
+use hookgate::config::builtin;
+use hookgate::domain::inbound::Inbound;
+use hookgate::domain::key::EventKey;
+use hookgate::domain::refusal::Refusal;
+use hookgate::domain::scheme::{
+    Coverage, EventIdTrait, Freshness, RawScheme, Scheme, SchemeFault, SentTrait, SignedAtMissing, Unsigned, Verified,
+};
+use hookgate::domain::secret::Secret;
+use hookgate::domain::time::Timestamp;
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use proptest::prelude::*;
+
+const NOW: Timestamp = Timestamp::from_seconds(1_760_000_000);
+const VEEDEO: &str =
+    r#"{"event":"task.completed","timestamp":"2025-10-09T08:53:20Z","task_id":"tsk_1","data":{"a":0.0}}"#;
+
+fn builtin(name: &str) -> Scheme {
+    Scheme::compile(&builtin::scheme(name).expect("a built-in")).expect("a sound scheme")
+}
+
+fn written(text: &str) -> Result<Scheme, Vec<SchemeFault>> {
+    let raw: RawScheme = toml_edit::de::from_str(text).expect("keys of the language");
+    Scheme::compile(&raw)
+}
+
+/// A secret that is a key under every built-in scheme that can be signed.
+fn secret_for(name: &str) -> Secret {
+    let text: &[u8] = match name {
+        "adyen" | "adyen_platform" => b"44782DEF547AAA06C910C43932B1EB0C71FC68D9D0C057550C48EC2ACF6BA056",
+        _ => b"MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=",
+    };
+    Secret::new(text.to_vec())
+}
+
+fn request(body: &[u8]) -> Unsigned {
+    let mut headers = HeaderMap::new();
+    headers.insert("content-type", HeaderValue::from_static("application/json"));
+    Unsigned {
+        method: Method::POST,
+        url: "https://hooks.example.com/in".to_owned(),
+        headers,
+        body: Bytes::copy_from_slice(body),
+    }
+}
+
+fn received(request: Unsigned) -> Inbound {
+    Inbound {
+        method: request.method,
+        path: "/in".to_owned(),
+        query: request.url.split_once('?').map(|(_, query)| query.to_owned()),
+        headers: request.headers,
+        body: request.body,
+        authority: "hooks.example.com".to_owned(),
+        https: true,
+        remote: IpAddr::V4(Ipv4Addr::LOCALHOST),
+    }
+}
+
+fn signed(name: &str, body: &[u8], at: Timestamp) -> Inbound {
+    let mut request = request(body);
+    builtin(name).sign(&mut request, &secret_for(name), at).unwrap_or_else(|fault| panic!("{name}: {fault}"));
+    received(request)
+}
+
+fn check(name: &str, inbound: Inbound) -> Result<Verified, Refusal> {
+    builtin(name).verify(inbound, &[(0, &secret_for(name))], None)
+}
+
+fn fresh(name: &str, inbound: Inbound, now: Timestamp) -> Result<Freshness, Refusal> {
+    let scheme = builtin(name);
+    let verified = scheme.verify(inbound, &[(0, &secret_for(name))], None)?;
+    scheme.check_freshness(&verified, now)
+}
+
+fn key(name: &str, body: &str) -> EventKey {
+    key_of(name, signed(name, body.as_bytes(), NOW))
+}
+
+fn key_of(name: &str, inbound: Inbound) -> EventKey {
+    let verified = check(name, inbound).expect("signed");
+    builtin(name).key("r", &verified)
+}
+
+fn set(inbound: &mut Inbound, name: &'static str, value: &str) {
+    inbound.headers.insert(HeaderName::from_static(name), value.parse().expect("a value"));
+}
+
+fn later(seconds: u64) -> Timestamp {
+    NOW.plus(Duration::from_secs(seconds))
+}
+
+#[test]
+fn veedeo_is_fresh_for_300_seconds_by_its_header_and_stale_after_301() {
+    let inbound = signed("veedeo", VEEDEO.as_bytes(), NOW);
+    assert!(fresh("veedeo", inbound.clone(), later(300)).is_ok());
+    assert_eq!(fresh("veedeo", inbound.clone(), later(301)), Err(Refusal::TimestampStale));
+    assert!(fresh("veedeo", inbound.clone(), NOW.minus(Duration::from_secs(300))).is_ok());
+    assert_eq!(fresh("veedeo", inbound, NOW.minus(Duration::from_secs(301))), Err(Refusal::TimestampFuture));
+}
+
+#[test]
+fn a_fresh_header_on_an_old_veedeo_body_helps_for_23_hours_and_no_longer() {
+    let mut captured = signed("veedeo", VEEDEO.as_bytes(), NOW);
+    for (age, verdict) in [(82_800, None), (82_801, Some(Refusal::EventTooOld))] {
+        let now = later(age);
+        set(&mut captured, "x-veedeo-timestamp", &(1_760_000_000 + age).to_string());
+        assert_eq!(fresh("veedeo", captured.clone(), now).err(), verdict, "{age} s");
+    }
+}
+
+#[test]
+fn videopilot_is_taken_for_23_hours_after_the_event_and_five_minutes_before() {
+    let body = r#"{"event":"render.started","data":{"video_id":"v"},"timestamp":"2025-10-09T08:53:20.000Z"}"#;
+    let inbound = signed("videopilot", body.as_bytes(), NOW);
+    assert_eq!(
+        fresh("videopilot", inbound.clone(), later(82_800)),
+        Ok(Freshness { sent_at: None, signed_at: Some(NOW), signed_at_missing: SignedAtMissing::No })
+    );
+    assert_eq!(fresh("videopilot", inbound.clone(), later(82_801)), Err(Refusal::EventTooOld));
+    assert!(fresh("videopilot", inbound.clone(), NOW.minus(Duration::from_secs(300))).is_ok());
+    assert_eq!(fresh("videopilot", inbound, NOW.minus(Duration::from_secs(301))), Err(Refusal::TimestampFuture));
+}
+
+#[test]
+fn a_signed_body_without_a_time_is_taken_and_reported() {
+    let odd = ["", "{}", "not json", r#"{"timestamp":"yesterday"}"#, r#"{"timestamp":1}"#, "\u{feff}{}"];
+    for body in odd {
+        let freshness = fresh("videopilot", signed("videopilot", body.as_bytes(), NOW), NOW).expect("taken");
+        assert_eq!(freshness.signed_at_missing, SignedAtMissing::Yes, "{body}");
+    }
+}
+
+#[test]
+fn what_is_missing_is_told_apart_from_what_is_wrong() {
+    let without = |name: &str| {
+        let mut inbound = signed("veedeo", VEEDEO.as_bytes(), NOW);
+        inbound.headers.remove(name);
+        check("veedeo", inbound).map(drop)
+    };
+    let with = |name: &'static str, value: &str| {
+        let mut inbound = signed("veedeo", VEEDEO.as_bytes(), NOW);
+        set(&mut inbound, name, value);
+        check("veedeo", inbound).map(drop)
+    };
+    assert_eq!(without("x-veedeo-signature"), Err(Refusal::SignatureMissing));
+    assert_eq!(without("x-veedeo-timestamp"), Err(Refusal::TimestampMissing));
+    assert_eq!(with("x-veedeo-signature", ""), Err(Refusal::SignatureMissing));
+    assert_eq!(with("x-veedeo-timestamp", ""), Err(Refusal::TimestampMissing));
+    assert_eq!(with("x-veedeo-timestamp", "abc"), Err(Refusal::TimestampMalformed));
+    assert_eq!(with("x-veedeo-signature", "sha256=abc"), Err(Refusal::SignatureMalformed));
+    assert_eq!(with("x-veedeo-signature", &format!("sha256={}", "0".repeat(64))), Err(Refusal::SignatureMismatch));
+    let mut no_id = signed("svix", b"{}", NOW);
+    no_id.headers.remove("svix-id");
+    assert_eq!(check("svix", no_id).map(drop), Err(Refusal::SignatureMissing));
+}
+
+#[test]
+fn nothing_is_believed_of_a_request_that_nobody_signed() {
+    let mut forged = signed("veedeo", VEEDEO.as_bytes(), NOW);
+    set(&mut forged, "x-veedeo-signature", &format!("sha256={}", "0".repeat(64)));
+    set(&mut forged, "x-veedeo-timestamp", "abc");
+    assert_eq!(check("veedeo", forged).map(drop), Err(Refusal::SignatureMismatch));
+}
+
+#[test]
+fn names_that_matter_come_once() {
+    let repeat = |scheme: &str, name: &'static str, value: &str| {
+        let mut inbound = signed(scheme, VEEDEO.as_bytes(), NOW);
+        inbound.headers.append(HeaderName::from_static(name), value.parse().expect("a value"));
+        check(scheme, inbound).map(drop)
+    };
+    assert_eq!(repeat("veedeo", "x-veedeo-timestamp", "1760000000"), Err(Refusal::SignatureRepeated));
+    assert_eq!(repeat("veedeo", "x-veedeo-signature", "sha256=00"), Err(Refusal::SignatureRepeated));
+    assert_eq!(repeat("github", "x-github-delivery", "2"), Err(Refusal::SignatureRepeated));
+    assert_eq!(repeat("svix", "svix-id", "2"), Err(Refusal::SignatureRepeated));
+    assert_eq!(repeat("veedeo", "x-other", "1").and(repeat("veedeo", "content-type", "x")), Ok(()));
+}
+
+#[test]
+fn every_documented_videopilot_event_is_named_by_its_ids() {
+    let event = |event: &str, data: &str, at: &str| {
+        key("videopilot", &format!(r#"{{"event":"{event}","data":{{{data}}},"timestamp":"{at}"}}"#))
+    };
+    let at = "2024-01-15T10:30:00.000Z";
+    let video = r#""video_id":"video_123abc""#;
+    let render = r#""render_job_id":"render_789xyz","video_id":"video_123abc""#;
+    for (name, data) in [
+        ("video.script_ready", video),
+        ("video.media_ready", video),
+        ("video.generation_failed", video),
+        ("render.started", render),
+        ("render.completed", render),
+        ("render.failed", render),
+    ] {
+        let original = event(name, data, at);
+        let reworded = event(name, &format!(r#"{data},"status":"x""#), at);
+        assert_eq!(original.slot, reworded.slot, "{name}: same ids, same slot");
+        assert_ne!(original.fingerprint, reworded.fingerprint, "{name}");
+        assert_ne!(original.slot, event(name, data, "2024-01-15T10:30:01.000Z").slot, "{name}: another time");
+        assert_ne!(original.slot, event("other", data, at).slot, "{name}: another event");
+    }
+    let as_render = event("e", r#""render_job_id":"x""#, at);
+    assert_ne!(as_render.slot, event("e", r#""video_id":"x""#, at).slot, "ids of different kinds");
+}
+
+#[test]
+fn where_a_part_of_the_name_is_missing_or_unclear_the_body_is_the_name() {
+    let unnamed = [
+        r#"{"event":"e","timestamp":"2025-10-09T08:53:20Z"}"#,
+        r#"{"event":"e","task_id":null,"timestamp":"2025-10-09T08:53:20Z"}"#,
+        r#"{"event":"e","task_id":"","timestamp":"2025-10-09T08:53:20Z"}"#,
+        r#"{"event":"e","task_id":{"a":1},"timestamp":"2025-10-09T08:53:20Z"}"#,
+        r#"{"event":"e","task_id":"1","task_id":"1","timestamp":"2025-10-09T08:53:20Z"}"#,
+        r#"{"event":"e","task_id":"1","timestamp":"2025-10-09T08:53:20Z""#,
+        "",
+    ];
+    for body in unnamed {
+        let one = key("veedeo", body);
+        let other = key("veedeo", &format!("{body} "));
+        assert_ne!(one.slot, other.slot, "{body}");
+        assert_eq!(one, key("veedeo", body), "{body}");
+    }
+    let named = r#"{"event":"e","task_id":"1","timestamp":"2025-10-09T08:53:20Z"}"#;
+    assert_eq!(key("veedeo", named).slot, key("veedeo", &format!("{named} ")).slot);
+}
+
+#[test]
+fn a_string_and_a_number_are_different_names() {
+    let with = |id: &str| key("veedeo", &format!(r#"{{"event":"e","task_id":{id},"timestamp":"t"}}"#));
+    assert_ne!(with("\"1\"").slot, with("1").slot);
+    assert_ne!(with("\"true\"").slot, with("true").slot);
+}
+
+#[test]
+fn a_new_timestamp_header_does_not_make_a_new_event() {
+    assert_eq!(
+        key_of("veedeo", signed("veedeo", VEEDEO.as_bytes(), NOW)),
+        key_of("veedeo", signed("veedeo", VEEDEO.as_bytes(), later(30)))
+    );
+}
+
+#[test]
+fn an_unsigned_id_names_an_event_only_together_with_the_body() {
+    let with = |scheme: &str, name: &'static str, id: &str, body: &str| {
+        let mut inbound = signed(scheme, body.as_bytes(), NOW);
+        set(&mut inbound, name, id);
+        key_of(scheme, inbound).slot
+    };
+    let github = |id, body| with("github", "x-github-delivery", id, body);
+    assert_eq!(github("1", "{}"), github("1", "{}"));
+    assert_ne!(github("1", "{}"), github("1", "{ }"), "a copied id cannot take another body's slot");
+    assert_ne!(github("1", "{}"), github("2", "{}"));
+    let svix = |body: &[u8]| {
+        let mut request = request(body);
+        request.headers.insert("svix-id", HeaderValue::from_static("msg_1"));
+        builtin("svix").sign(&mut request, &secret_for("svix"), NOW).expect("signed");
+        key_of("svix", received(request)).slot
+    };
+    assert_eq!(svix(b"{}"), svix(b"{ }"), "a signed id names the event by itself");
+}
+
+#[test]
+fn what_is_not_signed_cannot_make_another_event_of_a_signed_token() {
+    let token = |rest: &str| {
+        let scheme = written(
+            "signature = { header = \"X-Sig\", encoding = \"hex\" }\nsigned = \"{json:/token}\"\n\
+             event_id = [\"json:/token\"]",
+        )
+        .expect("a sound scheme");
+        let mut request = request(format!(r#"{{"token":{rest}}}"#).as_bytes());
+        scheme.sign(&mut request, &secret_for(""), NOW).expect("signed");
+        let verified = scheme.verify(received(request), &[(0, &secret_for(""))], None).expect("signed");
+        scheme.key("r", &verified)
+    };
+    assert_eq!(token(r#""12""#), token(r#""12","event":"forged""#));
+    assert_eq!(token(r#""12""#), token("12"));
+    assert_ne!(token(r#""12""#), token(r#""13""#));
+}
+
+#[test]
+fn slack_and_zoom_handshakes_are_answered_and_events_are_not() {
+    let answer = |name: &str, body: &str| {
+        let verified = check(name, signed(name, body.as_bytes(), NOW)).expect("signed");
+        builtin(name).handshake(&verified)
+    };
+    let slack = answer("slack", r#"{"type":"url_verification","challenge":"a\"b"}"#).expect("a handshake");
+    assert_eq!((slack.content_type.as_str(), slack.body.as_ref()), ("text/plain", b"a\"b".as_slice()));
+    let zoom = answer("zoom", r#"{"event":"endpoint.url_validation","payload":{"plainToken":"a\"b"}}"#);
+    let zoom = zoom.expect("a handshake");
+    let reply: serde_json::Value = serde_json::from_slice(&zoom.body).expect("JSON, whatever the token holds");
+    assert_eq!(reply["plainToken"], "a\"b");
+    assert_eq!(reply["encryptedToken"].as_str().map(str::len), Some(64));
+    assert_eq!(answer("slack", r#"{"type":"event_callback","challenge":"x"}"#), None);
+    assert_eq!(answer("zoom", r#"{"event":"endpoint.url_validation","payload":{}}"#), None);
+}
+
+#[test]
+fn a_scheme_says_what_it_can_promise() {
+    let veedeo = builtin("veedeo").traits();
+    assert_eq!(veedeo.sent, SentTrait::Uncovered { tolerance: Duration::from_secs(300) });
+    assert_eq!(veedeo.signed_at_max_age, Some(Duration::from_secs(82_800)));
+    assert_eq!((veedeo.event_id, veedeo.body), (EventIdTrait::Signed, Coverage::Covered));
+    assert!(veedeo.retry_horizon < veedeo.signed_at_max_age);
+    assert_eq!(veedeo.ack_reply.map(|reply| reply.body), Some(Bytes::from_static(b"{\"received\":true}")));
+    let tolerance = Duration::from_secs(300);
+    assert_eq!(builtin("stripe").traits().sent, SentTrait::Covered { tolerance });
+    assert_eq!(builtin("contentful").traits().sent, SentTrait::Covered { tolerance: Duration::from_secs(30) });
+    let github = builtin("github").traits();
+    assert_eq!((github.sent, github.event_id), (SentTrait::None, EventIdTrait::Unsigned));
+    assert_eq!(builtin("mailgun").traits().body, Coverage::Uncovered);
+    assert_eq!(builtin("square").traits().url, Coverage::Covered);
+    assert_eq!(builtin("onfido").traits().event_id, EventIdTrait::None);
+}
+
+#[test]
+fn what_is_not_built_says_so() {
+    for kind in ["ed25519", "ecdsa-p256", "jwt"] {
+        let faults = written(&format!("kind = \"{kind}\"\nclaims = {{}}")).expect_err("not built");
+        assert_eq!(faults.len(), 1);
+        assert_eq!(faults[0].expected, format!("not implemented yet: kind = \"{kind}\""));
+    }
+}
+
+#[test]
+fn every_fault_of_a_scheme_is_found_at_once_and_named() {
+    let faults = written(
+        "signature = { header = \"a b\" }\nsigned = \"{boddy}\"\nkey = { strip = \"*\" }\n\
+         timestamp = { from = \"X-Time\" }\nevent_id = [\"json:/a\", \"nope\"]\nevent_type = \"sig:t\"\n\
+         signed_at = { from = \"json:/at\" }\neach = \"/x\"\nrequire = { \"a b\" = \"1\" }",
+    )
+    .expect_err("many faults");
+    let keys: Vec<&str> = faults.iter().map(|fault| fault.key.as_str()).collect();
+    for key in [
+        "signature.header",
+        "signature.encoding",
+        "signed",
+        "key.strip",
+        "timestamp.from",
+        "event_id[1]",
+        "event_type",
+        "signed_at.max_age",
+        "each",
+        "require",
+    ] {
+        assert!(keys.contains(&key), "{key} is not in {keys:?}");
+    }
+}
+
+#[test]
+fn parts_that_contradict_one_another_are_faults() {
+    const SIG: &str = "signature = { header = \"X\", encoding = \"hex\" }\n";
+    let contradictions = [
+        ("signed", "kind = \"hash\""),
+        ("signed", "signed = \"{secret}{body}\""),
+        ("timestamp", "signed = \"{timestamp}{body}\""),
+        ("id", "signed = \"{id}{body}\""),
+        ("each", "signed = \"{item:/a}\""),
+        ("timestamp.from", "timestamp = { from = \"sig:t\" }"),
+        ("timestamp.covered", "timestamp = { from = \"header:T\", covered = true }"),
+        ("signed_at.from", "signed_at = { from = \"header:T\", max_age = \"1h\" }"),
+        ("mac", "kind = \"hash\"\nmac = \"sha512\"\nsigned = \"{secret}{body}\""),
+        ("claims", "claims = { iss = \"x\" }"),
+        ("extends", "extends = \"stripe\""),
+        ("challenge.verify", "challenge = { when = \"json:/a\" }"),
+        ("about.reply.status", "about = { reply = { status = 500 } }"),
+    ];
+    for (key, text) in contradictions {
+        let faults = written(&format!("{SIG}{text}")).expect_err(text);
+        assert!(faults.iter().any(|fault| fault.key == key), "{text}: {faults:?}");
+    }
+    assert!(written(SIG).is_ok());
+}
+
+#[test]
+fn a_secret_that_gives_no_key_is_found_before_the_first_request() {
+    let secret = |text: &str| Secret::new(text.as_bytes().to_vec());
+    assert!(builtin("svix").check_secret(&secret("whsec_AAEC")).is_ok());
+    let fault = builtin("svix").check_secret(&secret("whsec_no base64")).expect_err("no base64");
+    assert!(!fault.to_string().contains("no base64"), "{fault}");
+    assert!(builtin("github").check_secret(&secret("")).is_err());
+}
+
+#[test]
+fn every_built_in_with_a_signature_in_a_header_takes_what_it_signs() {
+    let mut taken = 0;
+    for name in builtin::names() {
+        let mut request = request(br#"{"webhookTimestamp":1760000000000}"#);
+        if builtin(name).sign(&mut request, &secret_for(name), NOW).is_err() {
+            assert!(["adyen", "braintree", "mailgun"].contains(&name), "{name} cannot be signed");
+            continue;
+        }
+        let freshness = fresh(name, received(request.clone()), NOW);
+        assert!(freshness.is_ok(), "{name}: {freshness:?} {:?}", request.headers);
+        taken += 1;
+    }
+    assert!(taken >= 55, "{taken}");
+}
+
+fn signable() -> impl Strategy<Value = &'static str> {
+    let names = ["veedeo", "videopilot", "github", "stripe", "svix", "slack", "shopify", "square", "box", "hubspot_v2"];
+    proptest::sample::select(names.to_vec())
+}
+
+fn any_name() -> impl Strategy<Value = &'static str> {
+    proptest::sample::select(builtin::names().collect::<Vec<_>>())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn what_was_signed_is_accepted_and_any_other_bit_is_refused(
+        name in signable(),
+        body in proptest::collection::vec(any::<u8>(), 1..400),
+        flip in any::<prop::sample::Index>(),
+        bit in 0..8u32,
+    ) {
+        let mut inbound = signed(name, &body, NOW);
+        prop_assert!(fresh(name, inbound.clone(), NOW).is_ok());
+        let mut changed = body;
+        let at = flip.index(changed.len());
+        changed[at] ^= 1 << bit;
+        inbound.body = Bytes::from(changed);
+        prop_assert_eq!(check(name, inbound).map(drop), Err(Refusal::SignatureMismatch));
+    }
+
+    #[test]
+    fn no_bytes_whatsoever_are_accepted_or_stop_the_check(
+        name in any_name(),
+        body in proptest::collection::vec(any::<u8>(), 0..300),
+        value in "[ -~]{0,80}",
+        query in proptest::option::of("[ -~]{0,40}"),
+    ) {
+        let mut inbound = received(request(&body));
+        inbound.query = query;
+        let mut named = signed_headers(name);
+        named.extend(["svix-id", "webhook-id"].map(HeaderName::from_static));
+        for name in named {
+            inbound.headers.insert(name, HeaderValue::from_str(&value).expect("visible ASCII"));
+        }
+        prop_assert!(check(name, inbound).is_err());
+    }
+
+    #[test]
+    fn no_json_makes_two_readers_out_of_one_body(body in "[\\[\\]{}:,\"a0 \\\\un]{0,60}", pointer in "(/[a0]){0,3}") {
+        let found = hookgate::domain::scheme::json_scalar(body.as_bytes(), &pointer);
+        let tree = serde_json::from_str::<serde_json::Value>(&body).ok();
+        if let Some(found) = found {
+            let value = tree.as_ref().and_then(|tree| tree.pointer(&pointer)).cloned();
+            let text = value.map(|value| value.as_str().map_or_else(|| value.to_string(), str::to_owned));
+            prop_assert_eq!(text, Some(found));
+        }
+    }
+}
+
+/// The headers that a scheme puts on a request.
+fn signed_headers(name: &str) -> Vec<HeaderName> {
+    let mut request = request(b"{}");
+    if builtin(name).sign(&mut request, &secret_for(name), NOW).is_err() {
+        return Vec::new();
+    }
+    request.headers.keys().filter(|name| *name != "content-type").cloned().collect()
+}

@@ -11,10 +11,6 @@
     clippy::print_stdout,
     reason = "a test fails by panicking, in its helpers too"
 )]
-#![allow(
-    clippy::redundant_closure_for_method_calls,
-    reason = "a path to a method of a borrowing type does not compile here"
-)]
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -243,20 +239,20 @@ async fn the_write_ahead_log_ends_and_a_drained_file_shrinks() {
     let size = |name: &str| std::fs::metadata(dir.path().join(name)).map_or(0, |meta| meta.len() >> 20);
     let large = |number| Event { body: Bytes::from(vec![b'x'; 1 << 20]), ..event(number) };
     let mut longest = 0;
-    for number in 0..100 {
+    for number in 0..150 {
         let entry = NewEntry { event: Arc::new(large(number)), ..pending(number) };
         spool.append(entry, None).await.unwrap();
         longest = longest.max(size("hookgate.db-wal"));
     }
-    assert!(longest < 90, "the log grew to {longest} MiB of 100 written");
-    for number in 0..100 {
+    assert!(longest < 120, "the log grew to {longest} MiB of 150 written");
+    for number in 0..150 {
         let mark = Mark::new(&event(number), START);
         spool.settle(event(number).id, Settlement::Accepted { mark }).await.unwrap();
     }
     disk.close(START).await.unwrap();
     assert_eq!(size("hookgate.db-wal"), 0);
     let full = size("hookgate.db");
-    assert!(full >= 60, "{full} MiB");
+    assert!(full >= 100, "{full} MiB");
     let (_spool, disk, ..) = open(dir.path());
     let since = Instant::now();
     // Pages go back in steps, when there is nothing else to do.

@@ -86,10 +86,10 @@ impl Server {
     }
 
     fn store(&self) -> Redis {
-        self.store_with(0, &metrics())
+        self.store_with(0, metrics())
     }
 
-    fn store_with(&self, wait_replicas: u32, metrics: &Metrics) -> Redis {
+    fn store_with(&self, wait_replicas: u32, metrics: Arc<Metrics>) -> Redis {
         let url = Secret::new(self.url().into_bytes());
         let settings = RedisSettings { url, timeout: TIMEOUT, wait_replicas, key_prefix: "hookgate".into() };
         Redis::new(settings, metrics).unwrap()
@@ -118,7 +118,8 @@ struct Replica {
 impl Replica {
     fn new(server: &Server, policy: OnStoreDown) -> Self {
         let (local, metrics, dir) = embedded();
-        let store = Arc::new(Fallback::new(server.store_with(0, &metrics), Arc::new(local), policy, &metrics));
+        let store =
+            Arc::new(Fallback::new(server.store_with(0, metrics.clone()), Arc::new(local), policy, metrics.clone()));
         let tended = store.clone();
         let tending = tokio::spawn(async move { tended.tend().await });
         Self { store, tending, metrics, _dir: dir }
@@ -502,7 +503,7 @@ async fn a_claim_whose_answer_was_not_heard_is_its_owners() {
 #[tokio::test]
 async fn a_claim_that_too_few_replicas_have_is_no_claim() {
     let server = Server::start().await;
-    let store = server.store_with(1, &metrics());
+    let store = server.store_with(1, metrics());
     // Redis says so in time or, looking at its clock only every 100 ms, too late: both are no claim.
     let answer = store.claim(&claim("alone")).await;
     assert!(matches!(answer, Err(StoreFault::Failed(_))), "{answer:?}");
@@ -529,6 +530,6 @@ async fn keys_hold_nothing_that_a_sender_chose() {
 async fn an_address_that_is_none_is_refused_without_repeating_it() {
     let url = Secret::new(b"http://user:hunter2@nowhere".to_vec());
     let settings = RedisSettings { url, timeout: TIMEOUT, wait_replicas: 0, key_prefix: "hookgate".into() };
-    let refusal = Redis::new(settings, &metrics()).unwrap_err().to_string();
+    let refusal = Redis::new(settings, metrics()).unwrap_err().to_string();
     assert!(refusal.contains("dedup.redis.url") && !refusal.contains("hunter2"), "{refusal}");
 }

@@ -234,11 +234,11 @@ fn complain<'a>(source: &Source, found: impl Iterator<Item = &'a &'a str>) -> Ve
 const HOMES: &[(&str, &[&str])] = &[
     ("redis", &["src/claims/redis"]),
     ("rusqlite", &["src/disk", "src/spool"]),
-    ("pingora", &["src/gateway", "src/app.rs"]),
-    ("pingora_core", &["src/gateway", "src/app.rs"]),
-    ("pingora_proxy", &["src/gateway", "src/app.rs"]),
-    ("pingora_http", &["src/gateway", "src/app.rs"]),
-    ("prometheus", &["src/telemetry", "src/app.rs"]),
+    ("pingora", &["src/gateway"]),
+    ("pingora_core", &["src/gateway"]),
+    ("pingora_proxy", &["src/gateway"]),
+    ("pingora_http", &["src/gateway"]),
+    ("prometheus", &["src/telemetry"]),
 ];
 
 fn homes(sources: &[Source]) -> Vec<String> {

@@ -118,7 +118,11 @@ fn accepted(event: &Event) -> Settlement {
 }
 
 fn dead() -> Settlement {
-    Settlement::Dead { reason: DeadReason::AttemptsExhausted, error: "the application answered 500".into() }
+    Settlement::Dead {
+        reason: DeadReason::AttemptsExhausted,
+        possible_duplicate: Possible::No,
+        error: "the application answered 500".into(),
+    }
 }
 
 fn assert_same(stored: &Event, written: &Event) {
@@ -327,6 +331,7 @@ async fn a_full_spool_takes_nothing_more_and_takes_again_once_drained() {
             Ok(()) => written.push(event),
             Err(fault) => break fault,
         }
+        assert!(written.len() < 100, "there is no cap");
     };
     assert!(matches!(&full, SpoolFault::Full(why) if why.contains("spool.max_bytes = 4000")), "{full:?}");
     assert!(written.len() >= 3, "{}", written.len());
@@ -497,11 +502,14 @@ async fn one_job_that_fails_spoils_no_other() {
     let dir = tempfile::tempdir().unwrap();
     let world = world(dir.path());
     world.spool.append(pending(event(1)), None).await.unwrap();
-    let twice = event(1);
+    let mark = |number| Some(Mark::new(&event(number), START.plus(DAY)));
     let (again, other) =
-        tokio::join!(world.spool.append(pending(twice), None), world.spool.append(pending(event(2)), None));
+        tokio::join!(world.spool.append(pending(event(1)), mark(1)), world.spool.append(pending(event(2)), mark(2)),);
     assert!(matches!(again, Err(SpoolFault::Failed(_))), "the same event a second time");
     other.unwrap();
+    let marked = async |number| world.disk.recall(event(number).key, START).await.unwrap().same.is_some();
+    assert!(!marked(1).await, "nothing of the failed job is on disk");
+    assert!(marked(2).await);
     assert_eq!(world.spool.totals().routes["veedeo"].pending, 2);
 }
 

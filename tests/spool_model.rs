@@ -1,7 +1,12 @@
 //! The spool against a plain list: random appends, attempts, settlements, dead letters and crashes must leave both with
 //! the same events in the same states, due in the same order.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking, in its helpers too")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking, in its helpers too"
+)]
 
 use std::path::Path;
 use std::sync::Arc;
@@ -190,8 +195,7 @@ impl World {
             }
             Step::Bury { pick } => {
                 if let Some(place) = self.model.pick(pick, &undelivered) {
-                    let dead = Settlement::Dead { reason: DeadReason::TooOld, error: "e".into() };
-                    self.spool.settle(self.model.known[place].event.id, dead).await.unwrap();
+                    self.spool.settle(self.model.known[place].event.id, too_old()).await.unwrap();
                     self.model.known[place].state = State::Dead;
                 }
             }
@@ -256,8 +260,8 @@ impl World {
         assert_eq!(due.ids, self.model.due(self.now));
         let totals = self.spool.totals().routes.get("veedeo").copied().unwrap_or_default();
         let pending: Vec<_> = self.model.known.iter().filter(|one| Model::is_undelivered(one)).collect();
-        assert_eq!(totals.pending as usize, pending.len());
-        assert_eq!(totals.dead as usize, self.model.known.len() - pending.len());
+        assert_eq!(usize::try_from(totals.pending).unwrap(), pending.len());
+        assert_eq!(usize::try_from(totals.dead).unwrap(), self.model.known.len() - pending.len());
         assert_eq!(totals.oldest_pending, pending.iter().map(|one| one.event.received_at).min());
         if self.model.known.is_empty() {
             assert_eq!(totals.bytes, 0);
@@ -299,4 +303,8 @@ proptest! {
             world.compare_records().await;
         });
     }
+}
+
+fn too_old() -> Settlement {
+    Settlement::Dead { reason: DeadReason::TooOld, possible_duplicate: Possible::No, error: "e".into() }
 }

@@ -1,6 +1,6 @@
 //! What a running gateway consists of, and what operators may do with it.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 
@@ -32,6 +32,8 @@ pub(super) struct Core {
     pub(super) clock: Clock,
     pub(super) log: Option<LogControl>,
     pub(super) reread: Reread,
+    /// Held for a reload: two at once would mix their configurations.
+    pub(super) reloading: Mutex<()>,
     /// The configuration in operation. Written by a reload alone.
     pub(super) current: ArcSwap<Current>,
 }
@@ -48,6 +50,7 @@ pub(super) struct Current {
 impl Core {
     /// Reads the configuration anew and puts what can change into operation; a bad one changes nothing.
     pub(super) fn reload_now(&self) -> Result<Reloaded, ReloadRefused> {
+        let _one_at_a_time = self.reloading.lock().unwrap_or_else(PoisonError::into_inner);
         let loaded = (self.reread)().map_err(|faults| {
             self.metrics.config_last_reload_successful.set(0);
             let detail = format!("the configuration has {} faults; the one before stays in operation", faults.len());
@@ -57,8 +60,9 @@ impl Core {
         let reloaded = self.current.load().difference(&next);
         let config = &loaded.config;
         wiring::announce(config, &self.metrics, self.clock);
-        self.gateway.site.store(Arc::new(wiring::site(config)));
+        // Lanes before routes: a request that finds its route finds its lane.
         self.deliverer.configure(&config.routes);
+        self.gateway.site.store(Arc::new(wiring::site(config)));
         self.current.store(Arc::new(next));
         Ok(reloaded)
     }

@@ -55,8 +55,24 @@ pub(super) fn core(
         config.server.max_buffered_bytes,
     ));
     let door = Door::new(gateway.clone(), door_limits(config));
+    let reloading = std::sync::Mutex::default();
     let current = ArcSwap::from_pointee(Current::of(loaded));
-    Ok(Core { door, gateway, deliverer, disk, spool, stores, metrics, recent, readiness, clock, log, reread, current })
+    Ok(Core {
+        door,
+        gateway,
+        deliverer,
+        disk,
+        spool,
+        stores,
+        metrics,
+        recent,
+        readiness,
+        clock,
+        log,
+        reread,
+        reloading,
+        current,
+    })
 }
 
 fn open_disk(config: &Config, clock: Clock, metrics: &Arc<Metrics>) -> Result<(Disk, Option<Doubt>), StartFault> {
@@ -86,7 +102,7 @@ pub(super) struct Stores {
     pub(super) tended: Option<Arc<Fallback>>,
 }
 
-fn stores(config: &Config, disk: &Disk, metrics: &Metrics) -> Result<Stores, StartFault> {
+fn stores(config: &Config, disk: &Disk, metrics: &Arc<Metrics>) -> Result<Stores, StartFault> {
     match &config.dedup.store {
         Store::Embedded => {
             let local = Arc::new(Embedded::new(disk.clone()));
@@ -99,9 +115,9 @@ fn stores(config: &Config, disk: &Disk, metrics: &Metrics) -> Result<Stores, Sta
                 wait_replicas: settings.wait_replicas,
                 key_prefix: settings.key_prefix.clone(),
             };
-            let redis = Redis::new(settings, metrics).map_err(|fault| StartFault::Dedup(fault.to_string()))?;
+            let redis = Redis::new(settings, metrics.clone()).map_err(|fault| StartFault::Dedup(fault.to_string()))?;
             let local = Arc::new(Embedded::stand_in(disk.clone()));
-            let both = Arc::new(Fallback::new(redis, local.clone(), config.dedup.on_store_down, metrics));
+            let both = Arc::new(Fallback::new(redis, local.clone(), config.dedup.on_store_down, metrics.clone()));
             Ok(Stores { store: both.clone(), name: "redis", local, tended: Some(both) })
         }
     }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use uuid::Uuid;
 
-use super::meter::{self, Meter, Op};
+use super::meter::{Meter, Op, Up};
 use super::store::{Claim, ClaimStore, Claimed, Peeked, PeekedState, Processed, REMEMBER, StoreFault};
 use crate::disk::{Disk, Found, JobFault, Mark, MarkKind};
 use crate::domain::key::EventKey;
@@ -65,14 +65,15 @@ impl Embedded {
     /// The configured store.
     #[must_use]
     pub fn new(disk: Disk) -> Self {
-        meter::up(disk.metrics(), "embedded").set(1);
-        Self::stand_in(disk)
+        let store = Self::stand_in(disk);
+        store.meter.show(Up::Yes);
+        store
     }
 
     /// The store that stands in for a shared one.
     #[must_use]
     pub fn stand_in(disk: Disk) -> Self {
-        let meter = Meter::new(disk.metrics(), "embedded");
+        let meter = Meter::new(disk.metrics().clone(), "embedded");
         Self { disk, first: Mutex::default(), rest: (1..SHARDS).map(|_| Mutex::default()).collect(), meter }
     }
 

@@ -17,8 +17,8 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::embedded::Embedded;
-use super::meter::{Meter, Op};
-use super::redis::{Redis, Up};
+use super::meter::{Meter, Op, Up};
+use super::redis::Redis;
 use super::store::{Claim, ClaimStore, Claimed, Peeked, Processed, StoreFault};
 use crate::disk::Found;
 use crate::domain::key::EventKey;
@@ -68,8 +68,8 @@ enum What {
 impl Fallback {
     /// Redis first, `local` beside it. Redis counts as up until it is seen to be down: a start waits for nothing.
     #[must_use]
-    pub fn new(redis: Redis, local: Arc<Embedded>, policy: OnStoreDown, metrics: &Metrics) -> Self {
-        redis.note_up(Up::Yes);
+    pub fn new(redis: Redis, local: Arc<Embedded>, policy: OnStoreDown, metrics: Arc<Metrics>) -> Self {
+        redis.meter().show(Up::Yes);
         Self {
             redis,
             local,
@@ -121,7 +121,7 @@ impl Fallback {
         if !self.up.swap(true, Ordering::AcqRel) {
             tracing::warn!("the dedup store redis answers again");
         }
-        self.redis.note_up(Up::Yes);
+        self.redis.meter().show(Up::Yes);
         let rest = Instant::now() + PROBE_UP;
         if let Err(fault) = self.repair(rest).await {
             self.go_down(&fault);
@@ -158,7 +158,7 @@ impl Fallback {
     }
 
     fn go_down(&self, fault: &StoreFault) {
-        self.redis.note_up(Up::No);
+        self.redis.meter().show(Up::No);
         if self.up.swap(false, Ordering::AcqRel) {
             tracing::error!(%fault, policy = ?self.policy, "the dedup store redis does not answer; on_store_down decides");
             self.went_down.notify_one();

@@ -1,23 +1,16 @@
-//! The metrics of one dedup store, looked up once and not per request. It counts what it is told and knows no store.
+//! The metrics of one dedup store. It counts what it is told and knows no store.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::store::{Claimed, StoreFault};
-use crate::telemetry::{Histogram, IntCounter, IntGauge, Metrics};
+use crate::telemetry::Metrics;
 
 /// The series of one store.
 #[derive(Clone, Debug)]
 pub(super) struct Meter {
-    new: IntCounter,
-    duplicate: IntCounter,
-    in_flight: IntCounter,
-    conflict: IntCounter,
-    error: IntCounter,
-    claim: Histogram,
-    mark: Histogram,
-    release: Histogram,
-    peek: Histogram,
-    forget: Histogram,
+    metrics: Arc<Metrics>,
+    store: &'static str,
 }
 
 /// What a store is asked to do.
@@ -30,48 +23,47 @@ pub(super) enum Op {
     Forget,
 }
 
-impl Meter {
-    pub(super) fn new(metrics: &Metrics, store: &str) -> Self {
-        let checks = |result| metrics.dedup_checks_total.with_label_values(&[store, result]);
-        let duration = |op| metrics.dedup_duration_seconds.with_label_values(&[store, op]);
-        Self {
-            new: checks("new"),
-            duplicate: checks("duplicate"),
-            in_flight: checks("in_flight"),
-            conflict: checks("conflict"),
-            error: checks("error"),
-            claim: duration("claim"),
-            mark: duration("mark"),
-            release: duration("release"),
-            peek: duration("peek"),
-            forget: duration("forget"),
+impl Op {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Claim => "claim",
+            Self::Mark => "mark",
+            Self::Release => "release",
+            Self::Peek => "peek",
+            Self::Forget => "forget",
         }
+    }
+}
+
+/// Whether a store answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Up {
+    Yes,
+    No,
+}
+
+impl Meter {
+    pub(super) const fn new(metrics: Arc<Metrics>, store: &'static str) -> Self {
+        Self { metrics, store }
     }
 
     /// Counts the answer to a claim, once per claim, at the store that decided it.
     pub(super) fn checked(&self, answer: &Result<Claimed, StoreFault>) {
-        match answer {
-            Ok(Claimed::New | Claimed::Lapsed | Claimed::Unsure) => self.new.inc(),
-            Ok(Claimed::Duplicate) => self.duplicate.inc(),
-            Ok(Claimed::InFlight) => self.in_flight.inc(),
-            Ok(Claimed::Conflict) => self.conflict.inc(),
-            Err(_) => self.error.inc(),
-        }
+        let result = answer.as_ref().map_or("error", |claimed| claimed.as_str());
+        self.metrics.dedup_checks_total.with_label_values(&[self.store, result]).inc();
     }
 
     pub(super) fn took(&self, op: Op, since: Instant) {
-        let histogram = match op {
-            Op::Claim => &self.claim,
-            Op::Mark => &self.mark,
-            Op::Release => &self.release,
-            Op::Peek => &self.peek,
-            Op::Forget => &self.forget,
-        };
-        histogram.observe(since.elapsed().as_secs_f64());
+        let duration = self.metrics.dedup_duration_seconds.with_label_values(&[self.store, op.as_str()]);
+        duration.observe(since.elapsed().as_secs_f64());
     }
-}
 
-/// The gauge of a configured store; it exists from this call on.
-pub(super) fn up(metrics: &Metrics, store: &str) -> IntGauge {
-    metrics.dedup_store_up.with_label_values(&[store])
+    /// Shows whether the store answers. Only a configured store ever shows it.
+    pub(super) fn show(&self, up: Up) {
+        let value = match up {
+            Up::Yes => 1,
+            Up::No => 0,
+        };
+        self.metrics.dedup_store_up.with_label_values(&[self.store]).set(value);
+    }
 }

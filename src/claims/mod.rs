@@ -108,7 +108,9 @@ impl Claims {
     /// Asks the store until it says more than "another replica holds it", or until `deadline`.
     async fn ask_until(&self, mut claim: Claim, deadline: Instant) -> Answer {
         loop {
-            match self.store.claim(&claim).await {
+            let asked = tokio::time::timeout_at(deadline, self.store.claim(&claim)).await;
+            let Ok(answer) = asked else { return Answer::Unavailable(Fault::StoreDown) };
+            match answer {
                 Ok(Claimed::New | Claimed::Conflict) => return Answer::Ours(claim, Suspicion::None),
                 Ok(Claimed::Lapsed | Claimed::Unsure) => return Answer::Ours(claim, Suspicion::PerhapsProcessed),
                 Ok(Claimed::Duplicate) => return Answer::Duplicate,
@@ -169,6 +171,12 @@ impl Held {
     #[must_use]
     pub const fn suspicion(&self) -> Suspicion {
         self.suspicion
+    }
+
+    /// Whether the event was verified: only then may it be stored anywhere.
+    #[must_use]
+    pub const fn is_believed(&self) -> bool {
+        self.lease.is_some()
     }
 
     /// Answers the sender and all who joined, once.

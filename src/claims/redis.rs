@@ -19,13 +19,13 @@ use redis::aio::MultiplexedConnection;
 use redis::io::tcp::TcpSettings;
 use redis::{AsyncConnectionConfig, Client, IntoConnectionInfo, RedisError, Script, ScriptInvocation};
 
-use super::meter::{self, Meter, Op};
+use super::meter::{Meter, Op};
 use super::store::{Claim, ClaimStore, Claimed, Peeked, PeekedState, Processed, REMEMBER, StoreFault};
 use crate::disk::Found;
 use crate::domain::key::EventKey;
 use crate::domain::secret::Secret;
 use crate::domain::time::Timestamp;
-use crate::telemetry::{IntGauge, Metrics};
+use crate::telemetry::Metrics;
 
 /// Longest wait for a new connection when nobody's request waits for it.
 const CONNECT: Duration = Duration::from_secs(1);
@@ -46,19 +46,18 @@ pub struct RedisSettings {
 /// The shared store.
 pub struct Redis {
     client: Client,
-    scripts: Scripts,
     settings: RedisSettings,
     /// Replaced as a whole when it has broken; held for a clone.
     connection: ArcSwapOption<MultiplexedConnection>,
     /// Held while connecting, so that one connection is made and not many.
     connecting: tokio::sync::Mutex<()>,
+    scripts: Scripts,
     meter: Meter,
-    up: IntGauge,
 }
 
 impl Redis {
     /// The store at `settings.url`. Connects to nothing yet.
-    pub fn new(settings: RedisSettings, metrics: &Metrics) -> Result<Self, StoreFault> {
+    pub fn new(settings: RedisSettings, metrics: Arc<Metrics>) -> Result<Self, StoreFault> {
         // The address may hold a password: no part of it is repeated.
         let bad = || StoreFault::Failed("dedup.redis.url is not a redis:// address".to_owned());
         let url = std::str::from_utf8(settings.url.expose()).map_err(|_| bad())?;
@@ -67,12 +66,11 @@ impl Redis {
         let client = Client::open(info).map_err(|_| bad())?;
         Ok(Self {
             client,
-            scripts: Scripts::new(),
             settings,
             connection: ArcSwapOption::empty(),
             connecting: tokio::sync::Mutex::new(()),
+            scripts: Scripts::new(),
             meter: Meter::new(metrics, "redis"),
-            up: meter::up(metrics, "redis"),
         })
     }
 
@@ -108,17 +106,9 @@ impl Redis {
         }
     }
 
-    /// Counts an answer that this store decided.
+    /// Counts an answer that this store decided, and whether it answers at all.
     pub(super) const fn meter(&self) -> &Meter {
         &self.meter
-    }
-
-    /// Notes whether the store answers.
-    pub(super) fn note_up(&self, up: Up) {
-        self.up.set(match up {
-            Up::Yes => 1,
-            Up::No => 0,
-        });
     }
 
     /// Whether Redis answers: over the connection there is, else over a new one, with more patience than a request has.
@@ -188,13 +178,6 @@ impl Redis {
         let own = format!("{slot}:{}", HEXLOWER.encode(&key.fingerprint));
         call.key(slot).key(own)
     }
-}
-
-/// Whether a store answers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Up {
-    Yes,
-    No,
 }
 
 fn fault(error: &RedisError) -> StoreFault {
@@ -282,21 +265,13 @@ impl ClaimStore for Redis {
         "redis"
     }
 
+    /// As far as is known: a broken connection has been given up.
     fn is_up(&self) -> bool {
-        self.up.get() > 0
+        self.connection.load().is_some()
     }
 }
 
-/// What all scripts begin with: reading a key as state, owner and fingerprint.
-const READ: &str = "
-local function read(key)
-  local held = redis.call('GET', key)
-  if not held then return nil end
-  return string.match(held, '^(%a)|([^|]*)|([^|]*)$')
-end
-";
-
-/// The scripts, each with the SHA-1 by which it is called.
+/// The questions, each decided by Redis in one step.
 struct Scripts {
     claim: Script,
     mark: Script,
@@ -317,6 +292,15 @@ impl Scripts {
         }
     }
 }
+
+/// What all scripts begin with: reading a key as state, owner and fingerprint.
+const READ: &str = "
+local function read(key)
+  local held = redis.call('GET', key)
+  if not held then return nil end
+  return string.match(held, '^(%a)|([^|]*)|([^|]*)$')
+end
+";
 
 /// ARGV: owner, fingerprint, lease, how long to remember. A claim that is the owner's already is taken again: it is the
 /// repeat of a call whose answer was not heard.

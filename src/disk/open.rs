@@ -42,6 +42,7 @@ pub(super) fn open(settings: DiskSettings, now: Timestamp, metrics: Arc<Metrics>
     let marks = Arc::new(Marks::new(metrics.clone()));
     let books = Arc::new(Books::new(totals, metrics.clone()));
     let commits = Arc::new(AtomicU64::new(0));
+    let readers = Readers::new(file.clone(), metrics.clone()).map_err(|error| database("read", &file, &error))?;
     let (sender, jobs) = sync_channel(QUEUE);
     let thread = |error| DiskFault::Io { what: "start a thread for", path: file.clone(), error };
     let nudge = Nudge::start(file.clone(), marks.clone(), metrics.clone()).map_err(thread)?;
@@ -61,7 +62,6 @@ pub(super) fn open(settings: DiskSettings, now: Timestamp, metrics: Arc<Metrics>
         lock,
     };
     std::thread::Builder::new().name("disk-writer".to_owned()).spawn(move || writer.run()).map_err(thread)?;
-    let readers = Readers::new(file.clone(), metrics.clone());
     let doubtful_through = recovered.doubtful_through;
     let inner = Inner { jobs: sender, readers, books, marks, metrics, commits, doubtful_through };
     Ok(Opened { disk: Disk(Arc::new(inner)), previous: recovered.previous })

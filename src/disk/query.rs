@@ -183,6 +183,11 @@ impl Rx<'_> {
         Ok(totals(self.conn, 0)?)
     }
 
+    /// Pages of 4 KiB that the database has.
+    pub fn count_pages(&self) -> Result<u64, JobFault> {
+        Ok(self.conn.query_row("PRAGMA page_count", [], |row| row.get(0))?)
+    }
+
     /// How many events there are of these.
     pub fn count(&self, selection: &Selection) -> Result<u64, JobFault> {
         let (condition, values) = selection.condition();

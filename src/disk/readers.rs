@@ -30,14 +30,19 @@ pub(super) struct Readers(Arc<Inner>);
 struct Inner {
     file: PathBuf,
     idle: Mutex<Vec<Connection>>,
+    /// Never used again: it keeps the shared memory of the write-ahead log, so that a disk that takes no new file can
+    /// still be read when the writer has given up.
+    anchor: Mutex<Option<Connection>>,
     permits: Arc<Semaphore>,
     metrics: Arc<Metrics>,
 }
 
 impl Readers {
-    pub(super) fn new(file: PathBuf, metrics: Arc<Metrics>) -> Self {
+    pub(super) fn new(file: PathBuf, metrics: Arc<Metrics>) -> rusqlite::Result<Self> {
         let permits = Arc::new(Semaphore::new(READERS));
-        Self(Arc::new(Inner { file, idle: Mutex::default(), permits, metrics }))
+        let anchor = schema::open_reader(&file)?;
+        meta::doubtful_through(&anchor)?;
+        Ok(Self(Arc::new(Inner { file, idle: Mutex::default(), anchor: Mutex::new(Some(anchor)), permits, metrics })))
     }
 
     /// Reads within `patience`. If the future is dropped the read ends by itself, at its deadline at the latest.
@@ -71,6 +76,7 @@ impl Readers {
     pub(super) fn close(&self) {
         self.0.permits.close();
         self.0.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        *self.0.anchor.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 }
 

@@ -226,9 +226,16 @@ impl Tx<'_> {
     }
 
     /// No further attempt: a dead letter.
-    pub fn bury(&mut self, id: [u8; 16], reason: &'static str, error: &str) -> Result<Found, JobFault> {
-        let sql = "UPDATE events SET state = 3, class = 1, reason = ?2, last_error = ?3 WHERE id = ?1 AND class = 0";
-        let touched = self.touch(sql, params![id, reason, error])?;
+    pub fn bury(
+        &mut self,
+        id: [u8; 16],
+        reason: &'static str,
+        possible_duplicate: bool,
+        error: &str,
+    ) -> Result<Found, JobFault> {
+        let sql = "UPDATE events SET state = 3, class = 1, reason = ?2, last_error = ?3,
+                     possible_duplicate = max(possible_duplicate, ?4) WHERE id = ?1 AND class = 0";
+        let touched = self.touch(sql, params![id, reason, error, possible_duplicate])?;
         self.moved(touched, Class::Undelivered, Some(Class::Dead))
     }
 

@@ -60,10 +60,18 @@ impl Breaker {
         self.next_probe = None;
     }
 
+    /// The probe that was let through at `now` was not sent: the next one is due at once.
+    pub fn probe_unused(&mut self, now: Duration) {
+        if self.next_probe.is_some() {
+            self.next_probe = Some(now);
+        }
+    }
+
     /// An attempt that ended at `now` failed.
     pub fn failed(&mut self, now: Duration) {
         self.failures = self.failures.saturating_add(1);
-        if self.failures >= self.policy.failures {
+        // A probe that is due stays due: failures that come by another way must not put it off for ever.
+        if self.failures >= self.policy.failures && self.next_probe.is_none() {
             self.next_probe = Some(now + self.policy.probe_every);
         }
     }
@@ -99,5 +107,16 @@ mod tests {
         breaker.succeeded();
         assert!(breaker.is_closed());
         assert_eq!(breaker.ask(at(0)), Permit::Go);
+    }
+
+    #[test]
+    fn failures_that_come_by_another_way_do_not_put_the_probe_off() {
+        let mut breaker = Breaker::new(POLICY);
+        for second in 0..20 {
+            breaker.failed(at(second));
+        }
+        assert_eq!(breaker.ask(at(20)), Permit::Go);
+        breaker.probe_unused(at(20));
+        assert_eq!(breaker.ask(at(20)), Permit::Go, "a probe that was not sent is due at once");
     }
 }

@@ -3,13 +3,16 @@
 
 use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::StatusCode;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::attempt::Sending;
 use super::limits::{BreakerState, Held as NoSlot, Lane, Slot};
 use super::spooled::Standing;
+use super::turns::Turn;
 use super::{COMMIT_ALLOWANCE, Deliverer};
 use crate::claims::store::Processed;
 use crate::claims::{Held, Suspicion};
@@ -18,6 +21,9 @@ use crate::domain::fault::Fault;
 use crate::domain::outcome::{Outcome, Settled};
 use crate::domain::route::{AckMode, OnApp, Route};
 use crate::spool::{DeadReason, Entry, Mark, NewEntry, Possible, Replay, SpoolFault};
+
+/// What a commit gets when the shutdown wants open requests answered.
+const CUT_COMMIT: Duration = Duration::from_millis(700);
 
 /// One first delivery: what every step of it needs.
 struct First {
@@ -31,6 +37,28 @@ struct First {
     commit_by: Instant,
     /// Whether an earlier sending may have been processed.
     flagged: bool,
+    /// The event's turn among those with its order value, until it is answered or on disk.
+    turn: Option<Turn>,
+}
+
+/// Why there is no attempt.
+enum NoAttempt {
+    /// An earlier event of the same order value is not delivered yet.
+    Order,
+    /// The application is considered down, or asked for rest.
+    Down,
+    /// All of the route's slots stayed taken for as long as the sender can wait.
+    Busy,
+}
+
+impl NoAttempt {
+    const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Order => "an earlier event of the same order value is waiting",
+            Self::Down => "the application is considered down",
+            Self::Busy => "all of the route's slots stayed taken",
+        }
+    }
 }
 
 impl Deliverer {
@@ -39,8 +67,8 @@ impl Deliverer {
     pub(super) async fn deliver_first(&self, event: Arc<Event>, route: Arc<Route>, held: Held, deadline: Instant) {
         let flagged = held.suspicion() == Suspicion::PerhapsProcessed || self.in_doubt(&event, &route);
         let commit_by = commit_by(deadline, Instant::now());
-        let first = First { deliverer: self.clone(), event, route, held, deadline, commit_by, flagged };
-        if first.route.ack.mode == AckMode::Queue {
+        let mut first = First { deliverer: self.clone(), event, route, held, deadline, commit_by, flagged, turn: None };
+        if first.route.ack.mode == AckMode::Queue && first.buffers() {
             return first.keep(0, Possible::from_flag(flagged), None, String::new()).await;
         }
         let Some(lane) = self.lane(&first.route.name) else {
@@ -54,29 +82,51 @@ impl Deliverer {
 }
 
 impl First {
-    /// A slot for the attempt, unless the application is down, rests, or must first get an earlier event.
-    async fn slot(&self, lane: &Lane) -> Result<Slot, String> {
-        if let Some(value) = &self.event.order_value {
-            let earlier = self.deliverer.0.spool.has_earlier(&self.route.name, value).await;
-            if !matches!(earlier, Ok(false)) && self.buffers() {
-                return Err("an earlier event of the same order value is waiting".to_owned());
+    /// A slot for the attempt, unless the application is down, rests, or must first get an earlier event; or the
+    /// sender can wait no longer.
+    async fn slot(&mut self, lane: &Lane) -> Result<Slot, NoAttempt> {
+        if self.buffers()
+            && let Some(value) = self.event.order_value.clone()
+        {
+            let turn = self.deliverer.0.turns.take(self.route.name.clone(), value.clone());
+            self.turn = Some(self.while_waiting(turn).await.ok_or(NoAttempt::Order)?);
+            let earlier = self.deliverer.0.spool.has_earlier(&self.route.name, &value);
+            if !matches!(self.while_waiting(earlier).await, Some(Ok(false))) {
+                return Err(NoAttempt::Order);
             }
         }
-        let slot =
-            if self.absorbs() { lane.slot(self.commit_by).await } else { lane.slot_regardless(self.commit_by).await };
-        match slot {
-            Ok(slot) => Ok(slot),
-            Err(NoSlot::Until(_)) => Err("the application is considered down".to_owned()),
-            Err(NoSlot::Busy) => Err("all of the route's slots stayed taken".to_owned()),
+        let slot = async {
+            if self.absorbs() { lane.slot(self.commit_by).await } else { lane.slot_regardless(self.commit_by).await }
+        };
+        match self.while_waiting(slot).await {
+            Some(Ok(slot)) => Ok(slot),
+            Some(Err(NoSlot::Until(_))) => Err(NoAttempt::Down),
+            Some(Err(NoSlot::Busy)) | None => Err(NoAttempt::Busy),
         }
     }
 
-    async fn without_attempt(self, reason: String) {
-        if self.absorbs() {
+    async fn without_attempt(self, reason: NoAttempt) {
+        let kept = match reason {
+            NoAttempt::Order => self.buffers(),
+            NoAttempt::Down | NoAttempt::Busy => self.absorbs(),
+        };
+        if kept {
             let possible = Possible::from_flag(self.flagged);
-            self.keep(0, possible, None, reason).await;
-        } else {
-            self.give_up(Processed::Not, Settled::AppFailed(Err(StatusCode::BAD_GATEWAY))).await;
+            return self.keep(0, possible, None, reason.as_str().to_owned()).await;
+        }
+        let settled = match reason {
+            NoAttempt::Order | NoAttempt::Busy => Settled::Unavailable(Fault::Overloaded),
+            NoAttempt::Down => Settled::AppFailed(Err(StatusCode::BAD_GATEWAY)),
+        };
+        self.give_up(Processed::Not, settled).await;
+    }
+
+    /// What `work` gives, if that comes while the sender can wait and no shutdown wants it answered.
+    async fn while_waiting<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        tokio::select! {
+            biased;
+            done = work => Some(done),
+            () = self.commit_moment() => None,
         }
     }
 
@@ -86,13 +136,8 @@ impl First {
         let deliverer = self.deliverer.clone();
         let attempt = deliverer.attempt(lane, self.event.clone(), sending, slot, self.commit_by);
         let mut attempt = Box::pin(attempt);
-        let outcome = tokio::select! {
-            biased;
-            (outcome, _slot) = &mut attempt => Some(outcome),
-            () = self.commit_moment() => None,
-        };
-        match outcome {
-            Some(outcome) => self.settle(outcome).await,
+        match self.while_waiting(&mut attempt).await {
+            Some((outcome, _)) => self.settle(outcome).await,
             None => self.overtaken(tokio::spawn(attempt)).await,
         }
     }
@@ -126,16 +171,17 @@ impl First {
     }
 
     /// The sender can wait no longer and the attempt is still running: it goes on, and its outcome settles the event.
-    async fn overtaken(self, attempt: tokio::task::JoinHandle<(Outcome, Slot)>) {
+    async fn overtaken(mut self, attempt: JoinHandle<(Outcome, BreakerState)>) {
         if !self.buffers() {
             self.held.answer(Settled::AppFailed(Err(StatusCode::GATEWAY_TIMEOUT)));
             return self.settle_unkept(attempt).await;
         }
         let deliverer = self.deliverer.clone();
-        let id = self.event.id;
-        deliverer.hold(id);
+        let hold = deliverer.hold(self.event.id);
         let entry = self.entry(Entry::InFlight, 1, Possible::from_flag(self.flagged), String::new());
-        match self.committed(entry).await {
+        let committed = self.committed(entry).await;
+        self.turn = None;
+        match committed {
             Ok(()) => {
                 self.held.answer(Settled::Spooled);
                 let (event, route) = (self.event.clone(), self.route.clone());
@@ -145,19 +191,19 @@ impl First {
                 deliverer.settle_spooled_when(attempt, event, route, standing).await;
             }
             Err(fault) => {
-                deliverer.let_go(id);
                 self.held.answer(Settled::Unavailable(fault.into()));
                 self.settle_unkept(attempt).await;
             }
         }
+        drop(hold);
     }
 
     /// The sender was told that nothing is promised, and the attempt is still running: only its outcome is recorded.
-    async fn settle_unkept(self, attempt: tokio::task::JoinHandle<(Outcome, Slot)>) {
+    async fn settle_unkept(self, attempt: JoinHandle<(Outcome, BreakerState)>) {
         let claims = self.deliverer.0.claims.clone();
         match attempt.await {
-            Ok((Outcome::Accepted(_), _slot)) => claims.mark(self.held, self.route.dedup_ttl).await,
-            Ok((Outcome::Rejected(_) | Outcome::Failed(_) | Outcome::Unreachable(_), _slot)) => {
+            Ok((Outcome::Accepted(_), _)) => claims.mark(self.held, self.route.dedup_ttl).await,
+            Ok((Outcome::Rejected(_) | Outcome::Failed(_) | Outcome::Unreachable(_), _)) => {
                 claims.release(self.held, Processed::Not).await;
             }
             Ok((Outcome::Unknown { .. }, _)) | Err(_) => claims.release(self.held, Processed::Perhaps).await,
@@ -165,7 +211,7 @@ impl First {
     }
 
     /// To disk, to be delivered later; acknowledged once it is safe there.
-    async fn keep(self, attempts: u32, possible: Possible, wait: Option<std::time::Duration>, error: String) {
+    async fn keep(self, attempts: u32, possible: Possible, wait: Option<Duration>, error: String) {
         let schedule = &self.route.delivery.schedule;
         let backoff = if attempts == 0 { None } else { schedule.wait_after(attempts, fastrand::f64()) };
         let not_before = self.deliverer.0.clock.now().plus(wait.max(backoff).unwrap_or_default());
@@ -205,8 +251,11 @@ impl First {
     /// is waited for all the same: its outcome decides what becomes of the event.
     async fn committed(&self, entry: NewEntry) -> Result<(), SpoolFault> {
         let mut commit = pin!(self.deliverer.0.spool.append(entry, Some(self.dedup_mark())));
-        if let Ok(in_time) = tokio::time::timeout_at(self.deadline, &mut commit).await {
-            return in_time;
+        tokio::select! {
+            biased;
+            in_time = &mut commit => return in_time,
+            () = tokio::time::sleep_until(self.deadline) => {}
+            () = self.drained(CUT_COMMIT) => {}
         }
         self.held.answer(Settled::Unavailable(Fault::SpoolFailed));
         commit.await
@@ -221,11 +270,11 @@ impl First {
         let state = Entry::Dead { reason: DeadReason::AppRejected };
         let entry = self.entry(state, 1, Possible::No, error);
         let copy = self.deliverer.0.spool.append(entry, None);
-        match tokio::time::timeout_at(self.commit_by, copy).await {
-            Ok(Ok(())) => self.deliverer.count_burial(&self.route.name, state),
-            Ok(Err(fault)) => tracing::warn!(route = %self.route.name, event = %self.event.id, %fault,
+        match self.while_waiting(copy).await {
+            Some(Ok(())) => self.deliverer.count_burial(&self.route.name, state),
+            Some(Err(fault)) => tracing::warn!(route = %self.route.name, event = %self.event.id, %fault,
                 "no dead-letter copy of a rejected event"),
-            Err(_) => tracing::warn!(route = %self.route.name, event = %self.event.id,
+            None => tracing::warn!(route = %self.route.name, event = %self.event.id,
                 "no dead-letter copy of a rejected event: the disk did not take it in time"),
         }
     }
@@ -243,9 +292,9 @@ impl First {
         Mark::new(&self.event, self.deliverer.0.clock.now().plus(self.route.dedup_ttl))
     }
 
-    /// Whether the disk may be used for this route at all.
+    /// Whether the disk may be used for this event at all: not in `sync` mode, and never for what was not verified.
     fn buffers(&self) -> bool {
-        self.route.ack.mode != AckMode::Sync
+        self.route.ack.mode != AckMode::Sync && self.held.is_believed()
     }
 
     /// Whether a failure of the application is our problem and not the sender's.
@@ -259,16 +308,18 @@ impl First {
 
     /// Comes when the application has had its time, or when the shutdown wants open requests answered.
     async fn commit_moment(&self) {
-        let mut drain = self.deliverer.0.drain.subscribe();
-        let drained = async {
-            match drain.wait_for(Option::is_some).await.ok().and_then(|until| *until) {
-                Some(until) => tokio::time::sleep_until(until).await,
-                None => std::future::pending().await,
-            }
-        };
         tokio::select! {
             () = tokio::time::sleep_until(self.commit_by) => {}
-            () = drained => {}
+            () = self.drained(Duration::ZERO) => {}
+        }
+    }
+
+    /// Comes `after` the moment by which the shutdown wants open requests answered; never while there is none.
+    async fn drained(&self, after: Duration) {
+        let mut drain = self.deliverer.0.drain.subscribe();
+        match drain.wait_for(Option::is_some).await.ok().and_then(|until| *until) {
+            Some(until) => tokio::time::sleep_until(until + after).await,
+            None => std::future::pending().await,
         }
     }
 }

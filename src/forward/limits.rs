@@ -53,15 +53,16 @@ pub struct Lane {
     pub route: Arc<Route>,
     breaker: Arc<SharedBreaker>,
     slots: Arc<Semaphore>,
-    rate: Option<DefaultDirectRateLimiter>,
+    rate: Option<Arc<DefaultDirectRateLimiter>>,
     rest_until: watch::Sender<Option<Instant>>,
 }
 
-/// Permission for one attempt; giving it back is dropping it.
+/// Permission for one attempt; giving it back is dropping it. A probe that was not sent goes back to the breaker.
 #[derive(Debug)]
 pub struct Slot {
     _permit: OwnedSemaphorePermit,
     breaker: BreakerState,
+    unused_probe: Option<Arc<SharedBreaker>>,
 }
 
 /// How the breaker stood when an attempt began.
@@ -79,18 +80,39 @@ impl Slot {
     pub const fn breaker(&self) -> BreakerState {
         self.breaker
     }
+
+    /// The attempt begins.
+    pub fn used(&mut self) {
+        self.unused_probe = None;
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        if let Some(breaker) = self.unused_probe.take() {
+            let now = breaker.started.elapsed();
+            breaker.lock().probe_unused(now);
+        }
+    }
 }
 
 impl Lane {
-    /// A lane for `route` behind `breaker`.
+    /// A lane for `route` behind `breaker`. What the lane before it had given out or been told still counts: the rest
+    /// that the application asked for always, slots and rate where the configuration of them is the same.
     #[must_use]
-    pub fn new(route: Arc<Route>, breaker: Arc<SharedBreaker>) -> Self {
+    pub fn new(route: Arc<Route>, breaker: Arc<SharedBreaker>, before: Option<&Self>) -> Self {
         let rate = route.delivery.rate_per_second.and_then(NonZeroU32::new);
+        let same_rate = before.filter(|lane| lane.route.delivery.rate_per_second == route.delivery.rate_per_second);
+        let same_slots = before.filter(|lane| lane.route.app.max_in_flight == route.app.max_in_flight);
         Self {
             breaker,
-            slots: Arc::new(Semaphore::new(route.app.max_in_flight)),
-            rate: rate.map(|rate| RateLimiter::direct(Quota::per_second(rate))),
-            rest_until: watch::channel(None).0,
+            slots: same_slots
+                .map_or_else(|| Arc::new(Semaphore::new(route.app.max_in_flight)), |lane| lane.slots.clone()),
+            rate: same_rate.map_or_else(
+                || rate.map(|rate| Arc::new(RateLimiter::direct(Quota::per_second(rate)))),
+                |lane| lane.rate.clone(),
+            ),
+            rest_until: watch::channel(before.and_then(|lane| *lane.rest_until.borrow())).0,
             route,
         }
     }
@@ -103,13 +125,18 @@ impl Lane {
         self.not_resting()?;
         let was_closed = self.breaker.is_closed();
         self.breaker.ask().map_err(Held::Until)?;
-        Ok(Slot { _permit: permit, breaker: if was_closed { BreakerState::Closed } else { BreakerState::Probing } })
+        Ok(if was_closed {
+            Slot { _permit: permit, breaker: BreakerState::Closed, unused_probe: None }
+        } else {
+            let unused_probe = Some(self.breaker.clone());
+            Slot { _permit: permit, breaker: BreakerState::Probing, unused_probe }
+        })
     }
 
     /// A slot whatever the breaker says: for an event that nobody keeps, an attempt is better than none.
     pub async fn slot_regardless(&self, by: Instant) -> Result<Slot, Held> {
         let permit = self.free_slot(by).await?;
-        Ok(Slot { _permit: permit, breaker: BreakerState::Closed })
+        Ok(Slot { _permit: permit, breaker: BreakerState::Closed, unused_probe: None })
     }
 
     async fn free_slot(&self, by: Instant) -> Result<OwnedSemaphorePermit, Held> {
@@ -192,7 +219,7 @@ mod tests {
         route.app.max_in_flight = max_in_flight;
         route.delivery.rate_per_second = rate;
         let breaker = Arc::new(SharedBreaker::new(&route));
-        Lane::new(Arc::new(route), breaker)
+        Lane::new(Arc::new(route), breaker, None)
     }
 
     fn soon() -> Instant {
@@ -241,5 +268,30 @@ mod tests {
         assert!(matches!(lane.slot(soon()).await.err(), Some(Held::Until(_))), "one at a time");
         lane.learn(&failed(StatusCode::NOT_FOUND, None));
         assert!(lane.is_up(), "an application that rejects one event is up");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_probe_that_was_not_sent_goes_back() {
+        let lane = lane(4, None);
+        for _ in 0..5 {
+            lane.learn(&Outcome::Unreachable(String::new()));
+        }
+        tokio::time::advance(Duration::from_secs(5)).await;
+        drop(lane.slot(soon()).await.expect("the probe"));
+        let mut probe = lane.slot(soon()).await.expect("the same probe again");
+        probe.used();
+        drop(probe);
+        assert!(matches!(lane.slot(soon()).await.err(), Some(Held::Until(_))));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reload_forgets_neither_the_rest_nor_the_slots_in_use() {
+        let before = lane(1, None);
+        let _taken = before.slot(soon()).await.expect("a free slot");
+        let after = Lane::new(before.route.clone(), before.breaker.clone(), Some(&before));
+        assert_eq!(after.slot(soon()).await.err(), Some(Held::Busy));
+        before.learn(&failed(StatusCode::SERVICE_UNAVAILABLE, Some("60")));
+        let after = Lane::new(before.route.clone(), before.breaker.clone(), Some(&before));
+        assert!(matches!(after.slot(soon()).await.err(), Some(Held::Until(_))));
     }
 }

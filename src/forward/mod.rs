@@ -11,6 +11,7 @@ pub mod attempt;
 pub mod first;
 pub mod limits;
 pub mod spooled;
+mod turns;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,7 +22,8 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use self::attempt::{Client, Sending};
-use self::limits::{Lane, SharedBreaker, Slot};
+use self::limits::{BreakerState, Lane, SharedBreaker, Slot};
+use self::turns::Turns;
 use crate::claims::flight::Follower;
 use crate::claims::{Claims, Held};
 use crate::clock::Clock;
@@ -30,7 +32,7 @@ use crate::domain::outcome::Outcome;
 use crate::domain::route::Route;
 use crate::domain::time::Timestamp;
 use crate::spool::Spool;
-use crate::telemetry::metrics::Metrics;
+use crate::telemetry::{IntGauge, Metrics};
 
 /// Kept free between the moment the spooling of an overtaken event begins and the moment the reply must leave: what a
 /// commit may take. An fsync on a busy disk takes 5–100 ms; a second is rare, and then the sender gets a 503 in time.
@@ -53,6 +55,8 @@ struct Inner {
     clients: Mutex<HashMap<Duration, Client>>,
     /// Events on disk with an attempt running or about to: they are not picked again.
     running: Mutex<HashSet<EventId>>,
+    /// Whose turn it is among first deliveries of one order value.
+    turns: Turns,
     /// Told when something may have become due.
     wake: Notify,
     /// The moment by which open requests must be answered, once shutdown has begun.
@@ -86,6 +90,7 @@ impl Deliverer {
             breakers: Mutex::default(),
             clients: Mutex::default(),
             running: Mutex::default(),
+            turns: Turns::default(),
             wake: Notify::new(),
             drain: watch::channel(None).0,
             tasks: watch::channel(0).0,
@@ -96,15 +101,18 @@ impl Deliverer {
     /// Puts `routes` into operation in place of those before, and starts a lane's loop for each. Attempts that run go
     /// on under the configuration they began with.
     pub fn configure(&self, routes: &[Arc<Route>]) {
-        let lanes: HashMap<Arc<str>, Arc<Lane>> = routes
-            .iter()
-            .map(|route| (route.name.clone(), Arc::new(Lane::new(route.clone(), self.breaker(route)))))
-            .collect();
-        let lanes = Arc::new(lanes);
+        let before = self.0.lanes.load_full();
+        let lane = |route: &Arc<Route>| {
+            let before = before.get(&route.name).map(Arc::as_ref);
+            (route.name.clone(), Arc::new(Lane::new(route.clone(), self.breaker(route), before)))
+        };
+        let lanes: Arc<HashMap<Arc<str>, Arc<Lane>>> = Arc::new(routes.iter().map(lane).collect());
         self.0.lanes.store(lanes.clone());
         for lane in lanes.values() {
-            tokio::spawn(spooled::drain_lane(self.clone(), lane.clone()));
+            let task = self.track();
+            tokio::spawn(spooled::drain_lane(self.clone(), lane.clone(), task));
         }
+        self.tell_of_orphans(&lanes);
         self.0.wake.notify_waiters();
     }
 
@@ -171,26 +179,42 @@ impl Deliverer {
         clients.entry(timeout).or_insert_with(|| Client::new(timeout)).clone()
     }
 
-    /// One attempt, measured and learnt from. The slot is held until it ends.
+    /// One attempt, measured and learnt from. The slot is given back when it ends: nobody waits for the disk with it.
     async fn attempt(
         self,
         lane: Arc<Lane>,
         event: Arc<Event>,
         sending: Sending,
-        slot: Slot,
+        mut slot: Slot,
         body_by: Instant,
-    ) -> (Outcome, Slot) {
+    ) -> (Outcome, BreakerState) {
         let began = Instant::now();
-        let route = &lane.route;
+        let (route, metrics) = (&lane.route, &self.0.metrics);
+        let name: &str = &route.name;
+        if sending.possible_duplicate {
+            metrics.possible_duplicates_total.with_label_values(&[name]).inc();
+        }
+        let in_flight = InFlight::count(metrics.attempts_in_flight.with_label_values(&[name]));
+        slot.used();
         let outcome = self.client(route).send(&event, &route.app, sending, body_by).await;
+        drop(in_flight);
         lane.learn(&outcome);
-        let metrics = &self.0.metrics;
-        metrics.attempts_total.with_label_values(&[&*route.name, outcome.as_str()]).inc();
-        metrics.attempt_duration_seconds.with_label_values(&[&*route.name]).observe(began.elapsed().as_secs_f64());
-        metrics.app_up.with_label_values(&[&*route.name]).set(i64::from(lane.is_up()));
-        tracing::debug!(route = %route.name, event = %event.id, attempt = sending.attempt, outcome = outcome.as_str(),
+        metrics.attempts_total.with_label_values(&[name, outcome.as_str()]).inc();
+        metrics.attempt_duration_seconds.with_label_values(&[name]).observe(began.elapsed().as_secs_f64());
+        metrics.app_up.with_label_values(&[name]).set(i64::from(lane.is_up()));
+        tracing::debug!(route = name, event = %event.id, attempt = sending.attempt, outcome = outcome.as_str(),
             error = outcome.describe(), milliseconds = began.elapsed().as_millis(), "attempt");
-        (outcome, slot)
+        (outcome, slot.breaker())
+    }
+
+    /// Says which routes have events on disk and no configuration: they wait until there is one again.
+    fn tell_of_orphans(&self, lanes: &HashMap<Arc<str>, Arc<Lane>>) {
+        for (route, totals) in self.0.spool.totals().routes {
+            if totals.pending > 0 && !lanes.contains_key(&route) {
+                tracing::warn!(%route, pending = totals.pending,
+                    "events of a route that is not configured any more are kept and not delivered: configure it again");
+            }
+        }
     }
 
     /// Whether an event may have been sent before a stop that was not clean: it may be older than the stop, and its
@@ -222,5 +246,21 @@ struct Task(Deliverer);
 impl Drop for Task {
     fn drop(&mut self) {
         self.0.0.tasks.send_modify(|running| *running = running.saturating_sub(1));
+    }
+}
+
+/// An attempt counted as running; counted down when it ends, however it ends.
+struct InFlight(IntGauge);
+
+impl InFlight {
+    fn count(gauge: IntGauge) -> Self {
+        gauge.inc();
+        Self(gauge)
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.dec();
     }
 }

@@ -14,7 +14,7 @@ use super::attempt::Sending;
 use super::limits::{BreakerState, Held as NoSlot, Lane, Slot};
 use super::{Deliverer, Task};
 use crate::domain::event::{Event, EventId};
-use crate::domain::outcome::Outcome;
+use crate::domain::outcome::{Outcome, Timeout};
 use crate::domain::route::Route;
 use crate::spool::{DeadReason, Entry, Mark, Possible, Replay, Settlement, SpoolFault, Stored};
 
@@ -27,6 +27,9 @@ const LOOK_AGAIN: Duration = Duration::from_secs(30);
 /// The longest wait for a slot before the lane looks at what else has happened.
 const SLOT_WAIT: Duration = Duration::from_secs(1);
 
+/// How long a slot waits for the disk before it is given back.
+const DISK_PATIENCE: Duration = Duration::from_millis(500);
+
 /// The wait after the disk refused something in the background.
 const DISK_REST: Duration = Duration::from_secs(1);
 
@@ -34,14 +37,17 @@ const DISK_REST: Duration = Duration::from_secs(1);
 const ANSWER_BODY: Duration = Duration::from_secs(10);
 
 /// Delivers what is due on `lane` until the lane is replaced or the shutdown begins.
-pub(super) async fn drain_lane(deliverer: Deliverer, lane: Arc<Lane>) {
+pub(super) async fn drain_lane(deliverer: Deliverer, lane: Arc<Lane>, task: Task) {
     let mut drain = deliverer.0.drain.subscribe();
     loop {
         let woken = deliverer.0.wake.notified();
-        if drain.borrow().is_some() || !deliverer.operates(&lane) {
-            return;
+        if !deliverer.goes_on(&lane) {
+            return drop(task);
         }
-        let next = deliverer.deliver_due(&lane).await;
+        let next = tokio::select! {
+            next = deliverer.deliver_due(&lane) => next,
+            _ = drain.changed() => continue,
+        };
         tokio::select! {
             () = woken => {}
             () = tokio::time::sleep_until(next) => {}
@@ -53,8 +59,8 @@ pub(super) async fn drain_lane(deliverer: Deliverer, lane: Arc<Lane>) {
 impl Deliverer {
     /// Starts attempts for what is due, as far as slots allow; returns the moment to look again.
     async fn deliver_due(&self, lane: &Arc<Lane>) -> Instant {
-        let held = self.held_count();
-        let due = match self.0.spool.due(&lane.route.name, self.0.clock.now(), BATCH + held).await {
+        let busy = self.held_count();
+        let due = match self.0.spool.due(&lane.route.name, self.0.clock.now(), BATCH + busy).await {
             Ok(due) => due,
             Err(fault) => {
                 tracing::warn!(route = %lane.route.name, %fault, "cannot read what is due");
@@ -63,23 +69,13 @@ impl Deliverer {
         };
         let mut started = 0_usize;
         for id in due.ids {
-            if !self.hold(id) {
-                continue;
-            }
+            let Some(hold) = self.hold(id) else { continue };
             match lane.slot(Instant::now() + SLOT_WAIT).await {
-                Ok(slot) => self.start(lane, id, slot),
-                Err(reason) => {
-                    self.let_go(id);
-                    return match reason {
-                        NoSlot::Until(moment) => moment,
-                        NoSlot::Busy => Instant::now(),
-                    };
-                }
+                Ok(slot) if self.goes_on(lane) => self.start(lane, hold, slot),
+                Err(NoSlot::Until(moment)) => return moment,
+                Ok(_) | Err(NoSlot::Busy) => return Instant::now(),
             }
             started += 1;
-            if self.0.drain.borrow().is_some() {
-                break;
-            }
         }
         if started > 0 {
             return Instant::now();
@@ -88,11 +84,11 @@ impl Deliverer {
         Instant::now() + wait.min(LOOK_AGAIN)
     }
 
-    fn start(&self, lane: &Arc<Lane>, id: EventId, slot: Slot) {
+    fn start(&self, lane: &Arc<Lane>, hold: Hold, slot: Slot) {
         let (deliverer, lane, task) = (self.clone(), lane.clone(), self.track());
         tokio::spawn(async move {
-            deliverer.deliver_again(lane, id, slot).await;
-            deliverer.let_go(id);
+            deliverer.deliver_again(lane, hold.id, slot).await;
+            drop(hold);
             deliverer.wake();
             drop::<Task>(task);
         });
@@ -103,17 +99,20 @@ impl Deliverer {
         let stored = match self.0.spool.load(id).await {
             Ok(Some(stored)) => stored,
             Ok(None) => return,
-            Err(fault) => return self.rest_after(&fault).await,
+            Err(fault) => return self.rest_after(slot, &fault).await,
         };
-        let Stored { event, attempts, possible_duplicate, replay, .. } = stored;
+        let Stored { event, attempts, possible_duplicate, replay, not_before, .. } = stored;
         let (event, route) = (Arc::new(event), lane.route.clone());
+        if not_before > self.0.clock.now() {
+            return;
+        }
         if replay == Replay::No && self.0.clock.now().since(event.received_at) > route.delivery.max_age {
+            drop(slot);
             let error = format!("not accepted within {:?}", route.delivery.max_age);
-            return self.write_down(&event, Settlement::Dead { reason: DeadReason::TooOld, error }).await;
+            let reason = DeadReason::TooOld;
+            return self.write_down(&event, Settlement::Dead { reason, possible_duplicate, error }).await;
         }
-        if let Err(fault) = self.0.spool.begin_attempt(id).await {
-            return self.rest_after(&fault).await;
-        }
+        let Some(slot) = self.note_attempt(&event, slot).await else { return };
         let attempt = attempts.saturating_add(1);
         let sending = Sending {
             attempt,
@@ -121,24 +120,43 @@ impl Deliverer {
             replay: replay == Replay::Yes,
         };
         let body_by = Instant::now() + route.app.attempt_timeout + ANSWER_BODY;
-        let (outcome, slot) = self.clone().attempt(lane, event.clone(), sending, slot, body_by).await;
-        self.settle_spooled(&event, &route, outcome, Standing { attempt, possible_duplicate, breaker: slot.breaker() })
-            .await;
+        let (outcome, breaker) = self.clone().attempt(lane, event.clone(), sending, slot, body_by).await;
+        self.settle_spooled(&event, &route, outcome, Standing { attempt, possible_duplicate, breaker }).await;
+    }
+
+    /// Writes down that an attempt begins. If the disk takes its time the slot is given back, so that a stalled disk
+    /// does not keep the application from those who need no disk; the attempt is then put off.
+    async fn note_attempt(&self, event: &Event, slot: Slot) -> Option<Slot> {
+        let mut noted = std::pin::pin!(self.0.spool.begin_attempt(event.id));
+        match tokio::time::timeout(DISK_PATIENCE, &mut noted).await {
+            Ok(Ok(())) => Some(slot),
+            Ok(Err(fault)) => {
+                self.rest_after(slot, &fault).await;
+                None
+            }
+            Err(_) => {
+                drop(slot);
+                if noted.await.is_ok() {
+                    self.write_down(event, Settlement::Postpone { not_before: self.0.clock.now() }).await;
+                }
+                None
+            }
+        }
     }
 
     /// Settles an event on disk when the attempt that overtook its sender's patience ends.
     pub(super) async fn settle_spooled_when(
         &self,
-        attempt: JoinHandle<(Outcome, Slot)>,
+        attempt: JoinHandle<(Outcome, BreakerState)>,
         event: Arc<Event>,
         route: Arc<Route>,
         standing: Standing,
     ) {
-        if let Ok((outcome, slot)) = attempt.await {
-            self.settle_spooled(&event, &route, outcome, standing).await;
-            drop(slot);
-        }
-        self.let_go(event.id);
+        let outcome = match attempt.await {
+            Ok((outcome, _)) => outcome,
+            Err(_) => Outcome::Unknown { error: "the attempt was cut off".to_owned(), timed_out: Timeout::No },
+        };
+        self.settle_spooled(&event, &route, outcome, standing).await;
         self.wake();
     }
 
@@ -154,7 +172,10 @@ impl Deliverer {
                 self.0.metrics.delivery_latency_seconds.with_label_values(&[name]).observe(latency.as_secs_f64());
                 Settlement::Accepted { mark: Mark::new(event, self.0.clock.now().plus(route.dedup_ttl)) }
             }
-            Outcome::Rejected(_) => Settlement::Dead { reason: DeadReason::AppRejected, error },
+            Outcome::Rejected(_) => {
+                let possible_duplicate = standing.possible_duplicate;
+                Settlement::Dead { reason: DeadReason::AppRejected, possible_duplicate, error }
+            }
             Outcome::Failed(_) | Outcome::Unreachable(_) | Outcome::Unknown { .. } => {
                 self.again(route, &outcome, standing, error)
             }
@@ -178,7 +199,7 @@ impl Deliverer {
                 let not_before = now.plus(wait.max(outcome.retry_after().unwrap_or_default()));
                 Settlement::Retry { not_before, possible_duplicate, error }
             }
-            None => Settlement::Dead { reason: DeadReason::AttemptsExhausted, error },
+            None => Settlement::Dead { reason: DeadReason::AttemptsExhausted, possible_duplicate, error },
         }
     }
 
@@ -200,7 +221,8 @@ impl Deliverer {
         }
     }
 
-    async fn rest_after(&self, fault: &SpoolFault) {
+    async fn rest_after(&self, slot: Slot, fault: &SpoolFault) {
+        drop(slot);
         tracing::warn!(%fault, "the disk did not serve a delivery");
         tokio::time::sleep(DISK_REST).await;
     }
@@ -211,22 +233,32 @@ impl Deliverer {
         }
     }
 
-    /// Keeps others from picking the event; `false` if somebody has it.
-    pub(super) fn hold(&self, id: EventId) -> bool {
-        self.0.running.lock().unwrap_or_else(PoisonError::into_inner).insert(id)
-    }
-
-    pub(super) fn let_go(&self, id: EventId) {
-        self.0.running.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+    /// Keeps others from picking the event for as long as the hold lives; `None` if somebody has it.
+    pub(super) fn hold(&self, id: EventId) -> Option<Hold> {
+        let fresh = self.0.running.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
+        fresh.then(|| Hold { id, deliverer: self.clone() })
     }
 
     fn held_count(&self) -> usize {
         self.0.running.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
-    /// Whether `lane` is still the one in operation for its route.
-    fn operates(&self, lane: &Arc<Lane>) -> bool {
-        self.lane(&lane.route.name).is_some_and(|current| Arc::ptr_eq(&current, lane))
+    /// Whether `lane` is still the one in operation for its route, and no shutdown has begun.
+    fn goes_on(&self, lane: &Arc<Lane>) -> bool {
+        let operates = self.lane(&lane.route.name).is_some_and(|current| Arc::ptr_eq(&current, lane));
+        operates && self.0.drain.borrow().is_none()
+    }
+}
+
+/// An event on disk that somebody is at; given back when dropped.
+pub(super) struct Hold {
+    id: EventId,
+    deliverer: Deliverer,
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.deliverer.0.running.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
     }
 }
 

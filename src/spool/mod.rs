@@ -84,7 +84,9 @@ impl Spool {
                 Settlement::Retry { not_before, possible_duplicate, error } => {
                     tx.retry(id, not_before, possible_duplicate == Possible::Duplicate, &error)
                 }
-                Settlement::Dead { reason, error } => tx.bury(id, reason.as_str(), &error),
+                Settlement::Dead { reason, possible_duplicate, error } => {
+                    tx.bury(id, reason.as_str(), possible_duplicate == Possible::Duplicate, &error)
+                }
                 Settlement::Postpone { not_before } => tx.postpone(id, not_before),
             })
             .await?;

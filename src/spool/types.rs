@@ -80,6 +80,8 @@ pub enum Settlement {
     Dead {
         /// Why.
         reason: DeadReason,
+        /// Whether an attempt may have been processed: a replay then says so.
+        possible_duplicate: Possible,
         /// What was seen.
         error: String,
     },

@@ -11,8 +11,8 @@ mod process;
 pub mod recent;
 pub mod sink;
 
-/// The kinds of series that a floor may hold on to, so that it need not look them up each time.
-pub use prometheus::{Histogram, IntCounter, IntGauge};
+/// A series that a floor may hold on to while something lasts.
+pub use prometheus::IntGauge;
 
 pub use metrics::{Metrics, NO_ROUTE, RouteLabels};
 pub use recent::{Answered, Recent};

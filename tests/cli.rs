@@ -22,6 +22,7 @@ use hookgate::clock::Clock;
 use hookgate::disk::{Disk, DiskSettings};
 use hookgate::domain::event::{Event, EventId};
 use hookgate::domain::key::EventKey;
+use hookgate::domain::scheme::Carries;
 use hookgate::domain::secret::Secret;
 use hookgate::domain::time::Timestamp;
 use hookgate::spool::{DeadReason, Entry, NewEntry, Possible, Replay, Spool};
@@ -331,6 +332,10 @@ impl Control for Roof {
         vec![RouteFacts { name: "veedeo".into(), path, provider, app_url }]
     }
 
+    fn carries(&self, route: &str, header: &::http::HeaderName) -> Option<Carries> {
+        (route == "veedeo").then(|| if header == "x-season" { Carries::Signature } else { Carries::Nothing })
+    }
+
     fn config_text(&self) -> String {
         String::new()
     }
@@ -378,20 +383,23 @@ impl Gateway {
 
     fn put_dead(&self, number: u8) -> String {
         let received_at = Timestamp::from_seconds(NOW - 100);
-        let event = Event {
-            id: EventId::new(received_at, u128::from(number) << 64),
-            route: "veedeo".into(),
-            key: EventKey::new("veedeo", &[&[number]], b"{}"),
-            method: ::http::Method::POST,
-            target: "/webhooks/veedeo".into(),
-            headers: ::http::HeaderMap::new(),
-            authority: "hooks.example.com".into(),
-            body: Bytes::from_static(b"{}"),
-            received_at,
-            signed_at: None,
-            event_type: None,
-            order_value: None,
-        };
+        let event =
+            Event {
+                id: EventId::new(received_at, u128::from(number) << 64),
+                route: "veedeo".into(),
+                key: EventKey::new("veedeo", &[&[number]], b"{}"),
+                method: ::http::Method::POST,
+                target: "/webhooks/veedeo".into(),
+                headers: ::http::HeaderMap::from_iter([("x-season", "spring"), ("x-ship", "a brig")].map(
+                    |(name, value)| (::http::HeaderName::from_static(name), ::http::HeaderValue::from_static(value)),
+                )),
+                authority: "hooks.example.com".into(),
+                body: Bytes::from_static(b"{}"),
+                received_at,
+                signed_at: None,
+                event_type: None,
+                order_value: None,
+            };
         let id = event.id.to_string();
         let state = Entry::Dead { reason: DeadReason::AppRejected };
         let last_error = "the application answered 422".to_owned();
@@ -481,6 +489,179 @@ fn the_spool_of_a_stopped_gateway_is_read() {
     assert_eq!(desk.run(&["dlq", "export", "--spool", &spool]).lines()[0]["method"], "POST");
     assert_eq!(desk.run(&["status", "--json", "--spool", &spool]).lines()[0]["spool"]["dead"], 1);
     desk.run(&["dlq", "list", "--spool", "none"]).failed(1, "none");
+}
+
+/// Changes the spool's database behind its owner's back.
+fn tamper(desk: &Desk, sql: &str) {
+    rusqlite::Connection::open(desk.spool().join("hookgate.db")).unwrap().execute_batch(sql).unwrap();
+}
+
+#[test]
+fn what_a_spool_holds_is_counted_route_by_route() {
+    let desk = Desk::new();
+    let gateway = Gateway::start(desk.spool());
+    gateway.put_dead(1);
+    gateway.put_dead(2);
+    tamper(&desk, "INSERT INTO marks VALUES (zeroblob(16), zeroblob(16), 'veedeo', 0, 9)");
+    let stats = desk.run(&["spool", "stats", "--json"]);
+    assert_eq!(stats.code, 0, "{stats:?}");
+    let stats = &stats.lines()[0];
+    let veedeo = &stats["routes"][0];
+    assert_eq!((&veedeo["name"], &veedeo["dead"], &veedeo["damaged"]), (&"veedeo".into(), &2.into(), &0.into()));
+    assert_eq!((&stats["dead"], &stats["marks"], &stats["capacity_bytes"]), (&2.into(), &1.into(), &1_048_576.into()));
+    assert!(stats["bytes"].as_u64().is_some_and(|bytes| bytes > 0 && stats["bytes"] == veedeo["bytes"]), "{stats}");
+    let files: Vec<&str> =
+        stats["files"].as_array().unwrap().iter().map(|file| file["name"].as_str().unwrap()).collect();
+    assert!(files.contains(&"hookgate.db") && files.contains(&"hookgate.db-wal"), "{files:?}");
+    desk.run(&["spool", "stats"]).ok("total: 0 pending, 2 dead, 0 damaged").ok("of 1.0 MiB").ok("processed events: 1");
+}
+
+#[test]
+fn a_spool_is_found_by_its_path_or_by_the_configuration() {
+    let desk = Desk::new();
+    desk.run(&["spool", "stats"]).failed(1, "no spool can be read");
+    drop(Gateway::start(desk.spool()));
+    desk.run(&["spool", "verify"]).ok("");
+    let elsewhere = tempfile::tempdir().unwrap();
+    std::fs::create_dir(elsewhere.path().join("other")).unwrap();
+    drop(Gateway::start(elsewhere.path().join("other/spool")));
+    let other = elsewhere.path().join("other/spool").display().to_string();
+    assert_eq!(desk.run(&["spool", "stats", "--json", "--spool", &other]).lines()[0]["capacity_bytes"], Value::Null);
+    let mut nowhere = desk.command(&["spool", "verify"]);
+    Said::of(nowhere.current_dir(elsewhere.path()).output().unwrap()).failed(2, "--spool");
+    let mut by_variable = desk.command(&["spool", "verify"]);
+    by_variable.current_dir(elsewhere.path()).env("HOOKGATE_SPOOL__PATH", &other);
+    Said::of(by_variable.output().unwrap()).ok("");
+}
+
+#[test]
+fn every_record_is_checked_and_the_damaged_are_named() {
+    let desk = Desk::new();
+    let gateway = Gateway::start(desk.spool());
+    let ids: Vec<String> = (1..=3).map(|number| gateway.put_dead(number)).collect();
+    let whole = desk.run(&["spool", "verify"]);
+    assert_eq!((whole.code, whole.out.as_str()), (0, ""), "{whole:?}");
+    assert!(whole.err.contains("3 records read, all of them whole"), "{whole:?}");
+
+    tamper(&desk, "UPDATE payloads SET body = x'7b5d' WHERE seq = 2");
+    let damaged = desk.run(&["spool", "verify", "--json"]);
+    assert_eq!(damaged.code, 65, "{damaged:?}");
+    let lines = damaged.lines();
+    assert_eq!((lines.len(), lines[0]["id"].as_str()), (1, Some(ids[1].as_str())));
+    assert_eq!((&lines[0]["route"], &lines[0]["set_aside"]), (&"veedeo".into(), &false.into()));
+    assert_eq!(lines[0]["received_at"], Timestamp::from_seconds(NOW - 100).to_string());
+    let said = desk.run(&["spool", "verify"]);
+    assert!(said.out.contains(&ids[1]) && !said.out.contains(&ids[0]), "{said:?}");
+    said.failed(65, "1 of them damaged");
+}
+
+#[test]
+fn records_that_were_set_aside_are_listed_and_dropped_and_never_retried() {
+    let desk = Desk::new();
+    let gateway = Gateway::start(desk.spool());
+    let (good, bad) = (gateway.put_dead(1), gateway.put_dead(2));
+    desk.run(&["dlq", "list", "--damaged", "--spool", &desk.spool().display().to_string()]).ok("");
+    tamper(&desk, "UPDATE payloads SET target = '/elsewhere' WHERE seq = 2");
+    let id = bad.parse::<EventId>().unwrap();
+    assert!(gateway.runtime.block_on(gateway.spool.load(id)).unwrap().is_none(), "it is set aside");
+
+    let spool = desk.spool().display().to_string();
+    let of_file = desk.run(&["dlq", "list", "--damaged", "--json", "--spool", &spool]);
+    let of_gateway = gateway.ask(&desk, &["dlq", "list", "--damaged", "--json"]);
+    for said in [of_file, of_gateway] {
+        let lines = said.lines();
+        assert_eq!(lines.len(), 1, "{said:?}");
+        assert_eq!((&lines[0]["id"], &lines[0]["reason"]), (&Value::from(&*bad), &"damaged".into()));
+    }
+    let dead = gateway.ask(&desk, &["dlq", "list", "--json"]).lines();
+    assert_eq!((dead.len(), &dead[0]["id"]), (1, &Value::from(good)));
+    assert_eq!(desk.run(&["spool", "verify", "--json"]).lines()[0]["set_aside"], true);
+    gateway.ask(&desk, &["dlq", "retry", "--reason", "damaged", "--yes"]).failed(1, "cannot be delivered");
+    gateway.ask(&desk, &["dlq", "drop", "--reason", "damaged", "--yes"]).ok("1 dropped");
+    desk.run(&["spool", "verify"]).ok("");
+}
+
+#[test]
+fn a_damaged_file_is_damaged_though_its_records_are_whole() {
+    let desk = Desk::new();
+    let gateway = Gateway::start(desk.spool());
+    gateway.put_dead(1);
+    drop(gateway);
+    let file = desk.spool().join("hookgate.db");
+    let conn = rusqlite::Connection::open(&file).unwrap();
+    conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
+    let page =
+        conn.query_row("SELECT rootpage FROM sqlite_master WHERE name = 'marks'", [], |row| row.get::<_, usize>(0));
+    drop(conn);
+    let mut bytes = std::fs::read(&file).unwrap();
+    let page = page.unwrap();
+    bytes[(page - 1) * 4096..page * 4096].fill(0xA5);
+    std::fs::write(&file, bytes).unwrap();
+    desk.run(&["spool", "verify"]).failed(65, "1 records read, all of them whole, but the file is damaged");
+}
+
+#[test]
+fn commits_lost_in_a_damaged_log_are_counted() {
+    let desk = Desk::new();
+    let gateway = Gateway::start(desk.spool());
+    for number in 1..=5 {
+        gateway.put_dead(number);
+    }
+    let copy = tempfile::tempdir().unwrap();
+    for name in ["hookgate.db", "hookgate.db-wal"] {
+        std::fs::copy(desk.spool().join(name), copy.path().join(name)).unwrap();
+    }
+    let path = copy.path().display().to_string();
+    let log = copy.path().join("hookgate.db-wal");
+    let mut bytes = std::fs::read(&log).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 0x40;
+    std::fs::write(&log, bytes).unwrap();
+    let said = desk.run(&["spool", "verify", "--spool", &path]);
+    assert!(said.out.contains("commits are lost"), "{said:?}");
+    said.failed(65, "the file is damaged");
+}
+
+#[test]
+fn only_damage_is_called_damage() {
+    let desk = Desk::new();
+    drop(Gateway::start(desk.spool()));
+    tamper(&desk, "PRAGMA user_version = 9");
+    desk.run(&["spool", "verify"]).failed(1, "use the newer program");
+    tamper(&desk, "PRAGMA user_version = 1; DROP TABLE meta");
+    desk.run(&["spool", "verify"]).failed(65, "is damaged");
+}
+
+#[test]
+fn a_proof_with_a_harmless_name_is_in_an_export_of_a_gateway_alone() {
+    let desk = Desk::new();
+    desk.write(
+        "hookgate.toml",
+        &format!(
+            "listen = \"127.0.0.1:9\"\ntelemetry = \"127.0.0.1:8\"\nadmin = \"127.0.0.1:7\"\n[spool]\npath = \"{}\"\n\
+             [providers.harbour]\nkind = \"token\"\nsignature = {{ header = \"X-Season\" }}\n[routes.veedeo]\n\
+             path = \"/webhooks/veedeo\"\nprovider = \"harbour\"\nsecrets = [{{ env = \"VEEDEO_SECRET\" }}]\n",
+            desk.spool().display()
+        ),
+    );
+    desk.run(&["validate", "--no-environment"]).ok("1 route");
+    let gateway = Gateway::start(desk.spool());
+    let id = gateway.put_dead(1);
+    gateway.ask(&desk, &["dlq", "export"]).ok("spring");
+    let spool = desk.spool().display().to_string();
+    let shown = [
+        gateway.ask(&desk, &["events", "show", &id]),
+        gateway.ask(&desk, &["dlq", "show", &id]),
+        desk.run(&["dlq", "show", &id, "--spool", &spool]),
+        desk.run(&["dlq", "export", "--spool", &spool]),
+    ];
+    for said in shown {
+        assert!(said.ok("a brig").out.contains("(redacted)") && !said.out.contains("spring"), "{said:?}");
+    }
+    let mut without = desk.command(&["dlq", "export", "--spool", &spool]);
+    let said = Said::of(without.env_remove("VEEDEO_SECRET").output().unwrap());
+    assert!(said.code == 0 && !said.out.contains("spring") && !said.out.contains("a brig"), "{said:?}");
+    desk.run(&["dlq", "export", "--help"]).ok("signatures are printed as they");
 }
 
 #[test]

@@ -11,7 +11,8 @@ use hookgate::domain::inbound::Inbound;
 use hookgate::domain::key::EventKey;
 use hookgate::domain::refusal::Refusal;
 use hookgate::domain::scheme::{
-    Coverage, EventIdTrait, Freshness, RawScheme, Scheme, SchemeFault, SentTrait, SignedAtMissing, Unsigned, Verified,
+    Carries, Coverage, EventIdTrait, Freshness, RawScheme, Scheme, SchemeFault, SentTrait, SignedAtMissing, Unsigned,
+    Verified,
 };
 use hookgate::domain::secret::Secret;
 use hookgate::domain::time::Timestamp;
@@ -136,6 +137,24 @@ fn a_signed_body_without_a_time_is_taken_and_reported() {
         let freshness = fresh("videopilot", signed("videopilot", body.as_bytes(), NOW), NOW).expect("taken");
         assert_eq!(freshness.signed_at_missing, SignedAtMissing::Yes, "{body}");
     }
+}
+
+#[test]
+fn a_scheme_knows_which_headers_carry_its_proof() {
+    let cases = [
+        ("veedeo", "x-veedeo-signature", Carries::Signature),
+        ("veedeo", "x-veedeo-timestamp", Carries::Nothing),
+        ("docusign", "x-docusign-signature-12", Carries::Signature),
+        ("docusign", "x-docusign-signature-", Carries::Nothing),
+        ("standardwebhooks", "webhook-signature", Carries::Signature),
+        ("standardwebhooks", "webhook-id", Carries::Nothing),
+        ("gitlab_token", "x-gitlab-token", Carries::Secret),
+    ];
+    for (name, header, carries) in cases {
+        assert_eq!(builtin(name).carries(&HeaderName::from_static(header)), carries, "{name}: {header}");
+    }
+    let basic = written("kind = \"basic\"").map(|scheme| scheme.carries(&http::header::AUTHORIZATION));
+    assert_eq!(basic, Ok(Carries::Secret));
 }
 
 #[test]

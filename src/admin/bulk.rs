@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use super::AdminState;
 use super::problem::Problem;
 use super::query::{DeadFilter, LARGEST_PAGE, event_id};
-use crate::spool::{Filter, Found, Listed};
+use crate::spool::{self, Filter, Found, Listed};
 
 /// Events of one page: what is looked up at once.
 const PAGE: usize = 100;
@@ -91,6 +91,9 @@ fn body(asked: Result<Json<Asked>, JsonRejection>) -> Result<Asked, Problem> {
 impl AdminState {
     async fn act_on_many(&self, act: Act, asked: &Asked) -> Result<Done, Problem> {
         let mut filter = asked.filter.read(self.clock.now(), PAGE)?;
+        if act == Act::Retry && filter.state == Some(spool::State::Damaged) {
+            return Err(Problem::bad("damaged records cannot be delivered: they are not what the sender sent"));
+        }
         filter.after = asked.cursor.as_deref().map(event_id).transpose()?;
         let matched = self.spool.count(filter.clone()).await?;
         if let Some(expected) = asked.expected_count.filter(|expected| *expected != matched) {

@@ -16,8 +16,8 @@ use tokio::sync::mpsc;
 use super::AdminState;
 use super::problem::Problem;
 use super::query::{DeadFilter, event_id, page};
-use super::shapes::{DeadLetter, Exported, line};
-use crate::spool::{Filter, SpoolFault};
+use super::shapes::{DeadLetter, Exported, Show, Signatures, line};
+use crate::spool::{Filter, Listed, SpoolFault, Stored};
 
 /// Events of an export that are listed at once.
 const EXPORT_PAGE: usize = 100;
@@ -63,17 +63,42 @@ pub(super) async fn list(
     Ok(Json(Page { items: found.iter().map(DeadLetter::of).collect(), next }))
 }
 
+/// What an export is asked with.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct ExportAsked {
+    route: Option<String>,
+    reason: Option<String>,
+    since: Option<String>,
+    until: Option<String>,
+    signatures: SignaturesAsked,
+}
+
+/// Whether the requests' signatures are wanted, to send them from elsewhere.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum SignaturesAsked {
+    #[default]
+    Hidden,
+    Kept,
+}
+
 /// `GET /api/dead-letters/export`: NDJSON, oldest first. When the spool fails on the way the connection is cut, so that
 /// half an export does not look like a whole one.
 pub(super) async fn export(
     State(state): State<Arc<AdminState>>,
-    Query(asked): Query<Asked>,
+    Query(asked): Query<ExportAsked>,
 ) -> Result<Response, Problem> {
-    let filter = asked.filter(&state, EXPORT_PAGE)?;
+    let ExportAsked { route, reason, since, until, signatures } = asked;
+    let signatures = match signatures {
+        SignaturesAsked::Hidden => Signatures::Hidden,
+        SignaturesAsked::Kept => Signatures::Kept,
+    };
+    let filter = Asked { route, reason, since, until, ..Asked::default() }.filter(&state, EXPORT_PAGE)?;
     let (lines, taken) = mpsc::channel(EXPORT_AHEAD);
     // Ends by itself: with the last event, with the first fault, or when nobody takes the lines any more.
     tokio::spawn(async move {
-        if let Err(fault) = write_all(&state, filter, &lines).await {
+        if let Err(fault) = write_all(&state, filter, signatures, &lines).await {
             tracing::error!(%fault, "an export of dead letters ended early");
             // A reader that is gone does not need to be told.
             let _told = lines.send(Err(fault)).await;
@@ -86,12 +111,17 @@ pub(super) async fn export(
 type Line = Result<Bytes, SpoolFault>;
 
 /// Writes every event that `filter` means; ends early when nobody reads.
-async fn write_all(state: &AdminState, mut filter: Filter, lines: &mpsc::Sender<Line>) -> Result<(), SpoolFault> {
+async fn write_all(
+    state: &AdminState,
+    mut filter: Filter,
+    signatures: Signatures,
+    lines: &mpsc::Sender<Line>,
+) -> Result<(), SpoolFault> {
     loop {
         let found = state.spool.list(filter.clone()).await?;
         for listed in &found {
             let Some(stored) = state.spool.load(listed.id).await? else { continue };
-            let Ok(text) = line(&Exported::of(listed, &stored)) else { continue };
+            let Ok(text) = exported(state, listed, &stored, signatures) else { continue };
             if lines.send(Ok(text.into())).await.is_err() {
                 return Ok(());
             }
@@ -101,6 +131,16 @@ async fn write_all(state: &AdminState, mut filter: Filter, lines: &mpsc::Sender<
             Some(_) | None => return Ok(()),
         }
     }
+}
+
+fn exported(
+    state: &AdminState,
+    listed: &Listed,
+    stored: &Stored,
+    signatures: Signatures,
+) -> Result<String, std::fmt::Error> {
+    let carries = |route: &str, name: &header::HeaderName| state.control.carries(route, name);
+    line(&Exported::of(listed, stored, &Show { carries: &carries, signatures }))
 }
 
 /// The receiving end of the lines as a body.

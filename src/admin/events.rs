@@ -16,10 +16,10 @@ use serde_json::{Value, json};
 use super::AdminState;
 use super::problem::Problem;
 use super::query::{FilterFault, event_id, moment, page};
-use super::shapes::Sent;
+use super::shapes::{Sent, Show, Signatures, reason};
 use crate::domain::event::EventId;
 use crate::domain::time::Timestamp;
-use crate::spool::{self, DeadReason, Filter, Found, Listed, Stored};
+use crate::spool::{self, Filter, Found, Listed, Stored};
 use crate::telemetry::Answered;
 use crate::telemetry::recent::RecentFilter;
 
@@ -103,7 +103,7 @@ impl Row {
             event_type: answered.event_type.clone(),
             received_at: answered.received_at.to_string(),
             disposition: Some(answered.disposition),
-            reason: answered.reason.or_else(|| on_disk.and_then(|listed| listed.reason.map(DeadReason::as_str))),
+            reason: answered.reason.or_else(|| on_disk.and_then(reason)),
             status: Some(answered.status),
             ack_ms: Some(answered.ack_ms),
             remote: Some(answered.remote),
@@ -122,7 +122,7 @@ impl Row {
             event_type: listed.event_type.clone(),
             received_at: listed.received_at.to_string(),
             disposition: None,
-            reason: listed.reason.map(DeadReason::as_str),
+            reason: reason(listed),
             status: None,
             ack_ms: None,
             remote: None,
@@ -236,12 +236,14 @@ pub(super) async fn show(State(state): State<Arc<AdminState>>, Path(id): Path<St
         return Err(Problem::missing(format!("no event {id} is on disk or among the requests answered last")));
     };
     let answers: Vec<Row> = answers.iter().map(|answered| Row::of_answered(answered, None)).collect();
+    let carries = |route: &str, name: &header::HeaderName| state.control.carries(route, name);
+    let show = Show { carries: &carries, signatures: Signatures::Hidden };
     Ok(Json(json!({
         "event": row,
         "key": listed.as_ref().map(|listed| listed.key.to_hex()),
         "not_before": listed.as_ref().map(|listed| listed.not_before.to_string()),
         "body_sha256": listed.as_ref().map(|listed| data_encoding::HEXLOWER.encode(&listed.body_sha256)),
-        "request": stored.as_ref().map(|stored| Sent::of(&stored.event)),
+        "request": stored.as_ref().map(|stored| Sent::of(&stored.event, &show)),
         "answers": answers,
     })))
 }

@@ -11,7 +11,8 @@
 //! | `GET\|DELETE /api/dedup/{route}/{key}` | what the dedup store remembers |
 //! | `GET /api/config`, `POST /-/reload`, `PUT /api/log-level` | the configuration in operation |
 //!
-//! Errors are RFC 9457 problems. No answer holds a secret, a signature or an expected signature.
+//! Errors are RFC 9457 problems. No answer holds a secret or an expected signature; the signatures that came with dead
+//! letters are in an export alone, and only if it is asked for with `signatures=kept`.
 
 mod bulk;
 mod dead;
@@ -33,12 +34,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::DefaultBodyLimit;
+use axum::http::HeaderName;
 use axum::routing::{get, post, put};
 use axum::{Router, middleware};
 use tokio::net::TcpListener;
 
 use crate::claims::store::ClaimStore;
 use crate::clock::Clock;
+use crate::domain::scheme::Carries;
 use crate::domain::secret::Secret;
 use crate::spool::Spool;
 use crate::telemetry::http::{Bounded, MOST_CONNECTIONS};
@@ -77,6 +80,8 @@ pub struct AdminState {
 pub trait Control: Send + Sync {
     /// The routes in operation, in the order of the configuration.
     fn routes(&self) -> Vec<RouteFacts>;
+    /// What a header of a route's requests carries of their proof; `None`: no such route is in operation.
+    fn carries(&self, route: &str, header: &HeaderName) -> Option<Carries>;
     /// The configuration in operation as TOML, defaults filled in, secrets redacted.
     fn config_text(&self) -> String;
     /// Reads the configuration anew and puts it into operation. Reads files: called off the async threads.

@@ -15,6 +15,9 @@ pub const LARGEST_PAGE: usize = 1000;
 /// Entries of a page when nobody says how many.
 pub const USUAL_PAGE: usize = 100;
 
+/// The reason by which records are asked for that are not what was written: they are kept, and never delivered.
+pub const DAMAGED: &str = "damaged";
+
 /// A filter of dead letters as written; an absent field asks for all.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -22,7 +25,7 @@ pub struct DeadFilter {
     /// Of this route.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub route: Option<String>,
-    /// Dead for this reason.
+    /// Dead for this reason; [`DAMAGED`]: set aside because they are not what was written.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// Received at this moment or later: RFC 3339, or `2h` for two hours ago.
@@ -45,10 +48,15 @@ impl DeadFilter {
     /// The spool's filter for the dead letters that are meant, a page of `limit` at a time.
     pub fn read(&self, now: Timestamp, limit: usize) -> Result<Filter, FilterFault> {
         let ids: Result<Vec<EventId>, _> = self.ids.iter().map(|id| event_id(id)).collect();
+        let (state, reason) = match self.reason.as_deref() {
+            Some(DAMAGED) => (State::Damaged, None),
+            Some(word) => (State::Dead, Some(dead_reason(word)?)),
+            None => (State::Dead, None),
+        };
         Ok(Filter {
-            state: Some(State::Dead),
+            state: Some(state),
             route: self.route.clone(),
-            reason: self.reason.as_deref().map(dead_reason).transpose()?,
+            reason,
             since: self.since.as_deref().map(|text| moment(text, now)).transpose()?,
             until: self.until.as_deref().map(|text| moment(text, now)).transpose()?,
             ids: ids?,
@@ -68,7 +76,7 @@ pub fn dead_reason(word: &str) -> Result<DeadReason, FilterFault> {
     let found = DeadReason::ALL.into_iter().find(|reason| reason.as_str() == word);
     found.ok_or_else(|| {
         let words = DeadReason::ALL.map(DeadReason::as_str).join(", ");
-        FilterFault(format!("no event is dead for {word:?}: reasons are {words}"))
+        FilterFault(format!("no event is dead for {word:?}: reasons are {words}, and {DAMAGED}"))
     })
 }
 

@@ -4,11 +4,13 @@
 use std::fmt;
 
 use data_encoding::{BASE64, HEXLOWER};
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName, HeaderValue};
 use serde::Serialize;
 
+use super::query::DAMAGED;
 use crate::domain::event::Event;
-use crate::spool::{DeadReason, Listed, Stored};
+use crate::domain::scheme::Carries;
+use crate::spool::{DeadReason, Listed, State, Stored};
 
 /// What stands in the place of a value that must not be shown.
 pub const REDACTED: &str = "(redacted)";
@@ -22,7 +24,7 @@ pub struct DeadLetter {
     pub route: String,
     /// Its `Hookgate-Key`.
     pub key: String,
-    /// Why it is dead.
+    /// Why it is dead; `damaged`, if it is not what was written.
     pub reason: Option<&'static str>,
     /// Attempts made.
     pub attempts: u32,
@@ -44,7 +46,7 @@ impl DeadLetter {
             id: listed.id.to_string(),
             route: listed.route.to_string(),
             key: listed.key.to_hex(),
-            reason: listed.reason.map(DeadReason::as_str),
+            reason: reason(listed),
             attempts: listed.attempts,
             received_at: listed.received_at.to_string(),
             last_error: listed.last_error.clone(),
@@ -52,6 +54,11 @@ impl DeadLetter {
             body_sha256: HEXLOWER.encode(&listed.body_sha256),
         }
     }
+}
+
+/// Why an event is dead, or that it is damaged.
+pub(super) fn reason(listed: &Listed) -> Option<&'static str> {
+    if listed.state == State::Damaged { Some(DAMAGED) } else { listed.reason.map(DeadReason::as_str) }
 }
 
 /// A dead letter with what it takes to send it from elsewhere, one line of `dlq export`.
@@ -70,9 +77,9 @@ pub struct Exported {
 impl Exported {
     /// The line of a stored event.
     #[must_use]
-    pub fn of(listed: &Listed, stored: &Stored) -> Self {
+    pub fn of(listed: &Listed, stored: &Stored, show: &Show<'_>) -> Self {
         let body_b64 = BASE64.encode(&stored.event.body);
-        Self { letter: DeadLetter::of(listed), request: Sent::of(&stored.event), body_b64 }
+        Self { letter: DeadLetter::of(listed), request: Sent::of(&stored.event, show), body_b64 }
     }
 }
 
@@ -90,11 +97,11 @@ pub struct Sent {
 impl Sent {
     /// What an event was sent with.
     #[must_use]
-    pub fn of(event: &Event) -> Self {
+    pub fn of(event: &Event, show: &Show<'_>) -> Self {
         let forwarded = event.headers.get("x-forwarded-proto").and_then(|value| value.to_str().ok());
         let scheme = if forwarded == Some("https") { "https" } else { "http" };
         let url = format!("{scheme}://{}{}", event.authority, without_proofs(&event.target));
-        Self { method: event.method.to_string(), url, headers: shown(&event.headers) }
+        Self { method: event.method.to_string(), url, headers: show.headers(&event.route, &event.headers) }
     }
 }
 
@@ -124,13 +131,62 @@ fn is_proof(name: &str) -> bool {
     !HARMLESS.contains(&name.as_str()) && PROOFS.iter().any(|part| name.contains(part))
 }
 
-fn shown(headers: &HeaderMap) -> Vec<(String, String)> {
-    let line = |(name, value): (&http::HeaderName, &http::HeaderValue)| {
-        let proof = value.is_sensitive() || is_proof(name.as_str());
-        let text = if proof { REDACTED.to_owned() } else { String::from_utf8_lossy(value.as_bytes()).into_owned() };
-        (name.as_str().to_owned(), text)
-    };
-    headers.iter().map(line).collect()
+/// Headers that are shown of a route that is not configured (any more): nobody knows which of its others prove something.
+const PUBLIC: [&str; 12] = [
+    "accept",
+    "accept-encoding",
+    "content-encoding",
+    "content-length",
+    "content-type",
+    "date",
+    "host",
+    "traceparent",
+    "user-agent",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-proto",
+];
+
+/// What becomes of signatures. Secrets are never shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Signatures {
+    /// They are replaced.
+    Hidden,
+    /// They are kept, so that the request can be sent from elsewhere as it was.
+    Kept,
+}
+
+/// What a header of a route carries; `None`: no such route is known.
+pub type CarriesOf<'a> = &'a dyn Fn(&str, &HeaderName) -> Option<Carries>;
+
+/// How the headers of events are shown.
+#[derive(Clone, Copy)]
+pub struct Show<'a> {
+    /// What the routes' schemes say.
+    pub carries: CarriesOf<'a>,
+    /// What becomes of what they call a signature.
+    pub signatures: Signatures,
+}
+
+impl Show<'_> {
+    fn headers(&self, route: &str, headers: &HeaderMap) -> Vec<(String, String)> {
+        let line = |(name, value): (&HeaderName, &HeaderValue)| {
+            let visible = !value.is_sensitive() && self.is_visible(route, name);
+            let text =
+                if visible { String::from_utf8_lossy(value.as_bytes()).into_owned() } else { REDACTED.to_owned() };
+            (name.as_str().to_owned(), text)
+        };
+        headers.iter().map(line).collect()
+    }
+
+    fn is_visible(&self, route: &str, name: &HeaderName) -> bool {
+        match (self.carries)(route, name) {
+            Some(Carries::Secret) => false,
+            Some(Carries::Signature) => self.signatures == Signatures::Kept,
+            Some(Carries::Nothing) => !is_proof(name.as_str()),
+            None => PUBLIC.contains(&name.as_str()),
+        }
+    }
 }
 
 /// Path and query with the values of proving fields replaced.
@@ -150,8 +206,6 @@ pub fn line(value: &impl Serialize) -> Result<String, fmt::Error> {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
-
     use super::*;
 
     #[test]
@@ -162,11 +216,34 @@ mod tests {
         }
         headers.insert("content-type", HeaderValue::from_static("application/json"));
         headers.insert("x-veedeo-timestamp", HeaderValue::from_static("1"));
-        let shown = shown(&headers);
+        let show = Show { carries: &|_, _| Some(Carries::Nothing), signatures: Signatures::Kept };
+        let shown = show.headers("veedeo", &headers);
         assert_eq!(shown.iter().filter(|(_, value)| value == REDACTED).count(), 6);
         assert!(!shown.iter().any(|(_, value)| value == "proof"));
         assert!(shown.contains(&("content-type".into(), "application/json".into())));
         assert!(shown.contains(&("x-veedeo-timestamp".into(), "1".into())));
+    }
+
+    #[test]
+    fn what_the_scheme_reads_as_a_proof_is_not_shown_whatever_its_name() {
+        let mut headers = HeaderMap::new();
+        for name in ["x-season", "x-harbour", "x-ship", "content-type"] {
+            headers.insert(name, HeaderValue::from_static("value"));
+        }
+        let carries = |route: &str, name: &HeaderName| match (route, name.as_str()) {
+            ("known", "x-season") => Some(Carries::Secret),
+            ("known", "x-harbour") => Some(Carries::Signature),
+            ("known", _) => Some(Carries::Nothing),
+            (_, _) => None,
+        };
+        let visible = |route: &str, signatures| {
+            let shown = Show { carries: &carries, signatures }.headers(route, &headers);
+            let whole = shown.into_iter().filter(|(_, value)| value == "value").map(|(name, _)| name);
+            whole.collect::<std::collections::BTreeSet<_>>().into_iter().collect::<Vec<_>>()
+        };
+        assert_eq!(visible("known", Signatures::Hidden), ["content-type", "x-ship"]);
+        assert_eq!(visible("known", Signatures::Kept), ["content-type", "x-harbour", "x-ship"], "a secret never is");
+        assert_eq!(visible("gone", Signatures::Kept), ["content-type"], "nobody knows what the others are");
     }
 
     #[test]

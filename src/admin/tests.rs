@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode};
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
@@ -20,6 +20,7 @@ use crate::clock::Clock;
 use crate::disk::{Disk, DiskSettings};
 use crate::domain::event::{Event, EventId};
 use crate::domain::key::EventKey;
+use crate::domain::scheme::Carries;
 use crate::domain::secret::Secret;
 use crate::domain::time::Timestamp;
 use crate::spool::{DeadReason, Entry, NewEntry, Possible, Replay, Spool, State};
@@ -44,6 +45,15 @@ impl Control for Roof {
             app_url: "http://127.0.0.1:3000".into(),
         };
         vec![facts("veedeo"), facts("github")]
+    }
+
+    fn carries(&self, route: &str, header: &HeaderName) -> Option<Carries> {
+        match (route, header.as_str()) {
+            ("veedeo", "x-veedeo-signature" | "x-season") => Some(Carries::Signature),
+            ("veedeo", "x-harbour") => Some(Carries::Secret),
+            ("veedeo" | "github", _) => Some(Carries::Nothing),
+            (_, _) => None,
+        }
     }
 
     fn config_text(&self) -> String {
@@ -101,6 +111,10 @@ fn event(number: u8, route: &str) -> Event {
     let mut headers = HeaderMap::new();
     headers.insert("content-type", HeaderValue::from_static("application/json"));
     headers.insert("x-veedeo-signature", HeaderValue::from_static("sha256=canary"));
+    if route == "veedeo" {
+        headers.insert("x-season", HeaderValue::from_static("canary-signature"));
+        headers.insert("x-harbour", HeaderValue::from_static("canary-secret"));
+    }
     let received_at = NOW.minus(Duration::from_secs(300 - u64::from(number)));
     let body = format!("{{\"number\":{number}}}");
     Event {
@@ -269,6 +283,24 @@ async fn dead_letters_are_listed_with_exactly_the_promised_members() {
     let export = world.get("/api/dead-letters/export").await;
     assert_eq!(export["body_b64"], data_encoding::BASE64.encode(br#"{"number":3}"#));
     assert_eq!(export["method"], "POST");
+}
+
+#[tokio::test]
+async fn signatures_are_exported_when_they_are_asked_for_and_secrets_never() {
+    let world = world(None);
+    world.put_dead(3, "veedeo").await;
+    let path = "/api/dead-letters/export?route=veedeo&signatures=kept";
+    let request = Request::builder().uri(path).header("host", "127.0.0.1:9465").body(Body::empty()).unwrap();
+    let (status, bytes) = world.send(request).await;
+    assert_eq!(status, StatusCode::OK);
+    let line: Value = serde_json::from_slice(&bytes).unwrap();
+    let headers = line["headers"].as_array().unwrap();
+    for whole in [json!(["x-veedeo-signature", "sha256=canary"]), json!(["x-season", "canary-signature"])] {
+        assert!(headers.contains(&whole), "{headers:?}");
+    }
+    assert!(headers.contains(&json!(["x-harbour", "(redacted)"])), "{headers:?}");
+    let hidden = world.get("/api/dead-letters/export").await;
+    assert!(hidden["headers"].as_array().unwrap().contains(&json!(["x-season", "(redacted)"])), "{hidden}");
 }
 
 #[tokio::test]

@@ -3,12 +3,14 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
+use http::HeaderName;
 
 use super::{Loaded, Reread, wiring};
 use crate::admin::{Control, ReloadRefused, Reloaded, RouteFacts};
 use crate::clock::Clock;
 use crate::disk::Disk;
 use crate::domain::route::Route;
+use crate::domain::scheme::Carries;
 use crate::forward::Deliverer;
 use crate::gateway::Gateway;
 use crate::gateway::listener::Door;
@@ -103,6 +105,12 @@ impl Control for Core {
             app_url: route.app.url.clone(),
         };
         self.current.load().routes.iter().map(facts).collect()
+    }
+
+    fn carries(&self, route: &str, header: &HeaderName) -> Option<Carries> {
+        let current = self.current.load();
+        let found = current.routes.iter().find(|known| *known.name == *route);
+        found.map(|route| route.scheme.carries(header))
     }
 
     fn config_text(&self) -> String {

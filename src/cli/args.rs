@@ -45,6 +45,8 @@ pub(super) enum Command {
     Replay(Replay),
     /// Dead letters: events that the app rejected, or that could not be delivered
     Dlq(Dlq),
+    /// The files that keep events: how much they hold, and whether it is what was written
+    Spool(Spool),
     /// What the dedup store remembers of an event
     Dedup(Dedup),
     /// Let a running gateway read its configuration anew
@@ -299,6 +301,11 @@ pub(super) enum DlqWhat {
     /// Destroy dead letters
     Drop(ActOnMany),
     /// Print dead letters with their requests and bodies, one JSON object a line
+    ///
+    /// For sending them from elsewhere: of a running gateway the requests' signatures are printed as they came, and only
+    /// here; everything else that lists or shows an event replaces them by "(redacted)". Tokens and passwords are
+    /// secrets and are printed nowhere. With --spool the signatures are replaced too, and of routes that no
+    /// configuration knows all headers but the usual ones.
     Export {
         #[command(flatten)]
         pick: Pick,
@@ -311,6 +318,9 @@ pub(super) enum DlqWhat {
 pub(super) struct DlqList {
     #[command(flatten)]
     pub(super) pick: Pick,
+    /// Those set aside in their place, because they are not what was written: the same as --reason damaged
+    #[arg(long, conflicts_with = "reason")]
+    pub(super) damaged: bool,
     /// At most so many [default: all]
     #[arg(long, short = 'n', value_name = "N")]
     pub(super) limit: Option<usize>,
@@ -346,6 +356,33 @@ pub(super) struct ActOnMany {
     pub(super) from: Option<String>,
     #[command(flatten)]
     pub(super) door: Door,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Spool {
+    #[command(subcommand)]
+    pub(super) what: SpoolWhat,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum SpoolWhat {
+    /// Count what is on disk, route by route, and what the files take
+    Stats(SpoolAsked),
+    /// Read every record and compare it with its SHA-256: exit 0 if all is whole, 65 if not
+    ///
+    /// It changes nothing and may run beside a gateway, whose write-ahead log grows while the file as a whole is
+    /// checked.
+    Verify(SpoolAsked),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct SpoolAsked {
+    /// The spool directory [default: the configuration's `spool.path`]
+    #[arg(long, value_name = "PATH")]
+    pub(super) spool: Option<PathBuf>,
+    /// One JSON object a line: of stats one, of verify one for each damaged record
+    #[arg(long)]
+    pub(super) json: bool,
 }
 
 #[derive(Debug, Args)]

@@ -1,17 +1,13 @@
 //! Many dead letters at once, from the operator's side: counted, asked about, then done call by call with a bar, so that
 //! it can be stopped anywhere and says how it is resumed.
 
-use std::io::IsTerminal;
-use std::time::Duration;
-
 use http::Method;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
 
 use super::admin::{Admin, wait};
 use super::args::ActOnMany;
 use super::dead::dead_filter;
-use super::output::{Confirmed, confirmed, put_line, say};
+use super::output::{Confirmed, bar, confirmed, put_line, say};
 use super::{Context, Exit, Failure, Outcome};
 
 /// Events of one call: a second's work at the usual rate, so that the bar moves and an interruption is near its place.
@@ -90,7 +86,7 @@ async fn run(admin: &Admin, act: Act, asked: &ActOnMany) -> Outcome {
 
 /// Call by call until nothing is left, or until the operator interrupts it.
 async fn all(admin: &Admin, act: Act, asked: &ActOnMany, matched: u64) -> Result<u64, Failure> {
-    let bar = bar(matched);
+    let bar = bar(matched, CALL);
     let mut done = 0_u64;
     let mut cursor = asked.from.clone();
     let mut expected = Some(matched);
@@ -120,20 +116,6 @@ async fn all(admin: &Admin, act: Act, asked: &ActOnMany, matched: u64) -> Result
 fn interrupted(done: u64, cursor: Option<&str>) -> Failure {
     let how = cursor.map_or_else(String::new, |cursor| format!(": the same command with --from {cursor} goes on"));
     Failure::failed(format!("interrupted after {done}{how}"))
-}
-
-fn bar(matched: u64) -> ProgressBar {
-    let target = if std::io::stderr().is_terminal() && matched > CALL {
-        ProgressDrawTarget::stderr()
-    } else {
-        ProgressDrawTarget::hidden()
-    };
-    let bar = ProgressBar::with_draw_target(Some(matched), target);
-    if let Ok(style) = ProgressStyle::with_template("{bar:40} {pos}/{len}  {per_sec}  {eta} left") {
-        bar.set_style(style);
-    }
-    bar.enable_steady_tick(Duration::from_millis(500));
-    bar
 }
 
 /// One call, with the members of `rest` beside the filter.

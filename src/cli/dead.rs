@@ -1,7 +1,9 @@
 //! `dlq` and `replay`: dead letters listed, shown, exported, delivered again or destroyed. Listing also works on the
 //! spool of a stopped gateway.
 
-use http::Method;
+use std::sync::Arc;
+
+use http::{HeaderName, Method};
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
 
@@ -12,10 +14,11 @@ use super::events::{collect, fields, put_field, put_request};
 use super::output::{put, put_json, put_table, say, short_moment, text};
 use super::status::{open, spool_failure};
 use super::{Context, Exit, Failure, Outcome};
-use crate::admin::query::{DeadFilter, FilterFault, event_id};
-use crate::admin::shapes::{DeadLetter, Exported};
+use crate::admin::query::{DAMAGED, DeadFilter, FilterFault, event_id};
+use crate::admin::shapes::{DeadLetter, Exported, Show, Signatures};
 use crate::domain::event::EventId;
-use crate::spool::{Filter, Listed, SpoolReader, State};
+use crate::domain::route::Route;
+use crate::spool::{Filter, Listed, SpoolReader, State, Stored};
 
 /// Events of a spool that are looked up at once.
 const PAGE: usize = 500;
@@ -38,17 +41,21 @@ pub(super) fn replay(context: &Context, asked: Replay) -> Outcome {
 }
 
 fn list(context: &Context, asked: &DlqList) -> Outcome {
+    let mut pick = asked.pick.clone();
+    if asked.damaged {
+        pick.reason = Some(DAMAGED.to_owned());
+    }
     let items = if let Some(path) = &asked.source.spool {
         let reader = open(path)?;
         let mut items = Vec::new();
-        each(&reader, filter(context, &asked.pick)?, asked.limit.unwrap_or(usize::MAX), |listed| {
+        each(&reader, filter(context, &pick)?, asked.limit.unwrap_or(usize::MAX), |listed| {
             items.push(serde_json::to_value(DeadLetter::of(listed)).unwrap_or_default());
             Ok(())
         })?;
         items
     } else {
         let admin = Admin::of(context, &asked.source.door)?;
-        wait(collect(&admin, "/api/dead-letters", &asked.pick, &[], asked.limit))?
+        wait(collect(&admin, "/api/dead-letters", &pick, &[], asked.limit))?
     };
     if asked.json {
         items.iter().try_for_each(put_json)?;
@@ -67,7 +74,7 @@ fn list(context: &Context, asked: &DlqList) -> Outcome {
     };
     put_table(&["RECEIVED", "ROUTE", "REASON", "ATTEMPTS", "LAST ERROR", "ID"], items.iter().map(row))?;
     if items.is_empty() {
-        say("no dead letters");
+        say(if asked.damaged { "no damaged records" } else { "no dead letters" });
     }
     Ok(Exit::Ok)
 }
@@ -75,7 +82,7 @@ fn list(context: &Context, asked: &DlqList) -> Outcome {
 fn show(context: &Context, source: &Source, id: &str, as_json: bool) -> Outcome {
     let id = event_id(id).map_err(|fault| usage(&fault))?;
     let found = if let Some(path) = &source.spool {
-        of_spool(&open(path)?, id)?
+        of_spool(context, &open(path)?, id)?
     } else {
         let admin = Admin::of(context, &source.door)?;
         wait(of_gateway(&admin, id))?
@@ -92,13 +99,13 @@ fn show(context: &Context, source: &Source, id: &str, as_json: bool) -> Outcome 
 }
 
 /// A dead letter as an export has it, without its body.
-fn of_spool(reader: &SpoolReader, id: EventId) -> Result<Value, Failure> {
+fn of_spool(context: &Context, reader: &SpoolReader, id: EventId) -> Result<Value, Failure> {
     let filter = Filter { state: Some(State::Dead), ids: vec![id], limit: 1, ..Filter::default() };
     let listed = reader.list(&filter).map_err(|fault| spool_failure(&fault))?;
     let stored = reader.load(id).map_err(|fault| spool_failure(&fault))?;
     match (listed.first(), stored) {
         (Some(listed), Some(stored)) => {
-            let mut value = serde_json::to_value(Exported::of(listed, &stored)).unwrap_or_default();
+            let mut value = serde_json::to_value(exported(&context.schemes(), listed, &stored)).unwrap_or_default();
             value.as_object_mut().and_then(|object| object.remove("body_b64"));
             Ok(value)
         }
@@ -130,12 +137,13 @@ fn export(context: &Context, pick: &Pick, source: &Source) -> Outcome {
     };
     let reader = open(path)?;
     let mut exit = Exit::Ok;
+    let schemes = context.schemes();
     each(&reader, filter(context, pick)?, usize::MAX, |listed| match reader.load(listed.id) {
-        Ok(Some(stored)) => put_json(&Exported::of(listed, &stored)),
+        Ok(Some(stored)) => put_json(&exported(&schemes, listed, &stored)),
         Ok(None) => Ok(()),
         Err(fault) => {
             say(&format!("hookgate: {} is left out: {fault}", listed.id));
-            exit = Exit::Damaged;
+            exit = spool_failure(&fault).exit;
             Ok(())
         }
     })?;
@@ -143,7 +151,9 @@ fn export(context: &Context, pick: &Pick, source: &Source) -> Outcome {
 }
 
 async fn export_of_gateway(admin: &Admin, pick: &Pick) -> Outcome {
-    let path = format!("/api/dead-letters/export{}", query(&fields(pick)));
+    let mut fields = fields(pick);
+    fields.push(("signatures", Some("kept")));
+    let path = format!("/api/dead-letters/export{}", query(&fields));
     let mut body = admin.ask(Method::GET, &path, None).await?;
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| Failure::failed(format!("the export broke off: {error}")))?;
@@ -152,6 +162,14 @@ async fn export_of_gateway(admin: &Admin, pick: &Pick) -> Outcome {
         }
     }
     Ok(Exit::Ok)
+}
+
+/// A dead letter of a spool that no gateway guards: its signatures are not shown.
+fn exported(schemes: &[Arc<Route>], listed: &Listed, stored: &Stored) -> Exported {
+    let carries = |route: &str, name: &HeaderName| {
+        schemes.iter().find(|known| *known.name == *route).map(|route| route.scheme.carries(name))
+    };
+    Exported::of(listed, stored, &Show { carries: &carries, signatures: Signatures::Hidden })
 }
 
 fn usage(fault: &FilterFault) -> Failure {

@@ -19,6 +19,7 @@ mod run;
 mod samples;
 mod send;
 mod settings;
+mod spool;
 mod status;
 mod validate;
 mod verify;
@@ -150,6 +151,7 @@ fn dispatch(context: &Context, command: Command) -> Outcome {
         Command::Events(asked) => events::events(context, asked),
         Command::Replay(asked) => dead::replay(context, asked),
         Command::Dlq(asked) => dead::dlq(context, asked),
+        Command::Spool(asked) => spool::spool(context, &asked),
         Command::Dedup(asked) => dedup::dedup(context, &asked),
         Command::Reload(asked) => reload::reload(context, &asked),
         Command::Healthcheck(asked) => healthcheck::healthcheck(context, &asked),

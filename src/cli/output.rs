@@ -1,8 +1,10 @@
 //! Printing: data to stdout, talk to stderr. The only place that writes to either.
 
 use std::io::{self, ErrorKind, IsTerminal, Write};
+use std::time::Duration;
 
 use comfy_table::{ContentArrangement, Table, presets};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -49,6 +51,18 @@ pub(super) fn put_table(head: &[&str], rows: impl IntoIterator<Item = Vec<String
 /// Talks. If nobody listens, nothing is left to do.
 pub(super) fn say(text: &str) {
     let _heard = writeln!(io::stderr().lock(), "{}", text.trim_end());
+}
+
+/// A bar on stderr, where a terminal is and more than `few` things are to be done.
+pub(super) fn bar(count: u64, few: u64) -> ProgressBar {
+    let shown = io::stderr().is_terminal() && count > few;
+    let target = if shown { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+    let bar = ProgressBar::with_draw_target(Some(count), target);
+    if let Ok(style) = ProgressStyle::with_template("{bar:40} {pos}/{len}  {per_sec}  {eta} left") {
+        bar.set_style(style);
+    }
+    bar.enable_steady_tick(Duration::from_millis(500));
+    bar
 }
 
 /// Asks a question that `y` answers with yes. Only where a person sits at both ends.

@@ -12,7 +12,7 @@ const GROUPS: &[(&str, &[&str])] = &[
     ("Start", &["run", "demo", "healthcheck", "reload"]),
     ("Configure", &["config", "validate", "providers"]),
     ("Try", &["send", "verify"]),
-    ("Look and repair", &["status", "events", "replay", "dlq", "dedup"]),
+    ("Look and repair", &["status", "events", "replay", "dlq", "spool", "dedup"]),
     ("More", &["completions", "man"]),
 ];
 

@@ -2,7 +2,8 @@
 //! the routes' secrets, which an operator's shell need not have, and without a check of anything else.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde_json::Value;
 
@@ -11,6 +12,7 @@ use super::{Context, Exit, Failure};
 use crate::config::report::{self, Look};
 use crate::config::{self, CONFIG_VARIABLE, Config, ConfigFaults, Layers, SEARCH, ShowFormat, ShowOrigins};
 use crate::config::{PREFIX, TOKEN_VARIABLE};
+use crate::domain::route::Route;
 use crate::domain::secret::Secret;
 
 /// The configuration as written, merged: every value that is not secret.
@@ -20,6 +22,11 @@ impl Context {
     /// The whole configuration, checked. Its faults are said here.
     pub(super) fn load(&self) -> Result<Config, Failure> {
         config::load(self.file.as_deref(), &self.environment).map_err(|faults| self.refused(&faults))
+    }
+
+    /// The routes whose schemes are known here: none without a configuration that could run.
+    pub(super) fn schemes(&self) -> Vec<Arc<Route>> {
+        config::load(self.file.as_deref(), &self.environment).map_or_else(|_| Vec::new(), |config| config.routes)
     }
 
     /// Says what is wrong with a configuration.
@@ -43,11 +50,10 @@ impl Context {
         if !self.names_a_file() {
             return Ok(None);
         }
-        let shown = Layers::read(self.file.as_deref(), &self.environment)
-            .and_then(|layers| config::show(&layers, ShowFormat::Json, ShowOrigins::No))
-            .map_err(|faults| self.refused(&faults))?;
-        let value = serde_json::from_str(&shown).map_err(|error| Failure::failed(error.to_string()))?;
-        Ok(Some(Settings(value)))
+        Layers::read(self.file.as_deref(), &self.environment)
+            .and_then(|layers| Settings::of(&layers))
+            .map(Some)
+            .map_err(|faults| self.refused(&faults))
     }
 
     fn names_a_file(&self) -> bool {
@@ -93,6 +99,35 @@ impl Context {
         }
     }
 
+    /// The spool directory that the command line or the configuration names, and `spool.max_bytes` if it is known.
+    pub(super) fn spool(&self, named: Option<&Path>) -> Result<(PathBuf, Option<u64>), Failure> {
+        let configured = self.configured_spool();
+        match (named, configured) {
+            (None, configured) => configured?
+                .ok_or_else(|| Failure::usage("say which spool: --spool PATH, or --config FILE to take the gateway's")),
+            // A configuration that cannot be read is no reason not to look at a spool that was named.
+            (Some(named), Ok(Some((path, capacity)))) if path == named => Ok((path, capacity)),
+            (Some(named), _) => Ok((named.to_owned(), None)),
+        }
+    }
+
+    fn configured_spool(&self) -> Result<Option<(PathBuf, Option<u64>)>, Failure> {
+        if !self.names_a_file() {
+            return Ok(self.variable(&format!("{PREFIX}SPOOL__PATH")).map(|path| (path.into(), None)));
+        }
+        let faulty = |faults: ConfigFaults| self.refused(&faults);
+        let layers = Layers::read(self.file.as_deref(), &self.environment).map_err(faulty)?;
+        let settings = Settings::of(&layers).map_err(faulty)?;
+        let value = |key: &str| settings.0.get("spool").and_then(|spool| spool.get(key));
+        let base = layers.directory(&["spool".to_owned(), "path".to_owned()]);
+        let path = value("path").and_then(Value::as_str).map(|path| base.join(path));
+        let capacity = match value("max_bytes") {
+            Some(Value::String(text)) => text.parse::<bytesize::ByteSize>().ok().map(|size| size.as_u64()),
+            number => number.and_then(Value::as_u64),
+        };
+        Ok(path.map(|path| (path, capacity)))
+    }
+
     /// A variable's text; nothing if it is empty or not text.
     pub(super) fn variable(&self, name: &str) -> Option<String> {
         self.environment.get(name).and_then(|value| value.to_str()).filter(|text| !text.is_empty()).map(str::to_owned)
@@ -100,6 +135,12 @@ impl Context {
 }
 
 impl Settings {
+    fn of(layers: &Layers) -> Result<Self, ConfigFaults> {
+        let shown = config::show(layers, ShowFormat::Json, ShowOrigins::No)?;
+        // It is JSON: that was asked for.
+        Ok(Self(serde_json::from_str(&shown).unwrap_or_default()))
+    }
+
     fn text(&self, key: &str) -> Option<String> {
         self.0.get(key).and_then(Value::as_str).map(str::to_owned)
     }

@@ -9,6 +9,7 @@ use super::admin::{Admin, wait};
 use super::args::Status;
 use super::output::{bytes, put_json, put_line, put_table, say, span, text};
 use super::{Context, Exit, Failure, Outcome};
+use crate::disk::DiskFault;
 use crate::spool::{Spool, SpoolFault, SpoolReader, Totals};
 
 /// `hookgate status`.
@@ -28,7 +29,7 @@ pub(super) fn status(context: &Context, asked: &Status) -> Outcome {
     Ok(exit)
 }
 
-/// The spool of a stopped gateway. A database that is there and cannot be read is a damaged one.
+/// The spool of a gateway that does not run, or does.
 pub(super) fn open(path: &Path) -> Result<SpoolReader, Failure> {
     let file = path.join("hookgate.db");
     if let Err(error) = File::open(&file) {
@@ -38,12 +39,24 @@ pub(super) fn open(path: &Path) -> Result<SpoolReader, Failure> {
             file.display()
         )));
     }
-    Spool::open_read_only(path).map_err(|fault| Failure::new(Exit::Damaged, fault.to_string()))
+    Spool::open_read_only(path).map_err(|fault| {
+        let exit = match &fault {
+            DiskFault::Damaged { .. } => Exit::Damaged,
+            DiskFault::Locked { .. } | DiskFault::Io { .. } | DiskFault::Database { .. } | DiskFault::TooNew { .. } => {
+                Exit::Failed
+            }
+        };
+        Failure::new(exit, fault.to_string())
+    })
 }
 
 /// A spool that could not be read.
 pub(super) fn spool_failure(fault: &SpoolFault) -> Failure {
-    Failure::new(Exit::Damaged, format!("the spool cannot be read: {fault}"))
+    let exit = match fault {
+        SpoolFault::Damaged(_) => Exit::Damaged,
+        SpoolFault::Full(_) | SpoolFault::Failed(_) => Exit::Failed,
+    };
+    Failure::new(exit, format!("the spool cannot be read: {fault}"))
 }
 
 fn damage(totals: &Totals) -> Exit {
@@ -51,7 +64,9 @@ fn damage(totals: &Totals) -> Exit {
     if damaged == 0 {
         return Exit::Ok;
     }
-    say(&format!("hookgate: {damaged} records fail their checksum; they are set aside and not delivered"));
+    say(&format!(
+        "hookgate: {damaged} records fail their checksum; they are set aside and not delivered; `hookgate dlq list --damaged` lists them"
+    ));
     Exit::Damaged
 }
 

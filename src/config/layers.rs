@@ -107,7 +107,7 @@ impl Layers {
     }
 
     /// The directory where a relative path in the value of a key starts.
-    pub(super) fn directory(&self, path: &[String]) -> &Path {
+    pub(crate) fn directory(&self, path: &[String]) -> &Path {
         if self.variables.name_of(path).is_some() {
             return self.environment.directory();
         }

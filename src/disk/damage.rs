@@ -133,7 +133,7 @@ fn readable(conn: &Connection) -> Vec<i64> {
 }
 
 /// Commits that stand in the log behind its first bad frame.
-fn lost_commits(log: &Path) -> std::io::Result<u64> {
+pub(super) fn lost_commits(log: &Path) -> std::io::Result<u64> {
     let mut reader = BufReader::with_capacity(1 << 20, File::open(log)?);
     let mut header = [0; LOG_HEADER];
     if reader.read_exact(&mut header).is_err() {

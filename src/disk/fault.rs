@@ -36,6 +36,14 @@ pub enum DiskFault {
         /// What `SQLite` said.
         error: String,
     },
+    /// The database is not what was written.
+    #[error("the database {} is damaged: {error}", path.display())]
+    Damaged {
+        /// The database file.
+        path: PathBuf,
+        /// What `SQLite` said.
+        error: String,
+    },
     /// A newer version wrote the file.
     #[error("the database {} has schema version {found}, this program knows up to {known}: use the newer program", path.display())]
     TooNew {
@@ -101,6 +109,15 @@ impl Trouble {
             // `None`: a value of another type or range than was written.
             Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) | None => Self::Damage,
             Some(_) => Self::Medium,
+        }
+    }
+
+    /// The same of an error that came while a file was opened.
+    pub(super) fn of_file(error: &rusqlite::Error) -> Self {
+        match Self::of(error) {
+            // A table or column that is not there although the version says so.
+            Self::Medium if error.to_string().contains("no such ") => Self::Damage,
+            trouble @ (Self::NoRoom | Self::Busy | Self::Damage | Self::Medium) => trouble,
         }
     }
 }

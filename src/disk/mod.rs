@@ -7,7 +7,7 @@
 //! | `schema`, `meta`, `damage` | the tables; the file's memory of itself; what is done about a damaged file |
 //! | `writer`, `job`, `health` | group commit; what a job is; what happens when the disk fails |
 //! | `keeper` | checkpoints off the commit path |
-//! | `readers` | reads with a deadline |
+//! | `readers`, `inspect` | reads with a deadline; reads of a command, which is no gateway |
 //! | `books`, `space` | totals in memory; whether an event fits |
 //! | `records`, `query`, `marks`, `filter` | the statements |
 //!
@@ -19,6 +19,7 @@ mod damage;
 mod fault;
 mod filter;
 mod health;
+mod inspect;
 mod job;
 mod keeper;
 mod lock;
@@ -51,10 +52,11 @@ use crate::telemetry::Metrics;
 
 pub use self::books::{RouteTotals, Totals};
 pub use self::fault::{DiskFault, JobFault};
+pub use self::inspect::{Brief, ReadOnly};
 pub use self::job::Tx;
 pub use self::marks::{Mark, MarkKind, Recall};
 pub use self::query::{EventRow, PayloadRow, Selection};
-pub use self::readers::{ReadOnly, Rx};
+pub use self::readers::Rx;
 pub use self::records::{Found, NewRow, NewState};
 
 /// Jobs that may wait for the writer: some four transactions.

@@ -105,10 +105,8 @@ enum Refused {
 
 impl From<rusqlite::Error> for Refused {
     fn from(error: rusqlite::Error) -> Self {
-        match Trouble::of(&error) {
+        match Trouble::of_file(&error) {
             Trouble::Damage => Self::Damaged(error.to_string()),
-            // A table or column that is not there although the version says so.
-            Trouble::Medium if error.to_string().contains("no such ") => Self::Damaged(error.to_string()),
             Trouble::NoRoom | Trouble::Busy | Trouble::Medium => Self::Otherwise(error.to_string()),
         }
     }

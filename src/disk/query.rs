@@ -200,9 +200,11 @@ impl Selection {
     fn condition(&self) -> (String, Vec<Value>) {
         let mut terms = vec!["1".to_owned()];
         let mut values = Vec::new();
+        // The words of the partial indexes.
         if self.states == [3] {
-            // The words of the partial index.
             terms.push("e.class = 1".to_owned());
+        } else if self.states == [4] {
+            terms.push("e.class = 2".to_owned());
         } else if !self.states.is_empty() {
             let numbers: Vec<String> = self.states.iter().map(ToString::to_string).collect();
             terms.push(format!("e.state IN ({})", numbers.join(", ")));
@@ -297,6 +299,8 @@ mod tests {
              (SELECT slot, fingerprint FROM marks WHERE expires_at <= ?1 ORDER BY expires_at LIMIT ?2)"
                 .to_owned(),
             format!("SELECT {EVENT} FROM events AS e WHERE 1 AND e.class = 1 AND e.id > ? ORDER BY e.id LIMIT ?"),
+            format!("SELECT {EVENT} FROM events AS e WHERE 1 AND e.class = 2 AND e.id > ? ORDER BY e.id LIMIT ?"),
+            "SELECT id FROM events INDEXED BY events_id WHERE id > ?1 ORDER BY id LIMIT ?2".to_owned(),
             format!("SELECT {EVENT} FROM events AS e WHERE 1 AND +e.route = ? AND e.id > ? ORDER BY e.id LIMIT ?"),
         ];
         for statement in statements {

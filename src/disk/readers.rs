@@ -1,15 +1,15 @@
 //! Reading: a few read-only connections, off the async threads, each read with a deadline. A read never waits for the
 //! writer or for a sync: the write-ahead log lets it see the last commit as it was.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 use tokio::sync::Semaphore;
 
-use super::fault::{DiskFault, JobFault};
-use super::{meta, schema};
+use super::fault::JobFault;
+use super::schema;
 use crate::telemetry::Metrics;
 
 /// Reads at the same time. More would wait for the same disk.
@@ -94,35 +94,5 @@ impl Inner {
             self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(conn);
         }
         outcome
-    }
-}
-
-/// A database that is only looked at: by a command, not by a gateway. It takes no lock and changes nothing.
-#[derive(Debug)]
-pub struct ReadOnly {
-    conn: Connection,
-    doubtful_through: i64,
-}
-
-impl ReadOnly {
-    /// Opens the database in the spool directory `path`.
-    pub fn open(path: &Path) -> Result<Self, DiskFault> {
-        let file = path.join(schema::DATABASE_FILE);
-        let opened = schema::open_reader(&file).and_then(|conn| {
-            let doubtful_through = meta::doubtful_through(&conn)?;
-            Ok(Self { conn, doubtful_through })
-        });
-        opened.map_err(|error| DiskFault::Database { what: "read", path: file, error: error.to_string() })
-    }
-
-    /// Reads.
-    pub fn read<T>(&self, work: impl FnOnce(&Rx<'_>) -> Result<T, JobFault>) -> Result<T, JobFault> {
-        work(&Rx { conn: &self.conn })
-    }
-
-    /// As [`super::Disk::doubtful_through`].
-    #[must_use]
-    pub const fn doubtful_through(&self) -> i64 {
-        self.doubtful_through
     }
 }

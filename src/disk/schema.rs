@@ -56,6 +56,7 @@ CREATE INDEX events_due ON events (route, not_before, id) WHERE state = 0;
 CREATE INDEX events_in_flight ON events (state) WHERE state = 1;
 CREATE INDEX events_order ON events (route, order_value) WHERE class = 0 AND order_value IS NOT NULL;
 CREATE INDEX events_dead ON events (id) WHERE class = 1;
+CREATE INDEX events_damaged ON events (id) WHERE class = 2;
 CREATE TABLE payloads (
   seq INTEGER PRIMARY KEY,
   method TEXT NOT NULL,

@@ -334,7 +334,7 @@ impl From<SpoolFault> for Fault {
     fn from(fault: SpoolFault) -> Self {
         match fault {
             SpoolFault::Full(_) => Self::SpoolFull,
-            SpoolFault::Failed(_) => Self::SpoolFailed,
+            SpoolFault::Damaged(_) | SpoolFault::Failed(_) => Self::SpoolFailed,
         }
     }
 }

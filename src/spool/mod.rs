@@ -6,18 +6,19 @@
 //!
 //! Invariant: an event leaves the disk only after its mark was written in the same transaction, or by an operator.
 
+mod reader;
 mod record;
 mod types;
 
 use std::collections::HashSet;
-use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::disk::{Disk, DiskFault, JobFault, ReadOnly, RouteTotals, Rx, Selection};
+use crate::disk::{Disk, JobFault, RouteTotals, Rx, Selection};
 use crate::domain::event::EventId;
 use crate::domain::time::Timestamp;
 
+pub use self::reader::{Damage, Record, SpoolReader};
 pub use self::types::{
     DeadReason, Due, Entry, Filter, Listed, NewEntry, Possible, Replay, Settlement, SpoolFault, State, Stored,
 };
@@ -162,14 +163,9 @@ impl Spool {
         self.disk.route_totals(route)
     }
 
-    /// Opens the spool of a gateway that does not run (or does), to look at it. Blocks.
-    pub fn open_read_only(path: &Path) -> Result<SpoolReader, DiskFault> {
-        Ok(SpoolReader(ReadOnly::open(path)?))
-    }
-
     async fn set_aside(&self, id: EventId, why: &str) {
         self.disk.metrics().spool_errors_total.with_label_values(&["damage"]).inc();
-        tracing::error!(event = %id, why, "a record on disk is damaged: it is set aside and not delivered; see the dead letters");
+        tracing::error!(event = %id, why, "a record on disk is damaged: it is set aside and not delivered; `hookgate dlq list --damaged` lists such records, `hookgate spool verify` checks all");
         if let Err(fault) = self.disk.durable(0, move |tx| tx.set_aside(id.0.into_bytes())).await {
             tracing::error!(event = %id, %fault, "that a record is damaged could not be written");
             let mut set_aside = self.lock();
@@ -184,40 +180,10 @@ impl Spool {
     }
 }
 
-/// A spool that is only looked at.
-#[derive(Debug)]
-pub struct SpoolReader(ReadOnly);
-
-impl SpoolReader {
-    /// As [`Spool::list`].
-    pub fn list(&self, filter: &Filter) -> Result<Vec<Listed>, SpoolFault> {
-        Ok(self.0.read(|rx| list(rx, filter))?)
-    }
-
-    /// As [`Spool::count`].
-    pub fn count(&self, filter: &Filter) -> Result<u64, SpoolFault> {
-        Ok(self.0.read(|rx| rx.count(&filter.selection()))?)
-    }
-
-    /// As [`Spool::load`], but a damaged record is left as it is and said to be so.
-    pub fn load(&self, id: EventId) -> Result<Option<Stored>, SpoolFault> {
-        Ok(self.0.read(|rx| load(rx, id, self.0.doubtful_through()))?)
-    }
-
-    /// As [`Spool::totals`], but counted anew.
-    pub fn totals(&self) -> Result<Totals, SpoolFault> {
-        Ok(self.0.read(totals)?)
-    }
-}
-
 fn load(rx: &Rx<'_>, id: EventId, doubtful_through: i64) -> Result<Option<Stored>, JobFault> {
     let Some((row, payload)) = rx.load(id.0.into_bytes())? else { return Ok(None) };
     let stored = record::decode(row, payload, doubtful_through);
     stored.map(Some).map_err(|why| JobFault::Damaged(why.to_owned()))
-}
-
-fn totals(rx: &Rx<'_>) -> Result<Totals, JobFault> {
-    rx.totals()
 }
 
 fn list(rx: &Rx<'_>, filter: &Filter) -> Result<Vec<Listed>, JobFault> {

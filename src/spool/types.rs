@@ -185,7 +185,7 @@ impl State {
         }
     }
 
-    const fn from_code(code: i64) -> Self {
+    pub(super) const fn from_code(code: i64) -> Self {
         match code {
             0 | 2 => Self::Pending,
             1 => Self::InFlight,
@@ -296,6 +296,9 @@ pub enum SpoolFault {
     /// There is no room.
     #[error("{0}")]
     Full(String),
+    /// What was to be read is not what was written.
+    #[error("{0}")]
+    Damaged(String),
     /// The disk did not do it, or not in time.
     #[error("{0}")]
     Failed(String),
@@ -305,7 +308,8 @@ impl From<JobFault> for SpoolFault {
     fn from(fault: JobFault) -> Self {
         match fault {
             JobFault::Full(why) => Self::Full(why),
-            JobFault::Damaged(why) | JobFault::Failed(why) => Self::Failed(why),
+            JobFault::Damaged(why) => Self::Damaged(why),
+            JobFault::Failed(why) => Self::Failed(why),
         }
     }
 }

@@ -81,6 +81,17 @@ pub struct Scheme {
     about: RawAbout,
 }
 
+/// What a header of a request carries of its proof.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Carries {
+    /// A signature: it proves this request.
+    Signature,
+    /// The secret itself: it proves any request.
+    Secret,
+    /// Nothing that this scheme reads as a proof; times and ids are none.
+    Nothing,
+}
+
 /// What proves the sender.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Means {
@@ -166,6 +177,21 @@ impl Scheme {
             Place::Headers(_) | Place::Json(_) | Place::Form(_) | Place::Item(_) => false,
         };
         like || self.single.contains(name)
+    }
+
+    /// What the header `name` carries that must not be shown.
+    #[must_use]
+    pub fn carries(&self, name: &HeaderName) -> Carries {
+        let proves = match &self.place {
+            Place::Headers(names) => names.contains(name),
+            Place::HeadersLike(start) => signature::is_like(name, start),
+            Place::Json(_) | Place::Form(_) | Place::Item(_) => false,
+        };
+        match self.means {
+            Means::Signature(_) if proves => Carries::Signature,
+            Means::Token | Means::Basic if proves => Carries::Secret,
+            Means::Signature(_) | Means::Token | Means::Basic => Carries::Nothing,
+        }
     }
 
     /// Refuses a secret that gives no key under this scheme. The fault names neither the secret nor its length.

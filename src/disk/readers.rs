@@ -41,7 +41,7 @@ impl Readers {
     pub(super) fn new(file: PathBuf, metrics: Arc<Metrics>) -> rusqlite::Result<Self> {
         let permits = Arc::new(Semaphore::new(READERS));
         let anchor = schema::open_reader(&file)?;
-        meta::doubtful_through(&anchor)?;
+        super::meta::doubtful_through(&anchor)?;
         Ok(Self(Arc::new(Inner { file, idle: Mutex::default(), anchor: Mutex::new(Some(anchor)), permits, metrics })))
     }
 

@@ -38,7 +38,7 @@ bench: ## the benchmarks
 
 torture: ## the tests with crashes and floods at many times their everyday size: HOOKGATE_TORTURE=20
 	@scripts/ensure-tools cargo cc cmake redis-server cargo-nextest
-	@HOOKGATE_TORTURE=$(HOOKGATE_TORTURE) $(CARGO) nextest run --locked --release --no-fail-fast --run-ignored all
+	@HOOKGATE_TORTURE=$(HOOKGATE_TORTURE) $(CARGO) nextest run --locked --release --no-fail-fast --run-ignored all -E 'not test(child_)'
 
 image: ## the container image, with docker or what DOCKER names
 	@$(or $(DOCKER),docker) build -f deploy/Dockerfile -t hookgate:local .

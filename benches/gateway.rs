@@ -2,7 +2,7 @@
 //! measured process per request, for unique, signed 1 KiB events over 64 connections.
 //!
 //! `cargo bench --bench gateway`. Needs nginx. Rounds are interleaved, so that what else the machine does falls on all.
-//! The figures that count are the ratios. `HOOKGATE_BENCH_SECONDS` and `HOOKGATE_BENCH_ROUNDS` set the size.
+//! The figures that count are the ratios. `BENCH_SECONDS` and `BENCH_ROUNDS` set the size.
 
 #![allow(
     missing_docs,
@@ -39,8 +39,8 @@ fn main() {
     if std::env::args().any(|argument| argument == "--list") {
         return;
     }
-    let seconds = number("HOOKGATE_BENCH_SECONDS", 5);
-    let rounds = number("HOOKGATE_BENCH_ROUNDS", 5);
+    let seconds = number("BENCH_SECONDS", 5);
+    let rounds = number("BENCH_ROUNDS", 5);
     let folder = tempfile::tempdir().expect("a temporary folder");
     let upstream = free_port();
     let nginx_port = free_port();

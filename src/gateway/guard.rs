@@ -4,7 +4,8 @@
 //! It ends an idle connection after `idle_timeout` or when told to, answers 408 to a head that is not complete
 //! `header_timeout` after its first byte, 431 to one longer than `max_header_bytes` and 400 to one that `head` does not
 //! let in, and notes the first byte's moment. The parser gets whole heads only, and not one byte after the end of a
-//! body: what follows is kept for the next request.
+//! body: what follows is kept for the next request. A reply that the sender does not take within `write_timeout` breaks
+//! the connection, whoever writes it.
 
 use std::fmt;
 use std::future::Future;
@@ -25,6 +26,7 @@ use pingora::protocols::{
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
+use super::alarm::Alarm;
 use super::chunks::Chunks;
 use super::connections::{Connection, Phase};
 use super::head::{self, Framing};
@@ -42,10 +44,13 @@ pub(crate) struct HeadLimits {
     pub(crate) max_header_bytes: usize,
 }
 
-/// Told of heads that the guard refuses, so that each is counted and logged like any other request.
-pub(crate) trait RefusedHeads: Send + Sync {
-    /// A head that began at `began` was refused.
+/// What stands behind the guard.
+pub(crate) trait House: Send + Sync {
+    /// A head that began at `began` was refused; it is counted and logged like any other request.
     fn refused(&self, connection: &Connection, refusal: Refusal, began: Instant);
+
+    /// How long a sender may take over our reply, as configured now.
+    fn write_timeout(&self) -> Duration;
 }
 
 /// A guarded stream.
@@ -53,9 +58,11 @@ pub(crate) struct Guard {
     inner: TcpSide,
     connection: Arc<Connection>,
     limits: HeadLimits,
-    refused: Arc<dyn RefusedHeads>,
+    house: Arc<dyn House>,
     alarm: Pin<Box<Sleep>>,
     armed_for: Option<Phase>,
+    /// Rings when the sender has not taken a reply in time.
+    untaken: Alarm,
     close: Pin<Box<dyn Future<Output = ()> + Send + Sync>>,
     /// Bytes that came and were not handed on yet: a head that is not complete, or what follows it.
     pending: BytesMut,
@@ -81,20 +88,16 @@ enum Stage {
 
 impl Guard {
     /// Guards `inner`.
-    pub(crate) fn new(
-        inner: TcpSide,
-        connection: Arc<Connection>,
-        limits: HeadLimits,
-        refused: Arc<dyn RefusedHeads>,
-    ) -> Self {
+    pub(crate) fn new(inner: TcpSide, connection: Arc<Connection>, limits: HeadLimits, house: Arc<dyn House>) -> Self {
         let told = connection.clone();
         Self {
             inner,
             connection,
             limits,
-            refused,
+            house,
             alarm: Box::pin(tokio::time::sleep(limits.idle_timeout)),
             armed_for: None,
+            untaken: Alarm::default(),
             close: Box::pin(async move { told.told_to_close().await }),
             pending: BytesMut::new(),
             looked: 0,
@@ -269,7 +272,13 @@ impl Guard {
             }
         }
         let _flushed = Pin::new(&mut self.inner).poll_flush(cx);
-        self.refused.refused(&self.connection, refusal, began);
+        self.house.refused(&self.connection, refusal, began);
+    }
+
+    /// Bounds the sender's patience with our reply: from the first byte it does not take at once to the last.
+    fn until_taken<T>(&mut self, cx: &mut Context<'_>, progress: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        let house = &self.house;
+        self.untaken.bound(cx, || Instant::now() + house.write_timeout(), progress)
     }
 }
 
@@ -298,19 +307,27 @@ impl AsyncRead for Guard {
 }
 
 impl AsyncWrite for Guard {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        if self.stage == Stage::Ended && matches!(self.connection.phase(), Phase::Head(_)) {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        if this.stage == Stage::Ended && matches!(this.connection.phase(), Phase::Head(_)) {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
-        Pin::new(&mut self.inner).poll_write(cx, bytes)
+        let written = Pin::new(&mut this.inner).poll_write(cx, bytes);
+        this.until_taken(cx, written)
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(cx)
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let flushed = Pin::new(&mut this.inner).poll_flush(cx);
+        ready!(this.until_taken(cx, flushed))?;
+        this.untaken.clear();
+        Poll::Ready(Ok(()))
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_shutdown(cx)
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let shut = Pin::new(&mut this.inner).poll_shutdown(cx);
+        this.until_taken(cx, shut)
     }
 }
 
@@ -355,3 +372,6 @@ impl fmt::Debug for Guard {
         f.debug_struct("Guard").field("remote", &self.connection.remote).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,7 @@
 //! The side that senders see: it accepts connections, reads requests whole, tells each request's story and writes the
 //! reply. The only place that acknowledges anything.
 
+mod alarm;
 mod body;
 mod chunks;
 mod connections;

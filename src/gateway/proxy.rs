@@ -202,8 +202,13 @@ impl Gateway {
         if unread || listener::closes() {
             session.set_keepalive(None);
         }
-        let written = write(session, reply, &origin.request_id).await;
-        if unread {
+        let within = self.site.load().write_timeout;
+        let taken = matches!(tokio::time::timeout(within, write(session, reply, &origin.request_id)).await, Ok(Ok(())));
+        if !taken {
+            // A reply that was cut must not be followed by another.
+            session.set_keepalive(None);
+        }
+        if taken && unread {
             linger(session).await;
         }
         passage.answered = true;
@@ -220,7 +225,7 @@ impl Gateway {
             request_id: origin.request_id.clone(),
             body_bytes: u64::try_from(session.body_bytes_read()).unwrap_or(u64::MAX),
         };
-        log_line(&answered, written.is_ok());
+        log_line(&answered, taken);
         self.recent.push(answered);
     }
 }

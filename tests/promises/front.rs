@@ -269,3 +269,25 @@ fn absent_applications_and_slow_senders_do_not_keep_the_door_shut() {
         assert!(reply.took < Duration::from_secs(1), "took {:?}", reply.took);
     }
 }
+
+#[test]
+fn a_sender_that_asks_on_and_on_and_reads_nothing_is_cut_off() {
+    // A reply that is all head: nothing but the guard bounds how long it may wait to be taken.
+    let kind = format!("text/{}", "x".repeat(1000));
+    let world = world_with(&[
+        "server.write_timeout = '1s'",
+        "routes.veedeo.events = ['wanted']",
+        &format!("routes.veedeo.ack.reply = {{ status = 200, content_type = '{kind}', body = '' }}"),
+    ]);
+    let request = Provider::Veedeo.sign(task("unwanted"));
+    assert_eq!(world.send(&request).headers.get("content-type"), Some(kind));
+    let (head, body) = request.bytes();
+    let breath = [head, body].concat().repeat(50);
+    let mut deaf = open(&world);
+    let asking = std::thread::spawn(move || while deaf.raw(&breath).is_ok() {});
+    let connections = || world.gateway.metrics().find("hookgate_connections", &[]);
+    eventually("it is there", Duration::from_secs(5), || (connections() == Some(1.0)).then_some(()));
+    eventually("it is cut off", Duration::from_secs(25), || asking.is_finished().then_some(()));
+    eventually("it is gone", Duration::from_secs(5), || (connections() == Some(0.0)).then_some(()));
+    asking.join().unwrap();
+}

@@ -4,8 +4,8 @@
 //! It ends an idle connection after `idle_timeout` or when told to, answers 408 to a head that is not complete
 //! `header_timeout` after its first byte, 431 to one longer than `max_header_bytes` and 400 to one that `head` does not
 //! let in, and notes the first byte's moment. The parser gets whole heads only, and not one byte after the end of a
-//! body: what follows is kept for the next request. A reply that the sender does not take within `write_timeout` breaks
-//! the connection, whoever writes it.
+//! body: what follows is kept for the next request. A body that is not complete `body_timeout` after its head and a reply
+//! that the sender does not take within `write_timeout` break the connection, whoever reads or writes.
 
 use std::fmt;
 use std::future::Future;
@@ -49,6 +49,9 @@ pub(crate) trait House: Send + Sync {
     /// A head that began at `began` was refused; it is counted and logged like any other request.
     fn refused(&self, connection: &Connection, refusal: Refusal, began: Instant);
 
+    /// How long a sender may take over a body, as configured now.
+    fn body_timeout(&self) -> Duration;
+
     /// How long a sender may take over our reply, as configured now.
     fn write_timeout(&self) -> Duration;
 }
@@ -61,6 +64,10 @@ pub(crate) struct Guard {
     house: Arc<dyn House>,
     alarm: Pin<Box<Sleep>>,
     armed_for: Option<Phase>,
+    /// When the body must be complete; set when the head is handed on.
+    body_by: Instant,
+    /// Rings when it is not.
+    unfinished: Alarm,
     /// Rings when the sender has not taken a reply in time.
     untaken: Alarm,
     close: Pin<Box<dyn Future<Output = ()> + Send + Sync>>,
@@ -97,6 +104,8 @@ impl Guard {
             house,
             alarm: Box::pin(tokio::time::sleep(limits.idle_timeout)),
             armed_for: None,
+            body_by: Instant::now(),
+            unfinished: Alarm::default(),
             untaken: Alarm::default(),
             close: Box::pin(async move { told.told_to_close().await }),
             pending: BytesMut::new(),
@@ -202,6 +211,8 @@ impl Guard {
     fn poll_handing(&mut self, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if let Stage::Judged(left, framing) = self.stage {
             let count = self.hand_on(buf, left);
+            self.body_by = Instant::now() + self.house.body_timeout();
+            self.unfinished.clear();
             self.stage = match (left - count, framing) {
                 (0, Framing::Length(length)) => Stage::Body(length),
                 (0, Framing::Chunked) => Stage::Chunked(Chunks::new()),
@@ -220,8 +231,12 @@ impl Guard {
     /// Bytes of a body: first those that came with the head, and never one of the next request.
     fn poll_body(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>, left: u64) -> Poll<io::Result<()>> {
         let most = usize::try_from(left).unwrap_or(usize::MAX);
-        let count =
-            if self.pending.is_empty() { ready!(self.poll_piece(cx, buf, most))? } else { self.hand_on(buf, most) };
+        let count = if self.pending.is_empty() {
+            let piece = self.poll_piece(cx, buf, most);
+            ready!(self.until_finished(cx, piece))?
+        } else {
+            self.hand_on(buf, most)
+        };
         if let Stage::Body(left) = self.stage {
             self.stage = Stage::Body(left.saturating_sub(u64::try_from(count).unwrap_or(u64::MAX)));
         }
@@ -233,7 +248,8 @@ impl Guard {
         if self.pending.is_empty() {
             let mut piece = [0; 8192];
             let mut piece = ReadBuf::new(&mut piece);
-            ready!(Pin::new(&mut self.inner).poll_read(cx, &mut piece))?;
+            let read = Pin::new(&mut self.inner).poll_read(cx, &mut piece);
+            ready!(self.until_finished(cx, read))?;
             self.pending.extend_from_slice(piece.filled());
         }
         let room = self.pending.len().min(buf.remaining());
@@ -275,7 +291,24 @@ impl Guard {
         self.house.refused(&self.connection, refusal, began);
     }
 
-    /// Bounds the sender's patience with our reply: from the first byte it does not take at once to the last.
+    /// The request is complete: what comes next waits until it is answered, and only that nothing comes any more is
+    /// told. Of a sender that sends more ahead than a head may be long no end is noticed before the answer.
+    fn poll_ahead(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.pending.len() <= self.limits.max_header_bytes {
+            if ready!(self.poll_more(cx))? == 0 {
+                return Poll::Ready(Ok(()));
+            }
+        }
+        Poll::Pending
+    }
+
+    /// Bounds a body that is being read.
+    fn until_finished<T>(&mut self, cx: &mut Context<'_>, progress: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        let by = self.body_by;
+        self.unfinished.bound(cx, || by, progress)
+    }
+
+    /// Bounds how long a reply waits to be taken: from the first byte it does not take at once to the last.
     fn until_taken<T>(&mut self, cx: &mut Context<'_>, progress: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         let house = &self.house;
         self.untaken.bound(cx, || Instant::now() + house.write_timeout(), progress)
@@ -298,8 +331,7 @@ impl AsyncRead for Guard {
             Stage::Ended => Poll::Ready(Ok(())),
             Stage::Head => this.poll_head(cx, buf),
             Stage::Judged(..) => this.poll_handing(buf),
-            // The request is complete: what comes next waits until it is answered.
-            Stage::Body(0) => Poll::Pending,
+            Stage::Body(0) => this.poll_ahead(cx),
             Stage::Body(left) => this.poll_body(cx, buf, left),
             Stage::Chunked(chunks) => this.poll_chunks(cx, buf, chunks),
         }

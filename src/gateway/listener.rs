@@ -176,6 +176,10 @@ impl House for Gateway {
             status = refusal.status().as_u16(), remote = %connection.remote.ip(), ack_ms = milliseconds(began), "request");
     }
 
+    fn body_timeout(&self) -> Duration {
+        self.site.load().body_timeout
+    }
+
     fn write_timeout(&self) -> Duration {
         self.site.load().write_timeout
     }

@@ -29,6 +29,7 @@ use tokio::time::{Instant, Sleep};
 use super::alarm::Alarm;
 use super::chunks::Chunks;
 use super::connections::{Connection, Phase};
+use super::farewell::Farewell;
 use super::head::{self, Framing};
 use super::reply;
 use crate::domain::refusal::Refusal;
@@ -76,6 +77,8 @@ pub(crate) struct Guard {
     /// Bytes of `pending` that were looked at in vain for the end of the head.
     looked: usize,
     stage: Stage,
+    /// How the connection ends; there once a head was refused.
+    farewell: Option<Farewell>,
 }
 
 /// What the next bytes are.
@@ -89,6 +92,8 @@ enum Stage {
     Body(u64),
     /// A body by chunks. What comes after its end is the next request's.
     Chunked(Chunks),
+    /// A head that was refused: what else comes is read away.
+    Refused,
     /// Nothing comes any more.
     Ended,
 }
@@ -111,6 +116,7 @@ impl Guard {
             pending: BytesMut::new(),
             looked: 0,
             stage: Stage::Head,
+            farewell: None,
         }
     }
 
@@ -137,8 +143,8 @@ impl Guard {
                     Ok(Some(())) => return self.poll_handing(buf),
                     Ok(None) => {}
                     Err(refusal) => {
-                        self.refuse(cx, refusal, began);
-                        return Poll::Ready(Ok(()));
+                        self.refuse(refusal, began);
+                        return self.poll_farewell(cx);
                     }
                 }
             }
@@ -201,10 +207,15 @@ impl Guard {
             ready!(self.alarm.as_mut().poll(cx));
         }
         match phase {
-            Phase::Head(began) => self.refuse(cx, Refusal::RequestTimeout, began),
-            Phase::Idle(_) | Phase::Busy(_) => self.stage = Stage::Ended,
+            Phase::Head(began) => {
+                self.refuse(Refusal::RequestTimeout, began);
+                self.poll_farewell(cx)
+            }
+            Phase::Idle(_) | Phase::Busy(_) => {
+                self.stage = Stage::Ended;
+                Poll::Ready(Ok(()))
+            }
         }
-        Poll::Ready(Ok(()))
     }
 
     /// Hands a judged head on, as far as there is room.
@@ -276,19 +287,19 @@ impl Guard {
         Poll::Ready(Ok(count))
     }
 
-    /// Writes a refusal past the parser, as far as it goes into the socket's buffer, and ends the connection.
-    fn refuse(&mut self, cx: &mut Context<'_>, refusal: Refusal, began: Instant) {
-        self.stage = Stage::Ended;
-        let bytes = reply::raw_refusal(refusal);
-        let mut sent = 0;
-        while let Some(rest) = bytes.get(sent..).filter(|rest| !rest.is_empty()) {
-            match Pin::new(&mut self.inner).poll_write(cx, rest) {
-                Poll::Ready(Ok(count)) if count > 0 => sent += count,
-                Poll::Ready(_) | Poll::Pending => break,
-            }
-        }
-        let _flushed = Pin::new(&mut self.inner).poll_flush(cx);
+    /// Refuses a head past the parser, which sees the connection end once the sender had time to read why.
+    fn refuse(&mut self, refusal: Refusal, began: Instant) {
+        self.stage = Stage::Refused;
+        self.farewell = Some(Farewell::new(reply::raw_refusal(refusal)));
         self.house.refused(&self.connection, refusal, began);
+    }
+
+    fn poll_farewell(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if let Some(farewell) = &mut self.farewell {
+            ready!(farewell.poll(cx, &mut self.inner));
+        }
+        self.stage = Stage::Ended;
+        Poll::Ready(Ok(()))
     }
 
     /// The request is complete: what comes next waits until it is answered, and only that nothing comes any more is
@@ -324,11 +335,12 @@ impl AsyncRead for Guard {
                 Stage::Body(0) => Stage::Head,
                 // The rest of a body that nobody wanted must not be taken for a request.
                 Stage::Body(_) | Stage::Chunked(_) => Stage::Ended,
-                stage @ (Stage::Head | Stage::Judged(..) | Stage::Ended) => stage,
+                stage @ (Stage::Head | Stage::Judged(..) | Stage::Refused | Stage::Ended) => stage,
             };
         }
         match this.stage {
             Stage::Ended => Poll::Ready(Ok(())),
+            Stage::Refused => this.poll_farewell(cx),
             Stage::Head => this.poll_head(cx, buf),
             Stage::Judged(..) => this.poll_handing(buf),
             Stage::Body(0) => this.poll_ahead(cx),
@@ -341,7 +353,9 @@ impl AsyncRead for Guard {
 impl AsyncWrite for Guard {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        if this.stage == Stage::Ended && matches!(this.connection.phase(), Phase::Head(_)) {
+        // A refusal was the connection's last word; the parser's own must not follow it.
+        if this.farewell.is_some() || (this.stage == Stage::Ended && matches!(this.connection.phase(), Phase::Head(_)))
+        {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
         let written = Pin::new(&mut this.inner).poll_write(cx, bytes);

@@ -5,6 +5,7 @@ mod alarm;
 mod body;
 mod chunks;
 mod connections;
+mod farewell;
 mod forwarded;
 mod guard;
 mod head;

@@ -28,10 +28,10 @@ use crate::telemetry::NO_ROUTE;
 use crate::telemetry::recent::Answered;
 
 /// Most of an unwanted body that is read away so that the sender gets to read the refusal.
-const LINGER_BYTES: usize = 256 * 1024;
+pub(super) const LINGER_BYTES: usize = 256 * 1024;
 
 /// How long that may take.
-const LINGER: std::time::Duration = std::time::Duration::from_secs(2);
+pub(super) const LINGER: std::time::Duration = std::time::Duration::from_secs(2);
 
 /// One request on its way through Pingora's phases.
 pub(crate) struct Passage {

@@ -5,6 +5,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
 use crate::gateway::connections::Connections;
+use crate::gateway::proxy::LINGER;
 use crate::telemetry::Metrics;
 
 const BODY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -91,4 +92,36 @@ async fn while_a_request_is_served_only_the_senders_end_is_told_and_what_it_sent
     assert_eq!(guard.read(&mut byte).await.expect("the end is no error"), 0);
     guard.connection.enter(Phase::Idle(Instant::now()));
     read_head(&mut guard, next).await;
+}
+
+#[tokio::test]
+async fn a_sender_of_a_refused_head_reads_the_refusal_whatever_else_it_sends() {
+    let (mut guard, mut sender) = guarded().await;
+    let sending = async {
+        sender.write_all(&[b'x'; 200_000]).await?;
+        sender.shutdown().await?;
+        let mut reply = String::new();
+        sender.read_to_string(&mut reply).await.map(|_| reply)
+    };
+    let ending = async {
+        let mut byte = [0; 1];
+        let read = guard.read(&mut byte).await;
+        drop(guard);
+        read
+    };
+    let (reply, read) = tokio::join!(sending, ending);
+    assert_eq!(read.expect("an end"), 0, "the parser sees nothing of it");
+    let reply = reply.expect("no reset");
+    assert!(reply.starts_with("HTTP/1.1 431 ") && reply.ends_with("\"header_too_large\"}"), "{reply}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sender_that_does_not_end_a_refused_connection_is_not_waited_for_long() {
+    let (mut guard, mut sender) = guarded().await;
+    sender.write_all(b"not HTTP at all\r\n\r\n").await.expect("an open connection");
+    let from = Instant::now();
+    let mut byte = [0; 1];
+    assert_eq!(guard.read(&mut byte).await.expect("an end"), 0);
+    assert_eq!(from.elapsed().as_secs(), LINGER.as_secs());
+    assert!(guard.write_all(b"HTTP/1.1 400 Bad Request").await.is_err(), "nothing follows the refusal");
 }

@@ -291,3 +291,34 @@ fn a_sender_that_asks_on_and_on_and_reads_nothing_is_cut_off() {
     eventually("it is gone", Duration::from_secs(5), || (connections() == Some(0.0)).then_some(()));
     asking.join().unwrap();
 }
+
+#[test]
+fn whatever_is_refused_is_counted_and_logged_once() {
+    let world = world();
+    let many = |count: usize| "X: y\r\n".repeat(count);
+    let heads = [
+        format!("GET /a HTTP/1.1\r\nHost: h\r\n{}\r\n", many(255)),
+        format!("GET /a HTTP/1.1\r\nHost: h\r\n{}\r\n", many(256)),
+        "CONNECT h:443 HTTP/1.1\r\nHost: h:443\r\n\r\n".to_owned(),
+        "GET /a HTTP/1.1\r\nHost: user@h\r\n\r\n".to_owned(),
+        "GET http://other/a HTTP/1.1\r\nHost: h\r\n\r\n".to_owned(),
+        "OPTIONS * HTTP/1.1\r\nHost: h\r\n\r\n".to_owned(),
+        "GET /\\evil/<a>^`{|} HTTP/1.1\r\nHost: h\r\n\r\n".to_owned(),
+        "GET //other/a HTTP/1.1\r\nHost: h\r\n\r\n".to_owned(),
+        "GET /a HTTP/1.1\r\nHost: h:1:2, [::\r\nConnection: \"X-A\"\r\n\r\n".to_owned(),
+        "M-SEARCH /a HTTP/1.0\r\n\r\n".to_owned(),
+    ];
+    let statuses: Vec<u16> = heads
+        .iter()
+        .map(|head| {
+            let mut line = open(&world);
+            line.raw(head.as_bytes()).unwrap();
+            line.read(Duration::from_secs(5)).unwrap().status
+        })
+        .collect();
+    assert_eq!(statuses, [404, 431, 400, 400, 400, 400, 400, 404, 404, 404]);
+    let count = f64::from(u32::try_from(heads.len()).unwrap());
+    let refused = || world.gateway.metrics().count("hookgate_requests_total", &[("disposition", "refused")]);
+    eventually("each is counted", Duration::from_secs(5), || (refused() as f64 >= count).then_some(()));
+    assert_eq!(world.gateway.log(&["\"msg\":\"request\"", "\"refused\""]).len(), heads.len());
+}

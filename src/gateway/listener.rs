@@ -95,8 +95,9 @@ impl Door {
         let mut stop = self.stop.subscribe();
         loop {
             let accepted = tokio::select! {
-                accepted = listener.accept() => accepted,
+                biased;
                 _ = stop.wait_for(|stop| *stop) => return,
+                accepted = listener.accept() => accepted,
             };
             match accepted {
                 Ok((stream, remote)) => self.admit(stream, remote),

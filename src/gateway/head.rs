@@ -5,6 +5,8 @@
 //! to go elsewhere. What it lets through is parsed elsewhere, and the parser refuses none of it: a refusal of its own
 //! would be neither counted nor logged.
 
+use http::uri::PathAndQuery;
+
 use crate::domain::refusal::Refusal;
 
 /// The end of a head.
@@ -89,8 +91,7 @@ fn request_line(line: &[u8]) -> Result<Version, Refusal> {
     else {
         return Err(Refusal::BadRequest);
     };
-    let printable = !target.is_empty() && target.iter().all(u8::is_ascii_graphic) && !target.contains(&b'#');
-    if !is_token(method) || method == b"CONNECT" || !printable || target.first() != Some(&b'/') {
+    if !is_token(method) || method == b"CONNECT" || !is_path(target) {
         return Err(Refusal::BadRequest);
     }
     match version {
@@ -98,6 +99,12 @@ fn request_line(line: &[u8]) -> Result<Version, Refusal> {
         b"HTTP/1.0" => Ok(Version::Http10),
         _ => Err(Refusal::BadRequest),
     }
+}
+
+/// Origin form (RFC 9112 section 3.2.1), of characters that the parser takes.
+fn is_path(target: &[u8]) -> bool {
+    let printable = target.iter().all(u8::is_ascii_graphic) && !target.contains(&b'#');
+    printable && target.first() == Some(&b'/') && PathAndQuery::try_from(target).is_ok()
 }
 
 /// What the header fields say of host and framing.
@@ -207,6 +214,7 @@ mod tests {
             "CONNECT h:443 HTTP/1.1\nHost: h:443",
             "CONNECT /a HTTP/1.1\nHost: h",
             "OPTIONS * HTTP/1.1\nHost: h",
+            "POST /a<b> HTTP/1.1\nHost: h",
             "POST http://h/a HTTP/1.1\nHost: h",
             "POST http://other/a HTTP/1.1\nHost: h",
             "POST / HTTP/1.1\nHost: user@h",

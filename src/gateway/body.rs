@@ -123,7 +123,8 @@ async fn read_all(
             first = piece;
         } else {
             if rest.is_empty() {
-                rest.reserve(announced.unwrap_or(first.len() + piece.len()).min(cap));
+                // What is announced takes no memory before it comes.
+                rest.reserve(first.len() + piece.len());
                 rest.extend_from_slice(&std::mem::take(&mut first));
             }
             rest.extend_from_slice(&piece);

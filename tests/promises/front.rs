@@ -5,9 +5,12 @@ use std::time::{Duration, Instant};
 
 use crate::outage::assert_spooled;
 use crate::world::act::{Gate, accept};
+use crate::world::app::App;
 use crate::world::clock::{eventually, pause};
 use crate::world::events::{task, task_of};
+use crate::world::gateway::Gateway;
 use crate::world::sender::{Line, Request};
+use crate::world::setup::Setup;
 use crate::world::sign::Provider;
 use crate::world::wire::WireFault;
 use crate::world::{World, at_once, world, world_with};
@@ -321,4 +324,25 @@ fn whatever_is_refused_is_counted_and_logged_once() {
     let refused = || world.gateway.metrics().count("hookgate_requests_total", &[("disposition", "refused")]);
     eventually("each is counted", Duration::from_secs(5), || (refused() as f64 >= count).then_some(()));
     assert_eq!(world.gateway.log(&["\"msg\":\"request\"", "\"refused\""]).len(), heads.len());
+}
+
+#[test]
+fn a_length_that_is_only_announced_takes_no_memory() {
+    let app = App::start();
+    let lines = ["server.max_buffered_bytes = '8GiB'", "routes.veedeo.max_body_bytes = '1GiB'"];
+    let mut setup = Setup::new(&app.url()).with(&lines);
+    setup.shell = Some("ulimit -v 6000000".into());
+    let gateway = Gateway::start(setup);
+    let head = b"POST /webhooks/veedeo HTTP/1.1\r\nHost: h\r\nContent-Length: 1000000000\r\n\r\n";
+    let mut lines: Vec<Line> = (0..8).map(|_| Line::open(&gateway.address()).expect("a connection")).collect();
+    for line in &mut lines {
+        line.raw(head).unwrap();
+    }
+    for piece in 1..=3_u32 {
+        lines.iter_mut().for_each(|line| line.raw(&[b'x'; 100]).unwrap());
+        let came = f64::from(piece) * 800.0;
+        let held = || gateway.metrics().find("hookgate_buffered_bytes", &[]);
+        eventually("the pieces are there", Duration::from_secs(5), || (held() == Some(came)).then_some(()));
+    }
+    assert_eq!(gateway.send(&Provider::Veedeo.sign(task(1))).status, 200);
 }

@@ -277,8 +277,8 @@ async fn write(session: &mut Session, reply: Reply, request_id: &str) -> pingora
     }
     header.insert_header("x-request-id", request_id)?;
     let bodiless = reply.is_bodiless() || session.req_header().method == Method::HEAD;
-    if !reply.is_bodiless() {
-        header.insert_header(http::header::CONTENT_LENGTH, reply.body.len())?;
+    if let Some(length) = reply.content_length() {
+        header.insert_header(http::header::CONTENT_LENGTH, length)?;
     }
     let downstream = session.as_downstream_mut();
     let end = bodiless || reply.body.is_empty();

@@ -144,7 +144,7 @@ pub(super) fn labels(route: &Route) -> RouteLabels {
 
 /// What senders are served.
 pub(super) fn site(config: &Config) -> Site {
-    let mut site = Site::new(&config.routes, config.passthrough.clone(), config.app_url.clone());
+    let mut site = Site::new(&config.routes, config.passthrough.clone(), config.app.clone());
     site.trusted_proxies.clone_from(&config.server.trusted_proxies);
     site.body_timeout = config.server.body_timeout;
     site.write_timeout = config.server.write_timeout;

@@ -9,7 +9,7 @@ use ipnet::IpNet;
 
 use super::leaf::Leaf;
 use crate::domain::pass_path::PassPath;
-use crate::domain::route::{OnStoreDown, Route};
+use crate::domain::route::{AppPolicy, OnStoreDown, Route};
 use crate::domain::secret::Secret;
 
 /// A configuration that the gateway can start with.
@@ -35,8 +35,8 @@ pub struct Config {
     pub routes: Vec<Arc<Route>>,
     /// Paths streamed to the application unverified. A route's path comes first.
     pub passthrough: Vec<PassPath>,
-    /// Where passed-through requests go: `http://host[:port][/prefix]`, without a trailing slash.
-    pub app_url: String,
+    /// Where passed-through requests go and how long they may take.
+    pub app: AppPolicy,
     /// What is allowed and worth knowing.
     pub notes: Vec<Note>,
     /// The files it was read from, the main one first, and the secret files: what a reload watches.

@@ -1,10 +1,12 @@
 //! Reading a request's body: whole, within its deadline, its cap and the gateway's memory. It believes nothing.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_LENGTH, EXPECT};
+use pingora::prelude::{Error, ErrorType};
 use pingora::protocols::http::ServerSession;
 use tokio::time::Instant;
 
@@ -110,7 +112,7 @@ async fn read_all(
     let mut first = Bytes::new();
     let mut rest = BytesMut::new();
     loop {
-        let piece = session.read_request_body().await.map_err(|_| Unread::Refused(Refusal::BadRequest))?;
+        let piece = session.read_request_body().await.map_err(|error| Unread::Refused(blame(&error)))?;
         let Some(piece) = piece else { break };
         if first.len() + rest.len() + piece.len() > cap {
             return Err(Unread::Refused(Refusal::BodyTooLarge));
@@ -121,7 +123,8 @@ async fn read_all(
             first = piece;
         } else {
             if rest.is_empty() {
-                rest.reserve(announced.unwrap_or(first.len() + piece.len()).min(cap));
+                // What is announced takes no memory before it comes.
+                rest.reserve(first.len() + piece.len());
                 rest.extend_from_slice(&std::mem::take(&mut first));
             }
             rest.extend_from_slice(&piece);
@@ -131,6 +134,16 @@ async fn read_all(
     match announced {
         Some(length) if length != body.len() => Err(Unread::Refused(Refusal::BadRequest)),
         Some(_) | None => Ok(body),
+    }
+}
+
+/// What is wrong with a body that could not be read.
+pub(super) fn blame(error: &Error) -> Refusal {
+    let ran_out = |cause: &io::Error| cause.kind() == io::ErrorKind::TimedOut;
+    if *error.etype() == ErrorType::ReadTimedout || error.root_cause().downcast_ref().is_some_and(ran_out) {
+        Refusal::RequestTimeout
+    } else {
+        Refusal::BadRequest
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{Notify, watch};
@@ -55,6 +55,8 @@ struct Table {
     most: usize,
     open: Mutex<HashMap<u64, Arc<Connection>>>,
     next: AtomicU64,
+    /// Whether connections that come now are told to close at once; read and written under the lock of `open`.
+    closing: AtomicBool,
     count: watch::Sender<usize>,
     metrics: Arc<Metrics>,
 }
@@ -75,6 +77,7 @@ impl Connections {
             most,
             open: Mutex::default(),
             next: AtomicU64::new(0),
+            closing: AtomicBool::new(false),
             count: watch::channel(0).0,
             metrics,
         }))
@@ -95,6 +98,9 @@ impl Connections {
                 closed.close.notify_one();
             }
         }
+        if self.0.closing.load(Ordering::Relaxed) {
+            connection.close.notify_one();
+        }
         let id = self.0.next.fetch_add(1, Ordering::Relaxed);
         open.insert(id, connection.clone());
         drop(open);
@@ -103,9 +109,12 @@ impl Connections {
         Some(Entry { id, connection, table: self.0.clone() })
     }
 
-    /// Tells all idle connections to close; those that serve a request close after it.
+    /// Tells all idle connections to close, and those that were accepted meanwhile; those that serve a request close
+    /// after it.
     pub(crate) fn close_idle(&self) {
-        for connection in self.0.open.lock().unwrap_or_else(PoisonError::into_inner).values() {
+        let open = self.0.open.lock().unwrap_or_else(PoisonError::into_inner);
+        self.0.closing.store(true, Ordering::Relaxed);
+        for connection in open.values() {
             connection.close.notify_one();
         }
     }
@@ -123,5 +132,26 @@ impl Drop for Entry {
         self.table.open.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
         self.table.count.send_modify(|count| *count = count.saturating_sub(1));
         self.table.metrics.connections.dec();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_comes_in_while_the_door_closes_is_told_so() {
+        let connections = Connections::new(9, Arc::new(Metrics::new(&[]).expect("metrics")));
+        let remote = "127.0.0.1:1".parse().expect("an address");
+        let told = async |entry: &Entry| {
+            tokio::time::timeout(Duration::from_secs(1), entry.connection.told_to_close()).await.is_ok()
+        };
+        let before = connections.enter(remote).expect("room");
+        assert!(!told(&before).await);
+        connections.close_idle();
+        let after = connections.enter(remote).expect("room");
+        assert!(told(&before).await && told(&after).await);
     }
 }

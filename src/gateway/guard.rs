@@ -4,7 +4,8 @@
 //! It ends an idle connection after `idle_timeout` or when told to, answers 408 to a head that is not complete
 //! `header_timeout` after its first byte, 431 to one longer than `max_header_bytes` and 400 to one that `head` does not
 //! let in, and notes the first byte's moment. The parser gets whole heads only, and not one byte after the end of a
-//! body: what follows is kept for the next request.
+//! body: what follows is kept for the next request. A body that is not complete `body_timeout` after its head and a reply
+//! that the sender does not take within `write_timeout` break the connection, whoever reads or writes.
 
 use std::fmt;
 use std::future::Future;
@@ -25,8 +26,10 @@ use pingora::protocols::{
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
+use super::alarm::Alarm;
 use super::chunks::Chunks;
 use super::connections::{Connection, Phase};
+use super::farewell::Farewell;
 use super::head::{self, Framing};
 use super::reply;
 use crate::domain::refusal::Refusal;
@@ -42,10 +45,16 @@ pub(crate) struct HeadLimits {
     pub(crate) max_header_bytes: usize,
 }
 
-/// Told of heads that the guard refuses, so that each is counted and logged like any other request.
-pub(crate) trait RefusedHeads: Send + Sync {
-    /// A head that began at `began` was refused.
+/// What stands behind the guard.
+pub(crate) trait House: Send + Sync {
+    /// A head that began at `began` was refused; it is counted and logged like any other request.
     fn refused(&self, connection: &Connection, refusal: Refusal, began: Instant);
+
+    /// How long a sender may take over a body, as configured now.
+    fn body_timeout(&self) -> Duration;
+
+    /// How long a sender may take over our reply, as configured now.
+    fn write_timeout(&self) -> Duration;
 }
 
 /// A guarded stream.
@@ -53,15 +62,23 @@ pub(crate) struct Guard {
     inner: TcpSide,
     connection: Arc<Connection>,
     limits: HeadLimits,
-    refused: Arc<dyn RefusedHeads>,
+    house: Arc<dyn House>,
     alarm: Pin<Box<Sleep>>,
     armed_for: Option<Phase>,
+    /// When the body must be complete; set when the head is handed on.
+    body_by: Instant,
+    /// Rings when it is not.
+    unfinished: Alarm,
+    /// Rings when the sender has not taken a reply in time.
+    untaken: Alarm,
     close: Pin<Box<dyn Future<Output = ()> + Send + Sync>>,
     /// Bytes that came and were not handed on yet: a head that is not complete, or what follows it.
     pending: BytesMut,
     /// Bytes of `pending` that were looked at in vain for the end of the head.
     looked: usize,
     stage: Stage,
+    /// How the connection ends; there once a head was refused.
+    farewell: Option<Farewell>,
 }
 
 /// What the next bytes are.
@@ -75,30 +92,31 @@ enum Stage {
     Body(u64),
     /// A body by chunks. What comes after its end is the next request's.
     Chunked(Chunks),
+    /// A head that was refused: what else comes is read away.
+    Refused,
     /// Nothing comes any more.
     Ended,
 }
 
 impl Guard {
     /// Guards `inner`.
-    pub(crate) fn new(
-        inner: TcpSide,
-        connection: Arc<Connection>,
-        limits: HeadLimits,
-        refused: Arc<dyn RefusedHeads>,
-    ) -> Self {
+    pub(crate) fn new(inner: TcpSide, connection: Arc<Connection>, limits: HeadLimits, house: Arc<dyn House>) -> Self {
         let told = connection.clone();
         Self {
             inner,
             connection,
             limits,
-            refused,
+            house,
             alarm: Box::pin(tokio::time::sleep(limits.idle_timeout)),
             armed_for: None,
+            body_by: Instant::now(),
+            unfinished: Alarm::default(),
+            untaken: Alarm::default(),
             close: Box::pin(async move { told.told_to_close().await }),
             pending: BytesMut::new(),
             looked: 0,
             stage: Stage::Head,
+            farewell: None,
         }
     }
 
@@ -125,8 +143,8 @@ impl Guard {
                     Ok(Some(())) => return self.poll_handing(buf),
                     Ok(None) => {}
                     Err(refusal) => {
-                        self.refuse(cx, refusal, began);
-                        return Poll::Ready(Ok(()));
+                        self.refuse(refusal, began);
+                        return self.poll_farewell(cx);
                     }
                 }
             }
@@ -189,16 +207,23 @@ impl Guard {
             ready!(self.alarm.as_mut().poll(cx));
         }
         match phase {
-            Phase::Head(began) => self.refuse(cx, Refusal::RequestTimeout, began),
-            Phase::Idle(_) | Phase::Busy(_) => self.stage = Stage::Ended,
+            Phase::Head(began) => {
+                self.refuse(Refusal::RequestTimeout, began);
+                self.poll_farewell(cx)
+            }
+            Phase::Idle(_) | Phase::Busy(_) => {
+                self.stage = Stage::Ended;
+                Poll::Ready(Ok(()))
+            }
         }
-        Poll::Ready(Ok(()))
     }
 
     /// Hands a judged head on, as far as there is room.
     fn poll_handing(&mut self, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if let Stage::Judged(left, framing) = self.stage {
             let count = self.hand_on(buf, left);
+            self.body_by = Instant::now() + self.house.body_timeout();
+            self.unfinished.clear();
             self.stage = match (left - count, framing) {
                 (0, Framing::Length(length)) => Stage::Body(length),
                 (0, Framing::Chunked) => Stage::Chunked(Chunks::new()),
@@ -217,8 +242,12 @@ impl Guard {
     /// Bytes of a body: first those that came with the head, and never one of the next request.
     fn poll_body(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>, left: u64) -> Poll<io::Result<()>> {
         let most = usize::try_from(left).unwrap_or(usize::MAX);
-        let count =
-            if self.pending.is_empty() { ready!(self.poll_piece(cx, buf, most))? } else { self.hand_on(buf, most) };
+        let count = if self.pending.is_empty() {
+            let piece = self.poll_piece(cx, buf, most);
+            ready!(self.until_finished(cx, piece))?
+        } else {
+            self.hand_on(buf, most)
+        };
         if let Stage::Body(left) = self.stage {
             self.stage = Stage::Body(left.saturating_sub(u64::try_from(count).unwrap_or(u64::MAX)));
         }
@@ -230,7 +259,8 @@ impl Guard {
         if self.pending.is_empty() {
             let mut piece = [0; 8192];
             let mut piece = ReadBuf::new(&mut piece);
-            ready!(Pin::new(&mut self.inner).poll_read(cx, &mut piece))?;
+            let read = Pin::new(&mut self.inner).poll_read(cx, &mut piece);
+            ready!(self.until_finished(cx, read))?;
             self.pending.extend_from_slice(piece.filled());
         }
         let room = self.pending.len().min(buf.remaining());
@@ -257,19 +287,42 @@ impl Guard {
         Poll::Ready(Ok(count))
     }
 
-    /// Writes a refusal past the parser, as far as it goes into the socket's buffer, and ends the connection.
-    fn refuse(&mut self, cx: &mut Context<'_>, refusal: Refusal, began: Instant) {
+    /// Refuses a head past the parser, which sees the connection end once the sender had time to read why.
+    fn refuse(&mut self, refusal: Refusal, began: Instant) {
+        self.stage = Stage::Refused;
+        self.farewell = Some(Farewell::new(reply::raw_refusal(refusal)));
+        self.house.refused(&self.connection, refusal, began);
+    }
+
+    fn poll_farewell(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if let Some(farewell) = &mut self.farewell {
+            ready!(farewell.poll(cx, &mut self.inner));
+        }
         self.stage = Stage::Ended;
-        let bytes = reply::raw_refusal(refusal);
-        let mut sent = 0;
-        while let Some(rest) = bytes.get(sent..).filter(|rest| !rest.is_empty()) {
-            match Pin::new(&mut self.inner).poll_write(cx, rest) {
-                Poll::Ready(Ok(count)) if count > 0 => sent += count,
-                Poll::Ready(_) | Poll::Pending => break,
+        Poll::Ready(Ok(()))
+    }
+
+    /// The request is complete: what comes next waits until it is answered, and only that nothing comes any more is
+    /// told. Of a sender that sends more ahead than a head may be long no end is noticed before the answer.
+    fn poll_ahead(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.pending.len() <= self.limits.max_header_bytes {
+            if ready!(self.poll_more(cx))? == 0 {
+                return Poll::Ready(Ok(()));
             }
         }
-        let _flushed = Pin::new(&mut self.inner).poll_flush(cx);
-        self.refused.refused(&self.connection, refusal, began);
+        Poll::Pending
+    }
+
+    /// Bounds a body that is being read.
+    fn until_finished<T>(&mut self, cx: &mut Context<'_>, progress: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        let by = self.body_by;
+        self.unfinished.bound(cx, || by, progress)
+    }
+
+    /// Bounds how long a reply waits to be taken: from the first byte it does not take at once to the last.
+    fn until_taken<T>(&mut self, cx: &mut Context<'_>, progress: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        let house = &self.house;
+        self.untaken.bound(cx, || Instant::now() + house.write_timeout(), progress)
     }
 }
 
@@ -282,15 +335,15 @@ impl AsyncRead for Guard {
                 Stage::Body(0) => Stage::Head,
                 // The rest of a body that nobody wanted must not be taken for a request.
                 Stage::Body(_) | Stage::Chunked(_) => Stage::Ended,
-                stage @ (Stage::Head | Stage::Judged(..) | Stage::Ended) => stage,
+                stage @ (Stage::Head | Stage::Judged(..) | Stage::Refused | Stage::Ended) => stage,
             };
         }
         match this.stage {
             Stage::Ended => Poll::Ready(Ok(())),
+            Stage::Refused => this.poll_farewell(cx),
             Stage::Head => this.poll_head(cx, buf),
             Stage::Judged(..) => this.poll_handing(buf),
-            // The request is complete: what comes next waits until it is answered.
-            Stage::Body(0) => Poll::Pending,
+            Stage::Body(0) => this.poll_ahead(cx),
             Stage::Body(left) => this.poll_body(cx, buf, left),
             Stage::Chunked(chunks) => this.poll_chunks(cx, buf, chunks),
         }
@@ -298,19 +351,29 @@ impl AsyncRead for Guard {
 }
 
 impl AsyncWrite for Guard {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        if self.stage == Stage::Ended && matches!(self.connection.phase(), Phase::Head(_)) {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        // A refusal was the connection's last word; the parser's own must not follow it.
+        if this.farewell.is_some() || (this.stage == Stage::Ended && matches!(this.connection.phase(), Phase::Head(_)))
+        {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
-        Pin::new(&mut self.inner).poll_write(cx, bytes)
+        let written = Pin::new(&mut this.inner).poll_write(cx, bytes);
+        this.until_taken(cx, written)
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(cx)
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let flushed = Pin::new(&mut this.inner).poll_flush(cx);
+        ready!(this.until_taken(cx, flushed))?;
+        this.untaken.clear();
+        Poll::Ready(Ok(()))
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_shutdown(cx)
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let shut = Pin::new(&mut this.inner).poll_shutdown(cx);
+        this.until_taken(cx, shut)
     }
 }
 
@@ -355,3 +418,6 @@ impl fmt::Debug for Guard {
         f.debug_struct("Guard").field("remote", &self.connection.remote).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,11 @@
 //! A request's head, judged before the parser sees it: only what every HTTP/1.1 reader reads the same way gets in.
 //!
 //! The rules are those of RFC 9112 with all leniency left out: lines end with CRLF and nothing else, names are tokens
-//! right before their colon, no line is folded, one Host, one framing. What it lets through is parsed elsewhere.
+//! right before their colon, no line is folded, one Host, one framing. A target is a path: nobody is asked to connect or
+//! to go elsewhere. What it lets through is parsed elsewhere, and the parser refuses none of it: a refusal of its own
+//! would be neither counted nor logged.
+
+use http::uri::PathAndQuery;
 
 use crate::domain::refusal::Refusal;
 
@@ -10,6 +14,9 @@ const END: &[u8] = b"\r\n\r\n";
 
 /// Longest `Content-Length` in digits; more would not fit 64 bits.
 const MAX_LENGTH_DIGITS: usize = 18;
+
+/// Most header lines; as many as the parser takes.
+const MAX_LINES: usize = 256;
 
 /// How the body that follows a head is framed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,7 +48,10 @@ pub(crate) fn judge(head: &[u8]) -> Result<Framing, Refusal> {
     let mut lines = Lines(Some(text));
     let version = request_line(lines.next().unwrap_or(Err(Refusal::BadRequest))?)?;
     let mut fields = Fields::default();
-    for line in lines {
+    for (count, line) in lines.enumerate() {
+        if count == MAX_LINES {
+            return Err(Refusal::HeaderTooLarge);
+        }
         fields.add(line?)?;
     }
     fields.framing(version)
@@ -81,8 +91,7 @@ fn request_line(line: &[u8]) -> Result<Version, Refusal> {
     else {
         return Err(Refusal::BadRequest);
     };
-    let printable = !target.is_empty() && target.iter().all(u8::is_ascii_graphic) && !target.contains(&b'#');
-    if !is_token(method) || !printable {
+    if !is_token(method) || method == b"CONNECT" || !is_path(target) {
         return Err(Refusal::BadRequest);
     }
     match version {
@@ -90,6 +99,12 @@ fn request_line(line: &[u8]) -> Result<Version, Refusal> {
         b"HTTP/1.0" => Ok(Version::Http10),
         _ => Err(Refusal::BadRequest),
     }
+}
+
+/// Origin form (RFC 9112 section 3.2.1), of characters that the parser takes.
+fn is_path(target: &[u8]) -> bool {
+    let printable = target.iter().all(u8::is_ascii_graphic) && !target.contains(&b'#');
+    printable && target.first() == Some(&b'/') && PathAndQuery::try_from(target).is_ok()
 }
 
 /// What the header fields say of host and framing.
@@ -110,6 +125,9 @@ impl Fields {
         let value = value.get(1..).unwrap_or_default().trim_ascii();
         if name.eq_ignore_ascii_case(b"host") {
             self.hosts += 1;
+            if value.contains(&b'@') {
+                return Err(Refusal::BadRequest);
+            }
         } else if name.eq_ignore_ascii_case(b"content-length") {
             let length = length(value).filter(|_| self.length.is_none());
             self.length = Some(length.ok_or(Refusal::BadRequest)?);
@@ -193,10 +211,24 @@ mod tests {
             "P@ST / HTTP/1.1\nHost: h",
             "POST / http/1.1\nHost: h",
             " POST / HTTP/1.1\nHost: h",
+            "CONNECT h:443 HTTP/1.1\nHost: h:443",
+            "CONNECT /a HTTP/1.1\nHost: h",
+            "OPTIONS * HTTP/1.1\nHost: h",
+            "POST /a<b> HTTP/1.1\nHost: h",
+            "POST http://h/a HTTP/1.1\nHost: h",
+            "POST http://other/a HTTP/1.1\nHost: h",
+            "POST / HTTP/1.1\nHost: user@h",
         ];
         for head in bad {
             assert_eq!(of(head), Err(Refusal::BadRequest), "{head}");
         }
+    }
+
+    #[test]
+    fn as_many_lines_as_the_parser_takes_get_in_and_no_more() {
+        let lines = |count: usize| format!("GET / HTTP/1.1\nHost: h{}", "\nX: y".repeat(count - 1));
+        assert_eq!(of(&lines(MAX_LINES)), Ok(Framing::Length(0)));
+        assert_eq!(of(&lines(MAX_LINES + 1)), Err(Refusal::HeaderTooLarge));
     }
 
     #[test]

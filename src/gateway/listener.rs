@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 use super::Gateway;
 use super::connections::{Connection, Connections, Entry};
-use super::guard::{Guard, HeadLimits, RefusedHeads};
+use super::guard::{Guard, HeadLimits, House};
 use super::proxy::{Proxy, milliseconds};
 use super::reply;
 use crate::domain::fault::Fault;
@@ -95,8 +95,9 @@ impl Door {
         let mut stop = self.stop.subscribe();
         loop {
             let accepted = tokio::select! {
-                accepted = listener.accept() => accepted,
+                biased;
                 _ = stop.wait_for(|stop| *stop) => return,
+                accepted = listener.accept() => accepted,
             };
             match accepted {
                 Ok((stream, remote)) => self.admit(stream, remote),
@@ -168,11 +169,19 @@ async fn turn_away(mut stream: TcpStream) {
     let _taken = tokio::time::timeout(Duration::from_secs(1), told).await;
 }
 
-impl RefusedHeads for Gateway {
+impl House for Gateway {
     fn refused(&self, connection: &Connection, refusal: Refusal, began: Instant) {
         let settled = Settled::Refused(refusal);
         self.metrics.answered(NO_ROUTE, &settled, began.elapsed());
         tracing::info!(route = NO_ROUTE, disposition = settled.disposition(), reason = refusal.as_str(),
             status = refusal.status().as_u16(), remote = %connection.remote.ip(), ack_ms = milliseconds(began), "request");
+    }
+
+    fn body_timeout(&self) -> Duration {
+        self.site.load().body_timeout
+    }
+
+    fn write_timeout(&self) -> Duration {
+        self.site.load().write_timeout
     }
 }

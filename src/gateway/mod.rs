@@ -1,9 +1,11 @@
 //! The side that senders see: it accepts connections, reads requests whole, tells each request's story and writes the
 //! reply. The only place that acknowledges anything.
 
+mod alarm;
 mod body;
 mod chunks;
 mod connections;
+mod farewell;
 mod forwarded;
 mod guard;
 mod head;

@@ -4,11 +4,13 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use http::header::{CONNECTION, EXPECT, HOST};
-use http::{HeaderName, HeaderValue, Method};
+use http::header::{CONNECTION, EXPECT, HOST, UPGRADE};
+use http::{HeaderName, HeaderValue, Method, StatusCode};
+use pingora::ErrorSource;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::prelude::{Error, ErrorType, HttpPeer};
-use pingora::proxy::{ProxyHttp, Session};
+use pingora::proxy::{FailToProxy, ProxyHttp, Session};
+use pingora::upstreams::peer::HttpUpstreamRequestPolicy;
 use tokio::time::Instant;
 
 use super::Gateway;
@@ -26,10 +28,10 @@ use crate::telemetry::NO_ROUTE;
 use crate::telemetry::recent::Answered;
 
 /// Most of an unwanted body that is read away so that the sender gets to read the refusal.
-const LINGER_BYTES: usize = 256 * 1024;
+pub(super) const LINGER_BYTES: usize = 256 * 1024;
 
 /// How long that may take.
-const LINGER: std::time::Duration = std::time::Duration::from_secs(2);
+pub(super) const LINGER: std::time::Duration = std::time::Duration::from_secs(2);
 
 /// One request on its way through Pingora's phases.
 pub(crate) struct Passage {
@@ -74,6 +76,9 @@ impl ProxyHttp for Proxy {
         let destination = target.as_ref().map_or(Destination::Nowhere, |target| site.find(&target.path));
         let (route, received) = match (destination, target) {
             (Destination::Passthrough, Some(_)) => {
+                session.set_read_timeout(Some(site.body_timeout));
+                // Nothing is tunnelled: what follows a request is the next request.
+                session.req_header_mut().remove_header(&UPGRADE);
                 passage.passthrough = Some((site, origin));
                 return Ok(false);
             }
@@ -92,13 +97,21 @@ impl ProxyHttp for Proxy {
         let Some((site, _)) = &passage.passthrough else {
             return Err(Error::explain(ErrorType::InternalError, "only passthrough paths have an upstream"));
         };
-        let authority = site.app_url.trim_start_matches("http://").split('/').next().unwrap_or_default();
+        let app = &site.app;
+        let authority = app.url.trim_start_matches("http://").split('/').next().unwrap_or_default();
         let address = if authority.contains(':') { authority.to_owned() } else { format!("{authority}:80") };
-        let resolved = tokio::net::lookup_host(&address).await.ok().and_then(|mut addresses| addresses.next());
-        match resolved {
-            Some(address) => Ok(Box::new(HttpPeer::new(address, false, String::new()))),
-            None => Err(Error::explain(ErrorType::ConnectNoRoute, "the application's name does not resolve")),
-        }
+        let found = tokio::time::timeout(app.connect_timeout, tokio::net::lookup_host(&address)).await;
+        let Some(address) = found.ok().and_then(Result::ok).and_then(|mut addresses| addresses.next()) else {
+            let error = Error::explain(ErrorType::ConnectNoRoute, "the application's name does not resolve");
+            return Err(error.into_up());
+        };
+        let mut peer = HttpPeer::new(address, false, String::new());
+        peer.options.connection_timeout = Some(app.connect_timeout);
+        peer.options.total_connection_timeout = Some(app.connect_timeout);
+        peer.options.read_timeout = Some(app.attempt_timeout);
+        peer.options.write_timeout = Some(site.write_timeout);
+        peer.options.http_upstream_request_policy = HttpUpstreamRequestPolicy::deny_upgrades();
+        Ok(Box::new(peer))
     }
 
     async fn upstream_request_filter(
@@ -120,6 +133,32 @@ impl ProxyHttp for Proxy {
         }
         upstream.remove_header(&EXPECT);
         Ok(())
+    }
+
+    async fn upstream_response_filter(
+        &self,
+        _: &mut Session,
+        upstream: &mut ResponseHeader,
+        _: &mut Passage,
+    ) -> pingora::Result<()> {
+        if upstream.status == StatusCode::SWITCHING_PROTOCOLS {
+            let error = Error::explain(ErrorType::InvalidHTTPHeader, "the application switched protocols unasked");
+            return Err(error.into_up());
+        }
+        Ok(())
+    }
+
+    async fn fail_to_proxy(&self, session: &mut Session, error: &Error, passage: &mut Passage) -> FailToProxy {
+        let settled = blame(error).filter(|_| session.response_written().is_none());
+        let mut status = 0;
+        if let (Some(settled), Some((site, origin))) = (settled, &passage.passthrough) {
+            session.set_keepalive(None);
+            let reply = Reply::of(settled, None);
+            status = reply.status.as_u16();
+            // A sender that does not take it is gone.
+            let _taken = tokio::time::timeout(site.write_timeout, write(session, reply, &origin.request_id)).await;
+        }
+        FailToProxy { error_code: status, can_reuse_downstream: false }
     }
 
     async fn logging(&self, session: &mut Session, error: Option<&Error>, passage: &mut Passage) {
@@ -202,8 +241,13 @@ impl Gateway {
         if unread || listener::closes() {
             session.set_keepalive(None);
         }
-        let written = write(session, reply, &origin.request_id).await;
-        if unread {
+        let within = self.site.load().write_timeout;
+        let taken = matches!(tokio::time::timeout(within, write(session, reply, &origin.request_id)).await, Ok(Ok(())));
+        if !taken {
+            // A reply that was cut must not be followed by another.
+            session.set_keepalive(None);
+        }
+        if taken && unread {
             linger(session).await;
         }
         passage.answered = true;
@@ -220,7 +264,7 @@ impl Gateway {
             request_id: origin.request_id.clone(),
             body_bytes: u64::try_from(session.body_bytes_read()).unwrap_or(u64::MAX),
         };
-        log_line(&answered, written.is_ok());
+        log_line(&answered, taken);
         self.recent.push(answered);
     }
 }
@@ -233,8 +277,8 @@ async fn write(session: &mut Session, reply: Reply, request_id: &str) -> pingora
     }
     header.insert_header("x-request-id", request_id)?;
     let bodiless = reply.is_bodiless() || session.req_header().method == Method::HEAD;
-    if !reply.is_bodiless() {
-        header.insert_header(http::header::CONTENT_LENGTH, reply.body.len())?;
+    if let Some(length) = reply.content_length() {
+        header.insert_header(http::header::CONTENT_LENGTH, length)?;
     }
     let downstream = session.as_downstream_mut();
     let end = bodiless || reply.body.is_empty();
@@ -243,6 +287,22 @@ async fn write(session: &mut Session, reply: Reply, request_id: &str) -> pingora
         downstream.write_response_body(reply.body, true).await?;
     }
     Ok(())
+}
+
+/// Whose doing it is that a request did not pass through; `None`: the sender is gone.
+fn blame(error: &Error) -> Option<Settled> {
+    match (error.esource(), error.etype()) {
+        (ErrorSource::Downstream, ErrorType::ConnectionClosed | ErrorType::WriteError | ErrorType::WriteTimedout) => {
+            None
+        }
+        (ErrorSource::Downstream, _) => Some(Settled::Refused(body::blame(error))),
+        (_, ErrorType::ConnectTimedout | ErrorType::ReadTimedout | ErrorType::WriteTimedout) => {
+            Some(Settled::AppFailed(Err(StatusCode::GATEWAY_TIMEOUT)))
+        }
+        (ErrorSource::Upstream | ErrorSource::Internal | ErrorSource::Unset, _) => {
+            Some(Settled::AppFailed(Err(StatusCode::BAD_GATEWAY)))
+        }
+    }
 }
 
 /// Reads some of an unwanted body away: closing a socket with unread bytes would reset it, and the sender would see a

@@ -30,7 +30,7 @@ impl Reply {
         match settled {
             Settled::Delivered(answer) | Settled::AppFailed(Ok(answer)) => Self::relayed(answer),
             Settled::AppRejected(answer) => Self::rejected(answer),
-            Settled::AppFailed(Err(status)) => Self::json(status, br#"{"error":"The application did not answer"}"#),
+            Settled::AppFailed(Err(status)) => Self::failed(status),
             Settled::Spooled | Settled::Filtered => Self::acknowledgement(route),
             Settled::Duplicate => {
                 let status = route.map_or(StatusCode::OK, |route| route.ack.reply.status);
@@ -42,7 +42,11 @@ impl Reply {
         }
     }
 
+    /// An interim answer is none: relayed, it would have the sender wait for the rest or change the protocol.
     fn relayed(answer: AppAnswer) -> Self {
+        if answer.status.is_informational() {
+            return Self::failed(StatusCode::BAD_GATEWAY);
+        }
         Self { status: answer.status, headers: answer.headers, body: answer.body }
     }
 
@@ -50,6 +54,10 @@ impl Reply {
     fn rejected(answer: AppAnswer) -> Self {
         let status = if answer.status == StatusCode::GONE { StatusCode::NOT_FOUND } else { answer.status };
         Self { status, headers: answer.headers, body: answer.body }
+    }
+
+    fn failed(status: StatusCode) -> Self {
+        Self::json(status, br#"{"error":"The application did not answer"}"#)
     }
 
     fn acknowledgement(route: Option<&Route>) -> Self {
@@ -105,6 +113,16 @@ impl Reply {
     pub fn is_bodiless(&self) -> bool {
         matches!(self.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED | StatusCode::RESET_CONTENT)
     }
+
+    /// The value of `Content-Length`; a 204 and a 304 have none, a 205 says 0 (RFC 9110 section 8.6 and 15.3.6).
+    #[must_use]
+    pub fn content_length(&self) -> Option<usize> {
+        match self.status {
+            StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED => None,
+            StatusCode::RESET_CONTENT => Some(0),
+            _ => Some(self.body.len()),
+        }
+    }
 }
 
 fn error_body(error: &str, reason: &str) -> String {
@@ -141,6 +159,14 @@ mod tests {
         let answer = |status| AppAnswer { status, headers: HeaderMap::new(), body: Bytes::new() };
         assert_eq!(Reply::of(Settled::AppRejected(answer(StatusCode::GONE)), None).status, StatusCode::NOT_FOUND);
         assert_eq!(Reply::of(Settled::AppRejected(answer(StatusCode::CONFLICT)), None).status, StatusCode::CONFLICT);
+    }
+
+    #[test]
+    fn an_interim_answer_of_the_application_is_no_answer() {
+        for status in [StatusCode::CONTINUE, StatusCode::SWITCHING_PROTOCOLS, StatusCode::PROCESSING] {
+            let answer = AppAnswer { status, headers: HeaderMap::new(), body: Bytes::new() };
+            assert_eq!(Reply::of(Settled::AppFailed(Ok(answer)), None).status, StatusCode::BAD_GATEWAY);
+        }
     }
 
     #[test]

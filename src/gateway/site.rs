@@ -8,7 +8,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::domain::pass_path::PassPath;
-use crate::domain::route::Route;
+use crate::domain::route::{AppPolicy, Route};
 
 /// Everything that depends on the configuration and may change while running.
 #[derive(Debug)]
@@ -16,7 +16,7 @@ pub struct Site {
     routes: HashMap<String, Arc<Route>>,
     passthrough: Vec<PassPath>,
     /// The application behind the passthrough paths.
-    pub app_url: String,
+    pub app: AppPolicy,
     /// Networks whose `X-Forwarded-*` is believed.
     pub trusted_proxies: Vec<IpNet>,
     /// Blank line to last body byte.
@@ -39,11 +39,11 @@ pub(crate) enum Destination {
 impl Site {
     /// A site of `routes` and `passthrough` paths.
     #[must_use]
-    pub fn new(routes: &[Arc<Route>], passthrough: Vec<PassPath>, app_url: String) -> Self {
+    pub fn new(routes: &[Arc<Route>], passthrough: Vec<PassPath>, app: AppPolicy) -> Self {
         Self {
             routes: routes.iter().map(|route| (route.path.clone(), route.clone())).collect(),
             passthrough,
-            app_url,
+            app,
             trusted_proxies: Vec::new(),
             body_timeout: Duration::from_secs(10),
             write_timeout: Duration::from_secs(10),

@@ -5,9 +5,12 @@ use std::time::{Duration, Instant};
 
 use crate::outage::assert_spooled;
 use crate::world::act::{Gate, accept};
+use crate::world::app::App;
 use crate::world::clock::{eventually, pause};
 use crate::world::events::{task, task_of};
+use crate::world::gateway::Gateway;
 use crate::world::sender::{Line, Request};
+use crate::world::setup::Setup;
 use crate::world::sign::Provider;
 use crate::world::wire::WireFault;
 use crate::world::{World, at_once, world, world_with};
@@ -269,4 +272,78 @@ fn absent_applications_and_slow_senders_do_not_keep_the_door_shut() {
         assert_spooled(&reply);
         assert!(reply.took < Duration::from_secs(1), "took {:?}", reply.took);
     }
+}
+
+#[test]
+fn a_sender_that_asks_on_and_on_and_reads_nothing_is_cut_off() {
+    // A reply that is all head: nothing but the guard bounds how long it may wait to be taken.
+    let kind = format!("text/{}", "x".repeat(1000));
+    let world = world_with(&[
+        "server.write_timeout = '1s'",
+        "routes.veedeo.events = ['wanted']",
+        &format!("routes.veedeo.ack.reply = {{ status = 200, content_type = '{kind}', body = '' }}"),
+    ]);
+    let request = Provider::Veedeo.sign(task("unwanted"));
+    assert_eq!(world.send(&request).headers.get("content-type"), Some(kind));
+    let (head, body) = request.bytes();
+    let breath = [head, body].concat().repeat(50);
+    let mut deaf = open(&world);
+    let asking = std::thread::spawn(move || while deaf.raw(&breath).is_ok() {});
+    let connections = || world.gateway.metrics().find("hookgate_connections", &[]);
+    eventually("it is there", Duration::from_secs(5), || (connections() == Some(1.0)).then_some(()));
+    eventually("it is cut off", Duration::from_secs(25), || asking.is_finished().then_some(()));
+    eventually("it is gone", Duration::from_secs(5), || (connections() == Some(0.0)).then_some(()));
+    asking.join().unwrap();
+}
+
+#[test]
+fn whatever_is_refused_is_counted_and_logged_once() {
+    let world = world();
+    let many = |count: usize| "X: y\r\n".repeat(count);
+    let heads = [
+        format!("GET /a HTTP/1.1\r\nHost: h\r\n{}\r\n", many(255)),
+        format!("GET /a HTTP/1.1\r\nHost: h\r\n{}\r\n", many(256)),
+        "CONNECT h:443 HTTP/1.1\r\nHost: h:443\r\n\r\n".to_owned(),
+        "GET /a HTTP/1.1\r\nHost: user@h\r\n\r\n".to_owned(),
+        "GET http://other/a HTTP/1.1\r\nHost: h\r\n\r\n".to_owned(),
+        "OPTIONS * HTTP/1.1\r\nHost: h\r\n\r\n".to_owned(),
+        "GET /\\evil/<a>^`{|} HTTP/1.1\r\nHost: h\r\n\r\n".to_owned(),
+        "GET //other/a HTTP/1.1\r\nHost: h\r\n\r\n".to_owned(),
+        "GET /a HTTP/1.1\r\nHost: h:1:2, [::\r\nConnection: \"X-A\"\r\n\r\n".to_owned(),
+        "M-SEARCH /a HTTP/1.0\r\n\r\n".to_owned(),
+    ];
+    let statuses: Vec<u16> = heads
+        .iter()
+        .map(|head| {
+            let mut line = open(&world);
+            line.raw(head.as_bytes()).unwrap();
+            line.read(Duration::from_secs(5)).unwrap().status
+        })
+        .collect();
+    assert_eq!(statuses, [404, 431, 400, 400, 400, 400, 400, 404, 404, 404]);
+    let count = f64::from(u32::try_from(heads.len()).unwrap());
+    let refused = || world.gateway.metrics().count("hookgate_requests_total", &[("disposition", "refused")]);
+    eventually("each is counted", Duration::from_secs(5), || (refused() as f64 >= count).then_some(()));
+    assert_eq!(world.gateway.log(&["\"msg\":\"request\"", "\"refused\""]).len(), heads.len());
+}
+
+#[test]
+fn a_length_that_is_only_announced_takes_no_memory() {
+    let app = App::start();
+    let lines = ["server.max_buffered_bytes = '8GiB'", "routes.veedeo.max_body_bytes = '1GiB'"];
+    let mut setup = Setup::new(&app.url()).with(&lines);
+    setup.shell = Some("ulimit -v 6000000".into());
+    let gateway = Gateway::start(setup);
+    let head = b"POST /webhooks/veedeo HTTP/1.1\r\nHost: h\r\nContent-Length: 1000000000\r\n\r\n";
+    let mut lines: Vec<Line> = (0..8).map(|_| Line::open(&gateway.address()).expect("a connection")).collect();
+    for line in &mut lines {
+        line.raw(head).unwrap();
+    }
+    for piece in 1..=3_u32 {
+        lines.iter_mut().for_each(|line| line.raw(&[b'x'; 100]).unwrap());
+        let came = f64::from(piece) * 800.0;
+        let held = || gateway.metrics().find("hookgate_buffered_bytes", &[]);
+        eventually("the pieces are there", Duration::from_secs(5), || (held() == Some(came)).then_some(()));
+    }
+    assert_eq!(gateway.send(&Provider::Veedeo.sign(task(1))).status, 200);
 }

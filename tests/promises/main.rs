@@ -23,6 +23,7 @@ mod duplicates;
 mod front;
 mod modes;
 mod outage;
+mod passthrough;
 mod refusals;
 mod relay;
 mod shared_store;

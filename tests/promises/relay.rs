@@ -194,3 +194,13 @@ fn other_paths_are_streamed_unverified_only_where_the_configuration_says_so() {
     let posted = world.send(&Request::post("/static/upload", "unsigned"));
     assert_eq!((posted.status, world.app.seen()[2].body.as_slice()), (203, &b"unsigned"[..]));
 }
+
+#[test]
+fn an_answer_without_a_body_leaves_the_connection_in_order() {
+    let world = world();
+    world.app.first([205, 204, 200].map(|status| answer(status).body("")));
+    let mut line = Line::open(&world.gateway.address()).unwrap();
+    let replies: Vec<_> = (0..3).map(|n| line.send(&Provider::Veedeo.sign(task(n))).unwrap()).collect();
+    let told: Vec<_> = replies.iter().map(|reply| (reply.status, reply.headers.get("content-length"))).collect();
+    assert_eq!(told, [(205, Some("0".to_owned())), (204, None), (200, Some("0".to_owned()))]);
+}

@@ -14,7 +14,6 @@ use serde::de::DeserializeOwned;
 use super::defaults;
 use super::fault::{ConfigFault, ConfigFaults, FaultKind};
 use super::layers::Layers;
-use super::leaf::AppUrl;
 use super::raw::RawConfig;
 use super::read::read;
 use super::settings::{Config, Note, NoteLevel};
@@ -90,6 +89,7 @@ impl Check<'_> {
         self.unused_providers(raw, parts);
         let passthrough: Vec<_> = whole.passthrough.paths.iter().flatten().map(|path| path.0.clone()).collect();
         self.paths(raw, &passthrough);
+        let app = self.shared_app(whole.app);
         if raw.routes.is_empty() && self.faults.is_empty() {
             self.warn(&keys(&["routes"]), "no route is configured: every request is answered 404".to_owned());
         }
@@ -104,10 +104,7 @@ impl Check<'_> {
             log: global::log(&whole.log)?,
             routes: routes.into_iter().map(Arc::new).collect(),
             passthrough,
-            app_url: whole.app.url.map(|url| {
-                let AppUrl(url) = url.0;
-                url
-            })?,
+            app: app?,
             notes: std::mem::take(&mut self.notes),
             files: std::mem::take(&mut self.files),
         })

@@ -148,21 +148,30 @@ impl Check<'_> {
     }
 
     fn app(&mut self, name: &str) -> Option<AppPolicy> {
-        let raw: RawApp = typed(self.shared(name, "app"))?;
-        let url = raw.url?.0.0;
-        if url.starts_with("https://") {
-            self.unbuilt(&self.shared_key(name, "app", "url"), " with https://");
-        }
-        let policy = AppPolicy {
-            url,
-            connect_timeout: raw.connect_timeout?.0,
-            attempt_timeout: raw.attempt_timeout?.0,
-            max_in_flight: raw.max_in_flight?.size(),
-            host: if raw.preserve_host? { HostHeader::Preserve } else { HostHeader::Rewrite },
-        };
-        self.longer_than_nothing(&self.shared_key(name, "app", "connect_timeout"), policy.connect_timeout);
-        self.longer_than_nothing(&self.shared_key(name, "app", "attempt_timeout"), policy.attempt_timeout);
+        let policy = app_policy(typed(self.shared(name, "app"))?)?;
+        self.app_rules(&policy, &|check, key| check.shared_key(name, "app", key));
         Some(policy)
+    }
+
+    /// The application of no route: where requests pass through to.
+    pub(super) fn shared_app(&mut self, raw: RawApp) -> Option<AppPolicy> {
+        let policy = app_policy(raw)?;
+        self.app_rules(&policy, &|_, key| keys(&["app", key]));
+        Some(policy)
+    }
+
+    /// What is wrong with an application, once however many routes share it.
+    fn app_rules(&mut self, policy: &AppPolicy, key: &dyn Fn(&Self, &str) -> KeyPath) {
+        let url = key(self, "url");
+        if policy.url.starts_with("https://") && !self.faulted(&url) {
+            self.unbuilt(&url, " with https://");
+        }
+        for (name, span) in [("connect_timeout", policy.connect_timeout), ("attempt_timeout", policy.attempt_timeout)] {
+            let path = key(self, name);
+            if !self.faulted(&path) {
+                self.longer_than_nothing(&path, span);
+            }
+        }
     }
 
     fn ack(&mut self, name: &str, scheme: Option<&RawScheme>) -> Option<AckPolicy> {
@@ -308,4 +317,14 @@ fn default_retries() -> Dict {
     let defaults = defaults::layer().map(|source| source.dict).unwrap_or_default();
     let delivery = defaults.get("delivery").and_then(Value::as_dict);
     delivery.and_then(|delivery| delivery.get("retries")).and_then(Value::as_dict).cloned().unwrap_or_default()
+}
+
+fn app_policy(raw: RawApp) -> Option<AppPolicy> {
+    Some(AppPolicy {
+        url: raw.url?.0.0,
+        connect_timeout: raw.connect_timeout?.0,
+        attempt_timeout: raw.attempt_timeout?.0,
+        max_in_flight: raw.max_in_flight?.size(),
+        host: if raw.preserve_host? { HostHeader::Preserve } else { HostHeader::Rewrite },
+    })
 }

@@ -1,0 +1,127 @@
+//! The guard between a real socket and a reader that is not Pingora, in paused time.
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+use super::*;
+use crate::gateway::connections::Connections;
+use crate::gateway::proxy::LINGER;
+use crate::telemetry::Metrics;
+
+const BODY_TIMEOUT: Duration = Duration::from_secs(5);
+const WRITE_TIMEOUT: Duration = Duration::from_secs(7);
+
+struct Quiet;
+
+impl House for Quiet {
+    fn refused(&self, _: &Connection, _: Refusal, _: Instant) {}
+
+    fn body_timeout(&self) -> Duration {
+        BODY_TIMEOUT
+    }
+
+    fn write_timeout(&self) -> Duration {
+        WRITE_TIMEOUT
+    }
+}
+
+/// A guarded connection and its other end.
+async fn guarded() -> (Guard, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let sender = TcpStream::connect(listener.local_addr().expect("bound")).await.expect("a connection");
+    let (stream, remote) = listener.accept().await.expect("the connection");
+    let metrics = Arc::new(Metrics::new(&[]).expect("metrics"));
+    let entry = Connections::new(1, metrics).enter(remote).expect("room");
+    let limits = HeadLimits {
+        header_timeout: Duration::from_secs(10),
+        idle_timeout: Duration::from_secs(60),
+        max_header_bytes: 32 * 1024,
+    };
+    (Guard::new(TcpSide::from(stream), entry.connection.clone(), limits, Arc::new(Quiet)), sender)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reply_that_the_sender_does_not_take_ends_after_the_write_timeout() {
+    let (mut guard, _deaf) = guarded().await;
+    let from = Instant::now();
+    let outcome = loop {
+        let written = async {
+            guard.write_all(&[b'x'; 1000]).await?;
+            guard.flush().await
+        };
+        if let Err(error) = written.await {
+            break error;
+        }
+    };
+    assert_eq!(outcome.kind(), io::ErrorKind::TimedOut);
+    assert!(from.elapsed() >= WRITE_TIMEOUT);
+}
+
+/// Reads the head and takes the connection for busy, as the gateway does.
+async fn read_head(guard: &mut Guard, head: &[u8]) {
+    let mut read = vec![0; head.len()];
+    guard.read_exact(&mut read).await.expect("a whole head");
+    assert_eq!(read, head);
+    guard.connection.enter(Phase::Busy(Instant::now()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_does_not_come_ends_after_the_body_timeout_in_either_framing() {
+    for framing in ["Content-Length: 100", "Transfer-Encoding: chunked"] {
+        let (mut guard, mut sender) = guarded().await;
+        let head = format!("POST / HTTP/1.1\r\nHost: h\r\n{framing}\r\n\r\n");
+        sender.write_all(head.as_bytes()).await.expect("an open connection");
+        read_head(&mut guard, head.as_bytes()).await;
+        let from = Instant::now();
+        let outcome = guard.read_u8().await.expect_err("nothing comes");
+        assert_eq!((outcome.kind(), from.elapsed().as_secs()), (io::ErrorKind::TimedOut, BODY_TIMEOUT.as_secs()));
+    }
+}
+
+#[tokio::test]
+async fn while_a_request_is_served_only_the_senders_end_is_told_and_what_it_sent_ahead_is_kept() {
+    let (mut guard, mut sender) = guarded().await;
+    let head = b"GET /1 HTTP/1.1\r\nHost: h\r\n\r\n";
+    let next = b"GET /2 HTTP/1.1\r\nHost: h\r\n\r\n";
+    sender.write_all(&[&head[..], &next[..]].concat()).await.expect("an open connection");
+    read_head(&mut guard, head).await;
+    let early = tokio::time::timeout(Duration::from_millis(50), guard.read_u8()).await;
+    assert!(early.is_err(), "the next request waits: {early:?}");
+    sender.shutdown().await.expect("an open connection");
+    let mut byte = [0; 1];
+    assert_eq!(guard.read(&mut byte).await.expect("the end is no error"), 0);
+    guard.connection.enter(Phase::Idle(Instant::now()));
+    read_head(&mut guard, next).await;
+}
+
+#[tokio::test]
+async fn a_sender_of_a_refused_head_reads_the_refusal_whatever_else_it_sends() {
+    let (mut guard, mut sender) = guarded().await;
+    let sending = async {
+        sender.write_all(&[b'x'; 200_000]).await?;
+        sender.shutdown().await?;
+        let mut reply = String::new();
+        sender.read_to_string(&mut reply).await.map(|_| reply)
+    };
+    let ending = async {
+        let mut byte = [0; 1];
+        let read = guard.read(&mut byte).await;
+        drop(guard);
+        read
+    };
+    let (reply, read) = tokio::join!(sending, ending);
+    assert_eq!(read.expect("an end"), 0, "the parser sees nothing of it");
+    let reply = reply.expect("no reset");
+    assert!(reply.starts_with("HTTP/1.1 431 ") && reply.ends_with("\"header_too_large\"}"), "{reply}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sender_that_does_not_end_a_refused_connection_is_not_waited_for_long() {
+    let (mut guard, mut sender) = guarded().await;
+    sender.write_all(b"not HTTP at all\r\n\r\n").await.expect("an open connection");
+    let from = Instant::now();
+    let mut byte = [0; 1];
+    assert_eq!(guard.read(&mut byte).await.expect("an end"), 0);
+    assert_eq!(from.elapsed().as_secs(), LINGER.as_secs());
+    assert!(guard.write_all(b"HTTP/1.1 400 Bad Request").await.is_err(), "nothing follows the refusal");
+}

@@ -32,7 +32,10 @@ fn two_apps(setup: impl FnOnce(Setup) -> Setup) -> TwoApps {
 /// A Veedeo event of about 20 KiB that cannot be compressed.
 fn large_task(chance: &mut fastrand::Rng, n: usize) -> Vec<u8> {
     let filler = data_encoding::HEXLOWER.encode(&bytes(chance, 10_000));
-    String::from_utf8(task(n)).unwrap().replace("\"percentage\":45", &format!("\"percentage\":\"{filler}\"")).into_bytes()
+    String::from_utf8(task(n))
+        .unwrap()
+        .replace("\"percentage\":45", &format!("\"percentage\":\"{filler}\""))
+        .into_bytes()
 }
 
 /// Sends until the disk takes no more. Returns the tasks it took and the first reply of another kind.

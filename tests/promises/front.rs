@@ -342,8 +342,8 @@ fn a_length_that_is_only_announced_takes_no_memory() {
             line.raw(&[b'x'; 100]).unwrap();
         }
         let came = f64::from(piece) * 800.0;
-        let held = || gateway.metrics().find("hookgate_buffered_bytes", &[]);
-        eventually("the pieces are there", Duration::from_secs(5), || (held() == Some(came)).then_some(()));
+        let buffered = || gateway.metrics().find("hookgate_buffered_bytes", &[]);
+        eventually("the pieces are there", Duration::from_secs(5), || (buffered() == Some(came)).then_some(()));
     }
     assert_eq!(gateway.send(&Provider::Veedeo.sign(task(1))).status, 200);
 }

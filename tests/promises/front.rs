@@ -321,29 +321,30 @@ fn whatever_is_refused_is_counted_and_logged_once() {
         })
         .collect();
     assert_eq!(statuses, [404, 431, 400, 400, 400, 400, 400, 404, 404, 404]);
-    let count = f64::from(u32::try_from(heads.len()).unwrap());
     let refused = || world.gateway.metrics().count("hookgate_requests_total", &[("disposition", "refused")]);
-    eventually("each is counted", Duration::from_secs(5), || (refused() as f64 >= count).then_some(()));
+    eventually("each is counted", Duration::from_secs(5), || (refused() >= 10).then_some(()));
     assert_eq!(world.gateway.log(&["\"msg\":\"request\"", "\"refused\""]).len(), heads.len());
 }
 
 #[test]
 fn a_length_that_is_only_announced_takes_no_memory() {
     let app = App::start();
-    let lines = ["server.max_buffered_bytes = '8GiB'", "routes.veedeo.max_body_bytes = '1GiB'"];
-    let mut setup = Setup::new(&app.url()).with(&lines);
+    let mut setup =
+        Setup::new(&app.url()).with(&["server.max_buffered_bytes = '8GiB'", "routes.veedeo.max_body_bytes = '1GiB'"]);
     setup.shell = Some("ulimit -v 6000000".into());
     let gateway = Gateway::start(setup);
     let head = b"POST /webhooks/veedeo HTTP/1.1\r\nHost: h\r\nContent-Length: 1000000000\r\n\r\n";
-    let mut lines: Vec<Line> = (0..8).map(|_| Line::open(&gateway.address()).expect("a connection")).collect();
-    for line in &mut lines {
+    let mut senders: Vec<Line> = (0..8).map(|_| Line::open(&gateway.address()).expect("a connection")).collect();
+    for line in &mut senders {
         line.raw(head).unwrap();
     }
     for piece in 1..=3_u32 {
-        lines.iter_mut().for_each(|line| line.raw(&[b'x'; 100]).unwrap());
+        for line in &mut senders {
+            line.raw(&[b'x'; 100]).unwrap();
+        }
         let came = f64::from(piece) * 800.0;
-        let held = || gateway.metrics().find("hookgate_buffered_bytes", &[]);
-        eventually("the pieces are there", Duration::from_secs(5), || (held() == Some(came)).then_some(()));
+        let buffered = || gateway.metrics().find("hookgate_buffered_bytes", &[]);
+        eventually("the pieces are there", Duration::from_secs(5), || (buffered() == Some(came)).then_some(()));
     }
     assert_eq!(gateway.send(&Provider::Veedeo.sign(task(1))).status, 200);
 }

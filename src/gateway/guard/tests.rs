@@ -98,7 +98,12 @@ async fn while_a_request_is_served_only_the_senders_end_is_told_and_what_it_sent
 async fn a_sender_of_a_refused_head_reads_the_refusal_whatever_else_it_sends() {
     let (mut guard, mut sender) = guarded().await;
     let sending = async {
-        sender.write_all(&[b'x'; 200_000]).await?;
+        sender.write_all(&vec![b'x'; 100_000]).await?;
+        sender.readable().await?;
+        for _ in 0..20 {
+            sender.write_all(&[b'x'; 5000]).await?;
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
         sender.shutdown().await?;
         let mut reply = String::new();
         sender.read_to_string(&mut reply).await.map(|_| reply)

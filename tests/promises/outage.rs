@@ -182,6 +182,33 @@ fn an_event_that_waited_too_long_goes_to_the_dead_letters_and_is_not_lost() {
 }
 
 #[test]
+fn an_event_whose_turn_has_not_come_waits_for_its_predecessor_even_if_that_fails() {
+    let world = world_with(&["routes.veedeo.order_by = '/task_id'"]);
+    let numbered = |n: u32| format!(r#"{{"event":"e{n}","timestamp":"{}","task_id":"a","n":{n}}}"#, rfc3339(0));
+    let stumbles = AtomicUsize::new(0);
+    world.app.decide(move |seen| {
+        let first = seen.body.ends_with(b"\"n\":1}");
+        if first && stumbles.fetch_add(1, Ordering::SeqCst) == 0 {
+            answer(500).after(Duration::from_millis(400))
+        } else {
+            accept()
+        }
+    });
+    std::thread::scope(|scope| {
+        let first = scope.spawn(|| world.veedeo(numbered(1)));
+        eventually("the first is under way", DRAINED, || (world.app.count() == 1).then_some(()));
+        let second = world.veedeo(numbered(2));
+        assert_eq!(second.status, 200);
+        assert_spooled(&first.join().unwrap());
+    });
+    world.gateway.wait_for_empty_spool(DRAINED);
+    let accepted: Vec<u64> = (world.app.seen().iter().filter(|seen| seen.answered == Some(200)))
+        .map(|seen| serde_json::from_slice::<serde_json::Value>(&seen.body).unwrap()["n"].as_u64().unwrap())
+        .collect();
+    assert_eq!(accepted, [1, 2]);
+}
+
+#[test]
 fn events_of_one_order_value_reach_the_application_in_the_order_of_their_acknowledgement() {
     let mut world = world_without_app(&["routes.veedeo.order_by = '/task_id'"]);
     let numbered =

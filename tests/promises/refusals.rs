@@ -3,11 +3,12 @@
 
 use std::time::Duration;
 
+use crate::world::act::answer;
 use crate::world::clock::{now_unix, pause, rfc3339};
 use crate::world::events::{documented, task, task_at};
 use crate::world::sender::{Reply, Request};
 use crate::world::sign::Provider;
-use crate::world::{at_once, world, world_with};
+use crate::world::{at_once, world, world_with, world_without_app};
 
 fn assert_refused(reply: &Reply, status: u16, error: &str, reason: &str) {
     let body = reply.text();
@@ -232,6 +233,21 @@ fn a_route_that_only_observes_counts_and_passes_on() {
     let counted = world.gateway.metrics().count("hookgate_refusals_total", &[("reason", "signature_mismatch")]);
     assert_eq!(counted, 1);
     world.gateway.wait_for_log(&["signature_mismatch"]);
+}
+
+#[test]
+fn what_an_observing_route_passes_on_unverified_never_reaches_the_disk() {
+    for mode in ["relay", "queue"] {
+        let mode = format!("routes.veedeo.ack.mode = '{mode}'");
+        let mut world = world_without_app(&["routes.veedeo.enforce = false", &mode]);
+        let forged = |n| Provider::Veedeo.sign_at(task(n), now_unix(), "not the secret");
+        assert_eq!(world.send(&forged(1)).status, 502, "nobody promised anything");
+        world.app.always(answer(422));
+        world.app.up();
+        assert_eq!(world.send(&forged(2)).status, 422);
+        assert_eq!(world.gateway.metrics().count("hookgate_spool_events", &[]), 0, "neither pending nor dead");
+        assert_eq!(world.send(&forged(2)).status, 422, "and nothing was marked");
+    }
 }
 
 #[test]

@@ -208,6 +208,24 @@ fn the_demo_plays_its_story_to_a_good_end() {
     for word in ["accepted", "refused", "duplicate", "app down", "app slow", "app back", "0 lost", "0 twice"] {
         assert!(story.contains(word), "no {word} in\n{story}");
     }
+    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
+    let acts: Vec<String> = story.lines().map(without_times).collect();
+    let shown: Vec<String> = readme.lines().map(without_times).collect();
+    assert_eq!(acts.len(), 7, "{story}");
+    for act in acts {
+        assert!(shown.contains(&act), "the README does not show {act:?}");
+    }
+}
+
+/// A line with its milliseconds blotted out.
+fn without_times(line: &str) -> String {
+    let mut words: Vec<&str> = line.split_whitespace().collect();
+    for place in 1..words.len() {
+        if words[place] == "ms" {
+            words[place - 1] = "n";
+        }
+    }
+    words.join(" ")
 }
 
 #[test]

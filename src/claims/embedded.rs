@@ -1,7 +1,7 @@
 //! The store of one process: claims in flight in memory, marks in the disk's table. It never waits for a sync: a new
 //! event is decided in memory, a known one by at most one read.
 //!
-//! Bound: [`LEASES`] claims in flight. They end with their requests; leases that lapsed are swept into the table as
+//! Bound: `LEASES` claims in flight. They end with their requests; leases that lapsed are swept into the table as
 //! "perhaps processed" when a shard fills up.
 
 use std::collections::HashMap;

@@ -11,7 +11,7 @@
 //! | `books`, `space` | totals in memory; whether an event fits |
 //! | `records`, `query`, `marks`, `filter` | the statements |
 //!
-//! Bounds: [`QUEUE`] jobs wait for the writer; past that a job is refused at once. `spool_commit_duration_seconds` shows
+//! Bounds: `QUEUE` jobs wait for the writer; past that a job is refused at once. `spool_commit_duration_seconds` shows
 //! it coming, `spool_errors_total{op="commit"}` that it has come.
 
 mod books;

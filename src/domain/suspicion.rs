@@ -12,7 +12,7 @@ const ALIKE: usize = 5;
 /// How far apart their offsets may lie: what retries and transport spread.
 const SPREAD: Duration = Duration::from_secs(60);
 
-/// The last validly signed requests whose time was refused, since one was fresh. Bounded by [`ALIKE`].
+/// The last validly signed requests whose time was refused, since one was fresh. Bounded by `ALIKE`.
 #[derive(Debug, Default)]
 pub struct ClockWatch {
     off: VecDeque<Off>,

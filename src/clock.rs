@@ -44,18 +44,6 @@ impl Clock {
     pub fn uptime(&self) -> Duration {
         self.started.elapsed()
     }
-
-    /// The moment the clock was started.
-    #[must_use]
-    pub const fn started_at(&self) -> Timestamp {
-        self.anchor
-    }
-
-    /// How far the machine's own clock has moved away from this one, in milliseconds; positive: it runs ahead.
-    #[must_use]
-    pub fn drift_millis(&self) -> i64 {
-        machine_time().millis().saturating_sub(self.now().millis())
-    }
 }
 
 #[allow(clippy::disallowed_methods, reason = "the one place that reads wall time")]

@@ -105,7 +105,7 @@ impl Gateway {
             (Ok(Admission::Event(mut event)), _) => {
                 self.clock_is_right(said);
                 origin.tell(&mut event.headers);
-                self.note_age(&event, now.seconds());
+                self.note_age(&event, route, now.seconds());
                 Admitted::Believed(*event)
             }
             (Ok(Admission::Filtered), _) => Admitted::Answered(Settled::Filtered),
@@ -159,14 +159,13 @@ impl Gateway {
         }
     }
 
-    fn note_age(&self, event: &Event, now_seconds: f64) {
-        let route: &str = &event.route;
-        match event.signed_at {
-            Some(happened) => {
-                let age = now_seconds - happened.seconds();
-                self.metrics.event_age_seconds.with_label_values(&[route]).observe(age);
-            }
-            None => self.metrics.signed_time_missing_total.with_label_values(&[route]).inc(),
+    fn note_age(&self, event: &Event, route: &Route, now_seconds: f64) {
+        let name: &str = &route.name;
+        if let Some(happened) = event.signed_at {
+            let age = now_seconds - happened.seconds();
+            self.metrics.event_age_seconds.with_label_values(&[name]).observe(age);
+        } else if route.scheme.has_signed_at() {
+            self.metrics.signed_time_missing_total.with_label_values(&[name]).inc();
         }
     }
 }

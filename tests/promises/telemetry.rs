@@ -173,3 +173,12 @@ fn the_telemetry_listener_serves_three_paths_and_the_public_one_none_of_them() {
         assert_eq!(world.send(&Request::get(path)).status, 404, "{path}");
     }
 }
+
+#[test]
+fn only_an_event_that_should_say_when_it_happened_is_missed_for_not_saying() {
+    let world = world();
+    assert_eq!(world.send(&Provider::GitHub.sign(br#"{"ref":"main"}"#.to_vec())).status, 200);
+    assert_eq!(world.veedeo(br#"{"event":"task.completed"}"#.to_vec()).status, 200);
+    let missing = |route| world.gateway.metrics().count("hookgate_signed_time_missing_total", &[("route", route)]);
+    assert_eq!((missing("github"), missing("veedeo")), (0, 1));
+}

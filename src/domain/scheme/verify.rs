@@ -129,6 +129,12 @@ impl Scheme {
         })
     }
 
+    /// Whether the scheme signs when an event happened.
+    #[must_use]
+    pub const fn has_signed_at(&self) -> bool {
+        self.signed_at.is_some()
+    }
+
     /// A time that only the sender can have written: when the event happened, or else a time of sending that the
     /// signature covers.
     #[must_use]

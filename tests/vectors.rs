@@ -13,7 +13,7 @@ use data_encoding::BASE64;
 use hookgate::config::builtin;
 use hookgate::domain::inbound::Inbound;
 use hookgate::domain::refusal::Refusal;
-use hookgate::domain::scheme::{Scheme, Verified};
+use hookgate::domain::scheme::{Key, Scheme, Verified};
 use hookgate::domain::secret::Secret;
 use hookgate::domain::time::Timestamp;
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -56,9 +56,10 @@ impl Row {
 
     fn judge(&self, scheme: &Scheme) -> Result<Verified, Refusal> {
         let secrets: Vec<Secret> = self.secrets.iter().map(|text| Secret::new(text.clone().into_bytes())).collect();
-        let secrets: Vec<(usize, &Secret)> = secrets.iter().enumerate().collect();
+        let keys: Vec<Key> = secrets.iter().map(|secret| scheme.prepare(secret).expect("a key")).collect();
+        let keys: Vec<(usize, &Key)> = keys.iter().enumerate().collect();
         let public = self.url.split('?').next().expect("an address");
-        let verified = scheme.verify(self.inbound(), &secrets, Some(public))?;
+        let verified = scheme.verify(self.inbound(), &keys, Some(public))?;
         scheme.check_freshness(&verified, Timestamp::from_seconds(self.now_unix))?;
         Ok(verified)
     }

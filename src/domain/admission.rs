@@ -7,6 +7,7 @@ use http::header::{
     CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
 use sha2::{Digest, Sha256};
+use smallvec::SmallVec;
 
 use super::event::{Event, EventId};
 use super::inbound::Inbound;
@@ -14,12 +15,14 @@ use super::key::EventKey;
 use super::outcome::HandshakeReply;
 use super::refusal::Refusal;
 use super::route::Route;
-use super::scheme::{Freshness, Scheme, Verified, json_scalar};
-use super::secret::Secret;
+use super::scheme::{Freshness, Key, Refused, Scheme, Verified, json_scalar};
 use super::time::Timestamp;
 
 /// Headers of the connection or of the framing, which end here (RFC 9110 section 7.6.1). `Proxy-*` ends here too.
 const HOP_BY_HOP: [HeaderName; 8] = [CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TE, TRAILER, TRANSFER_ENCODING, UPGRADE];
+
+/// Secrets of a route that are live at once, as a rule: one, and one more while it is replaced. More is no error.
+const USUAL_SECRETS: usize = 4;
 
 /// What a verified request is.
 #[derive(Clone, Debug)]
@@ -34,13 +37,13 @@ pub enum Admission {
 
 impl Route {
     /// Checks who sent a request, with the secrets that are live at `now`. Its age is not checked here.
-    pub fn verify(&self, inbound: Inbound, now: Timestamp) -> Result<Verified, Refusal> {
-        let live: Vec<(usize, &Secret)> = self
+    pub fn verify(&self, inbound: Inbound, now: Timestamp) -> Result<Verified, Refused> {
+        let live: SmallVec<[(usize, &Key); USUAL_SECRETS]> = self
             .secrets
             .iter()
             .enumerate()
             .filter(|(_, secret)| secret.until.is_none_or(|until| now < until))
-            .map(|(position, secret)| (position, &secret.secret))
+            .map(|(position, secret)| (position, &secret.key))
             .collect();
         self.scheme.verify(inbound, &live, self.public_url.as_deref())
     }
@@ -53,9 +56,15 @@ impl Route {
         now: Timestamp,
         id: EventId,
         received_at: Timestamp,
-    ) -> Result<Admission, Refusal> {
-        let freshness = self.scheme.check_freshness(&verified, now)?;
-        let headers = end_to_end(&self.scheme, &verified.inbound().headers)?;
+    ) -> Result<Admission, Refused> {
+        let freshness = match self.scheme.check_freshness(&verified, now) {
+            Ok(freshness) => freshness,
+            Err(refusal) => return Err(Refused::new(refusal, verified.into_inbound())),
+        };
+        let headers = match end_to_end(&self.scheme, &verified.inbound().headers) {
+            Ok(headers) => headers,
+            Err(refusal) => return Err(Refused::new(refusal, verified.into_inbound())),
+        };
         if let Some(reply) = self.scheme.handshake(&verified) {
             return Ok(Admission::Handshake(reply));
         }
@@ -82,8 +91,8 @@ impl Route {
             Ok(headers) => (headers, None),
             Err(refusal) => (without_named(&self.scheme, &inbound.headers), Some(refusal)),
         };
-        match self.verify(inbound.clone(), now) {
-            Err(refusal) => (self.unverified(inbound, headers, id, received_at), Some(refusal)),
+        match self.verify(inbound, now) {
+            Err(Refused { refusal, inbound }) => (self.unverified(*inbound, headers, id, received_at), Some(refusal)),
             Ok(verified) => match self.scheme.check_freshness(&verified, now) {
                 Err(refusal) => (self.event(verified, None, headers, id, received_at), Some(refusal)),
                 Ok(freshness) => (self.event(verified, Some(freshness), headers, id, received_at), framing),
@@ -188,7 +197,7 @@ mod tests {
     };
     use super::super::schedule::Schedule;
     use super::super::scheme::Unsigned;
-    use super::super::secret::{RouteSecret, SecretOrigin};
+    use super::super::secret::{RouteSecret, Secret, SecretOrigin};
     use super::*;
 
     const NOW: Timestamp = Timestamp::from_seconds(1_760_000_000);
@@ -201,12 +210,13 @@ mod tests {
              event_id = [\"json:/id\"]\n{extra}"
         );
         let raw = toml_edit::de::from_str(&text).expect("a scheme");
+        let scheme = Scheme::compile(&raw).expect("a sound scheme");
         Route {
             name: "r".into(),
             path: "/in".into(),
             provider: "test".into(),
-            scheme: Scheme::compile(&raw).expect("a sound scheme"),
-            secrets: vec![secret("one", None), secret("two", Some(NOW))],
+            secrets: vec![secret(&scheme, "one", None), secret(&scheme, "two", Some(NOW))],
+            scheme,
             enforcement: Enforcement::Enforce,
             methods: vec![Method::POST],
             max_body_bytes: 1024,
@@ -239,8 +249,10 @@ mod tests {
         }
     }
 
-    fn secret(text: &str, until: Option<Timestamp>) -> RouteSecret {
-        RouteSecret { secret: Secret::new(text.as_bytes().to_vec()), origin: SecretOrigin::Literal, until }
+    fn secret(scheme: &Scheme, text: &str, until: Option<Timestamp>) -> RouteSecret {
+        let secret = Secret::new(text.as_bytes().to_vec());
+        let key = scheme.prepare(&secret).expect("a key");
+        RouteSecret { secret, key, origin: SecretOrigin::Literal, until }
     }
 
     fn signed(route: &Route, with: &str, headers: &[(&str, &str)]) -> Inbound {
@@ -267,8 +279,12 @@ mod tests {
         }
     }
 
+    fn position(route: &Route, with: &str, now: Timestamp) -> Result<usize, Refusal> {
+        Ok(route.verify(signed(route, with, &[]), now)?.secret())
+    }
+
     fn admit(route: &Route, inbound: Inbound) -> Result<Admission, Refusal> {
-        route.admit(route.verify(inbound, NOW)?, NOW, ID, NOW)
+        Ok(route.admit(route.verify(inbound, NOW)?, NOW, ID, NOW)?)
     }
 
     fn event(route: &Route, inbound: Inbound) -> Event {
@@ -282,10 +298,9 @@ mod tests {
     fn a_secret_is_tried_before_its_end_and_not_from_then_on() {
         let route = route("");
         let before = NOW.minus(Duration::from_millis(1));
-        assert_eq!(route.verify(signed(&route, "two", &[]), before).map(|v| v.secret()), Ok(1));
-        let refused = route.verify(signed(&route, "two", &[]), NOW).map(|v| v.secret());
-        assert_eq!(refused, Err(Refusal::SignatureMismatch));
-        assert_eq!(route.verify(signed(&route, "one", &[]), NOW).map(|v| v.secret()), Ok(0));
+        assert_eq!(position(&route, "two", before), Ok(1));
+        assert_eq!(position(&route, "two", NOW), Err(Refusal::SignatureMismatch));
+        assert_eq!(position(&route, "one", NOW), Ok(0));
     }
 
     #[test]
@@ -357,7 +372,7 @@ mod tests {
         let route = route("signed_at = { from = \"json:/at\", unit = \"s\", max_age = \"1h\" }");
         let late = NOW.plus(Duration::from_secs(3601));
         let verified = route.verify(signed(&route, "one", &[]), late).expect("signed");
-        assert_eq!(route.admit(verified, late, ID, late).map(drop), Err(Refusal::EventTooOld));
+        assert_eq!(route.admit(verified, late, ID, late).map(drop).map_err(Refusal::from), Err(Refusal::EventTooOld));
         let (event, refusal) = route.observe(signed(&route, "one", &[]), late, ID, late);
         assert_eq!(refusal, Some(Refusal::EventTooOld));
         assert_eq!(event.signed_at, Some(NOW));

@@ -4,6 +4,7 @@ use std::fmt;
 
 use zeroize::Zeroizing;
 
+use super::scheme::Key;
 use super::time::Timestamp;
 
 /// Secret bytes. Wiped when dropped; `Debug` shows nothing of them.
@@ -59,6 +60,8 @@ impl fmt::Display for SecretOrigin {
 pub struct RouteSecret {
     /// The bytes.
     pub secret: Secret,
+    /// The same, ready for the route's scheme.
+    pub key: Key,
     /// Where they came from.
     pub origin: SecretOrigin,
     /// From this moment on the secret is no longer tried.

@@ -19,6 +19,7 @@ use crate::domain::inbound::Inbound;
 use crate::domain::outcome::Settled;
 use crate::domain::refusal::Refusal;
 use crate::domain::route::{Enforcement, Route};
+use crate::domain::scheme::Refused;
 use crate::domain::suspicion::Blame;
 use crate::domain::time::Timestamp;
 
@@ -110,13 +111,13 @@ impl Gateway {
             }
             (Ok(Admission::Filtered), _) => Admitted::Answered(Settled::Filtered),
             (Ok(Admission::Handshake(reply)), _) => Admitted::Answered(Settled::Handshake(reply)),
-            (Err(refusal), Some(inbound)) => {
+            (Err(Refused { refusal, .. }), Some(inbound)) => {
                 self.note_observed(route, origin, refusal);
                 let (mut event, _) = route.observe(inbound, now, id, received_at);
                 origin.tell(&mut event.headers);
                 Admitted::Unbelieved(event)
             }
-            (Err(refusal), None) => Admitted::Answered(self.blame(refusal, &body, said, now)),
+            (Err(Refused { refusal, .. }), None) => Admitted::Answered(self.blame(refusal, &body, said, now)),
         }
     }
 

@@ -52,12 +52,13 @@ impl Check<'_> {
         self.route_rules(name, &methods, max_body_bytes);
         let (path, provider) = given?;
         let (raw_scheme, scheme) = scheme?;
+        let secrets = self.ready(name, &scheme, secrets?);
         let route = Route {
             name: Arc::from(name),
             path,
             provider,
             scheme,
-            secrets: secrets?,
+            secrets,
             enforcement: if whole.enforce? { Enforcement::Enforce } else { Enforcement::Observe },
             methods,
             max_body_bytes,

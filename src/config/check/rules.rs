@@ -18,23 +18,12 @@ impl Check<'_> {
     /// All rules for one route.
     pub(super) fn rules(&mut self, route: &Route, scheme: &RawScheme, server: Option<&Server>) {
         let traits = route.scheme.traits();
-        self.key_rules(route);
         self.replay_rules(route, &traits);
         self.horizon_rules(route, &traits);
         self.name_notes(route, scheme, &traits);
         self.budget_rules(route, &traits, server);
         self.route_notes(route, scheme, &traits);
         self.evidence_note(route, &traits);
-    }
-
-    /// Every secret must give a key under the scheme.
-    fn key_rules(&mut self, route: &Route) {
-        for (index, secret) in route.secrets.iter().enumerate() {
-            if let Err(fault) = route.scheme.check_secret(&secret.secret) {
-                let key = keys(&["routes", &route.name, "secrets", &index.to_string()]);
-                self.fault(FaultKind::Secret, &key, format!("{} ({})", fault.found, secret.origin), fault.expected);
-            }
-        }
     }
 
     /// A captured request must be a duplicate as long as its time is accepted.

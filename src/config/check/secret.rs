@@ -10,11 +10,13 @@ use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
-use super::Check;
+use super::{Check, keys};
 use crate::config::fault::FaultKind;
 use crate::config::find::reason;
 use crate::config::raw::RawSecret;
+use crate::domain::scheme::Scheme;
 use crate::domain::secret::{RouteSecret, Secret, SecretOrigin};
+use crate::domain::time::Timestamp;
 
 /// Longest secret file that is read. The longest real secret, a public key, has under 1 KiB.
 const MOST_BYTES: u64 = 64 * 1024;
@@ -23,9 +25,17 @@ const SHORT_BYTES: usize = 16;
 /// Set by systemd for services with `LoadCredential=`.
 const CREDENTIALS_VARIABLE: &str = "CREDENTIALS_DIRECTORY";
 
+/// A secret of a route, before it is known what its scheme makes of it.
+pub(super) struct GivenSecret {
+    index: usize,
+    secret: Secret,
+    origin: SecretOrigin,
+    until: Option<Timestamp>,
+}
+
 impl Check<'_> {
     /// The secrets of a route; a fault if all of them have expired.
-    pub(super) fn route_secrets(&mut self, path: &[String], raw: &[RawSecret]) -> Vec<RouteSecret> {
+    pub(super) fn route_secrets(&mut self, path: &[String], raw: &[RawSecret]) -> Vec<GivenSecret> {
         let now = self.layers.environment.now();
         let mut secrets = Vec::new();
         let mut expired = 0;
@@ -38,13 +48,28 @@ impl Check<'_> {
             }
             if let Some((secret, origin)) = self.secret(&path, raw) {
                 self.short(&path, &origin, &secret);
-                secrets.push(RouteSecret { secret, origin, until });
+                secrets.push(GivenSecret { index, secret, origin, until });
             }
         }
         if expired == raw.len() && expired > 0 {
             self.fault(FaultKind::Secret, path, "a list of secrets that have all expired", "at least one live secret");
         }
         secrets
+    }
+
+    /// The secrets made ready for the route's scheme; every one must give a key under it.
+    pub(super) fn ready(&mut self, route: &str, scheme: &Scheme, given: Vec<GivenSecret>) -> Vec<RouteSecret> {
+        let mut ready = Vec::with_capacity(given.len());
+        for GivenSecret { index, secret, origin, until } in given {
+            match scheme.prepare(&secret) {
+                Ok(key) => ready.push(RouteSecret { secret, key, origin, until }),
+                Err(fault) => {
+                    let key = keys(&["routes", route, "secrets", &index.to_string()]);
+                    self.fault(FaultKind::Secret, &key, format!("{} ({origin})", fault.found), fault.expected);
+                }
+            }
+        }
+        ready
     }
 
     /// The bytes of one secret and where they came from.

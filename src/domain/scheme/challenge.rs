@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use super::encoding::encode;
 use super::json::{Field, escape};
+use super::key::Key;
 use super::mac::Proof;
 use super::raw::{Encoding, RawChallenge};
 use super::reading::{Reading, scalar_of};
@@ -60,7 +61,7 @@ impl Challenge {
     }
 
     /// The answer, if the request is the challenge and holds all that the answer needs.
-    pub(super) fn answer(&self, _: &Reading<'_>, fields: &[Field], key: &[u8], proof: Proof) -> Option<HandshakeReply> {
+    pub(super) fn answer(&self, _: &Reading<'_>, fields: &[Field], key: &Key, proof: Proof) -> Option<HandshakeReply> {
         let place = match &self.when {
             Source::Json(place) => *place,
             Source::Header(_) | Source::Form(_) | Source::Query(_) | Source::Beside(_) => return None,
@@ -76,14 +77,14 @@ impl Challenge {
         Some(HandshakeReply { content_type: self.content_type.clone(), headers: Vec::new(), body: Bytes::from(body) })
     }
 
-    fn fill(&self, chunk: &Chunk, fields: &[Field], key: &[u8], proof: Proof) -> Option<String> {
+    fn fill(&self, chunk: &Chunk, fields: &[Field], key: &Key, proof: Proof) -> Option<String> {
         Some(match chunk {
             Chunk::Text(text) => text.clone(),
             Chunk::Json(place) => self.escaped(scalar_of(fields, *place)?.as_text()),
             Chunk::Hmac(encoding, place) => {
                 let text = scalar_of(fields, *place)?.as_text().as_bytes();
                 let message = Message { pieces: vec![Piece::Bytes(text.into())] };
-                encode(*encoding, &proof.compute(key, &message))
+                encode(*encoding, &key.compute(proof, &message)?)
             }
         })
     }

@@ -12,7 +12,7 @@ use super::event_id::IdEntry;
 use super::freshness::{SentRule, SignedAtRule, Window};
 use super::json::Pointer;
 use super::mac::Proof;
-use super::raw::{Encoding, HashName, Kind, OneOrMany, RawAbout, RawScheme, RawSignature, Span, Unit};
+use super::raw::{Encoding, HashName, Kind, OneOrMany, RawScheme, RawSignature, Span, Unit};
 use super::signature::{Notation, Place};
 use super::source::{self, Pointers, Source};
 use super::template::{self, Part, Template};
@@ -92,7 +92,7 @@ impl Compiler<'_> {
             pointers: std::mem::take(&mut self.body),
             reads: Reads { form: Read::No, json_first: Read::No, url: Read::No },
             single: Vec::new(),
-            about: RawAbout::default(),
+            raw: Box::new(self.raw.clone()),
         };
         self.finish(&mut scheme);
         Some(scheme)
@@ -105,7 +105,6 @@ impl Compiler<'_> {
         self.check_about();
         scheme.reads = reads(scheme);
         scheme.single = single_headers(scheme);
-        scheme.about = self.raw.about.clone().unwrap_or_default();
         let entries = std::mem::take(&mut scheme.event_id);
         scheme.event_id = entries
             .into_iter()

@@ -1,10 +1,11 @@
 //! Keyed and plain hashes over a message, compared in constant time.
 
-use hmac::{Hmac, KeyInit, Mac};
+use hmac::Mac;
 use sha1::Sha1;
 use sha2::{Digest, Sha256, Sha384, Sha512};
 use subtle::{Choice, ConstantTimeEq};
 
+use super::key::{Key, Ready};
 use super::raw::HashName;
 use super::template::Message;
 
@@ -24,66 +25,80 @@ impl Proof {
             Self::Hmac(hash) | Self::Hash(hash) => hash.bytes(),
         }
     }
+}
 
+impl Key {
     /// Whether one of `candidates` is right. All are compared, each in constant time.
-    pub(super) fn fits(self, key: &[u8], message: &Message<'_>, candidates: &[Vec<u8>]) -> bool {
-        match self {
-            Self::Hmac(HashName::Sha1) => hmac_fits::<Hmac<Sha1>>(key, message, candidates),
-            Self::Hmac(HashName::Sha256) => hmac_fits::<Hmac<Sha256>>(key, message, candidates),
-            Self::Hmac(HashName::Sha384) => hmac_fits::<Hmac<Sha384>>(key, message, candidates),
-            Self::Hmac(HashName::Sha512) => hmac_fits::<Hmac<Sha512>>(key, message, candidates),
-            Self::Hash(hash) => {
-                let right = plain(hash, key, message);
+    pub(super) fn fits(&self, proof: Proof, message: &Message<'_>, candidates: &[Vec<u8>]) -> bool {
+        match (&self.0, proof) {
+            (Ready::Sha1(mac), Proof::Hmac(_)) => hmac_fits(&**mac, message, candidates),
+            (Ready::Sha256(mac), Proof::Hmac(_)) => hmac_fits(&**mac, message, candidates),
+            (Ready::Sha384(mac), Proof::Hmac(_)) => hmac_fits(&**mac, message, candidates),
+            (Ready::Sha512(mac), Proof::Hmac(_)) => hmac_fits(&**mac, message, candidates),
+            (Ready::Plain(secret), Proof::Hash(hash)) => {
+                let right = plain(hash, secret, message);
                 let fit = candidates.iter().fold(Choice::from(0), |fit, candidate| fit | right.ct_eq(candidate));
                 fit.into()
             }
+            (_, _) => false,
         }
     }
 
-    /// The result over `message`, for signing.
-    pub(super) fn compute(self, key: &[u8], message: &Message<'_>) -> Vec<u8> {
-        match self {
-            Self::Hmac(HashName::Sha1) => hmac_of::<Hmac<Sha1>>(key, message),
-            Self::Hmac(HashName::Sha256) => hmac_of::<Hmac<Sha256>>(key, message),
-            Self::Hmac(HashName::Sha384) => hmac_of::<Hmac<Sha384>>(key, message),
-            Self::Hmac(HashName::Sha512) => hmac_of::<Hmac<Sha512>>(key, message),
-            Self::Hash(hash) => plain(hash, key, message),
+    /// The keyed hash over `message`; nothing where the secret is no such key.
+    pub(super) fn compute(&self, proof: Proof, message: &Message<'_>) -> Option<Vec<u8>> {
+        match (&self.0, proof) {
+            (Ready::Sha1(mac), Proof::Hmac(_)) => Some(hmac_of(&**mac, message)),
+            (Ready::Sha256(mac), Proof::Hmac(_)) => Some(hmac_of(&**mac, message)),
+            (Ready::Sha384(mac), Proof::Hmac(_)) => Some(hmac_of(&**mac, message)),
+            (Ready::Sha512(mac), Proof::Hmac(_)) => Some(hmac_of(&**mac, message)),
+            (Ready::Plain(secret), Proof::Hash(hash)) => Some(plain(hash, secret, message)),
+            (_, _) => None,
+        }
+    }
+
+    /// Whether the sender showed this secret: compared by digest, without telling where or in how many bytes the
+    /// texts differ.
+    pub(super) fn is(&self, shown: &[u8]) -> bool {
+        match &self.0 {
+            Ready::Shown(digest) => Sha256::digest(shown).ct_eq(digest.as_slice()).into(),
+            Ready::Sha1(_) | Ready::Sha256(_) | Ready::Sha384(_) | Ready::Sha512(_) | Ready::Plain(_) => false,
         }
     }
 }
 
-/// Compares two texts of any length without telling where or in how many bytes they differ.
-pub(super) fn same_text(one: &[u8], other: &[u8]) -> bool {
-    Sha256::digest(one).ct_eq(&Sha256::digest(other)).into()
+/// Compares two digests in constant time.
+pub(super) fn same(one: &[u8], other: &[u8]) -> bool {
+    one.ct_eq(other).into()
 }
 
-fn started<M: Mac + KeyInit>(key: &[u8], message: &Message<'_>) -> Option<M> {
-    let mut mac = <M as KeyInit>::new_from_slice(key).ok()?;
-    message.feed(key, &mut |bytes| mac.update(bytes));
-    Some(mac)
+fn fed<M: Mac + Clone>(mac: &M, message: &Message<'_>) -> M {
+    let mut mac = mac.clone();
+    message.feed(&[], &mut |bytes| mac.update(bytes));
+    mac
 }
 
-fn hmac_fits<M: Mac + KeyInit + Clone>(key: &[u8], message: &Message<'_>, candidates: &[Vec<u8>]) -> bool {
-    let Some(mac) = started::<M>(key, message) else { return false };
-    candidates.iter().fold(false, |fits, candidate| mac.clone().verify_slice(candidate).is_ok() | fits)
+fn hmac_fits<M: Mac + Clone>(mac: &M, message: &Message<'_>, candidates: &[Vec<u8>]) -> bool {
+    let right = fed(mac, message).finalize().into_bytes();
+    let fit = candidates.iter().fold(Choice::from(0), |fit, candidate| fit | right.as_slice().ct_eq(candidate));
+    fit.into()
 }
 
-fn hmac_of<M: Mac + KeyInit>(key: &[u8], message: &Message<'_>) -> Vec<u8> {
-    started::<M>(key, message).map(|mac| mac.finalize().into_bytes().to_vec()).unwrap_or_default()
+fn hmac_of<M: Mac + Clone>(mac: &M, message: &Message<'_>) -> Vec<u8> {
+    fed(mac, message).finalize().into_bytes().to_vec()
 }
 
-fn plain(hash: HashName, key: &[u8], message: &Message<'_>) -> Vec<u8> {
+fn plain(hash: HashName, secret: &[u8], message: &Message<'_>) -> Vec<u8> {
     match hash {
-        HashName::Sha1 => plain_of::<Sha1>(key, message),
-        HashName::Sha256 => plain_of::<Sha256>(key, message),
-        HashName::Sha384 => plain_of::<Sha384>(key, message),
-        HashName::Sha512 => plain_of::<Sha512>(key, message),
+        HashName::Sha1 => plain_of::<Sha1>(secret, message),
+        HashName::Sha256 => plain_of::<Sha256>(secret, message),
+        HashName::Sha384 => plain_of::<Sha384>(secret, message),
+        HashName::Sha512 => plain_of::<Sha512>(secret, message),
     }
 }
 
-fn plain_of<D: Digest>(key: &[u8], message: &Message<'_>) -> Vec<u8> {
+fn plain_of<D: Digest>(secret: &[u8], message: &Message<'_>) -> Vec<u8> {
     let mut hash = D::new();
-    message.feed(key, &mut |bytes| hash.update(bytes));
+    message.feed(secret, &mut |bytes| hash.update(bytes));
     hash.finalize().to_vec()
 }
 
@@ -93,17 +108,34 @@ mod tests {
 
     use data_encoding::HEXLOWER;
 
+    use super::super::raw::RawScheme;
     use super::super::template::Piece;
+    use super::super::{Means, Scheme};
     use super::*;
+    use crate::domain::secret::Secret;
 
     fn message(text: &'static str) -> Message<'static> {
         Message { pieces: vec![Piece::Bytes(Cow::Borrowed(text.as_bytes()))] }
     }
 
+    fn key(kind: &str, hash: HashName, secret: &[u8]) -> (Key, Proof) {
+        let signed = if kind == "hash" { "{secret}{body}" } else { "{body}" };
+        let raw: RawScheme = serde_json::from_value(serde_json::json!({
+            "kind": kind, "mac": hash.as_str(), "signed": signed, "signature": { "header": "X", "encoding": "hex" },
+        }))
+        .expect("a scheme as written");
+        let scheme = Scheme::compile(&raw).expect("a scheme");
+        let Means::Signature(proof) = scheme.means else { panic!("a scheme that signs") };
+        (scheme.prepare(&Secret::new(secret.to_vec())).expect("a key"), proof)
+    }
+
     #[test]
     fn hmacs_are_those_of_rfc_4231_and_rfc_2202() {
         let what = message("what do ya want for nothing?");
-        let hex = |hash| HEXLOWER.encode(&Proof::Hmac(hash).compute(b"Jefe", &what));
+        let hex = |hash| {
+            let (key, proof) = key("hmac", hash, b"Jefe");
+            HEXLOWER.encode(&key.compute(proof, &what).expect("a hash"))
+        };
         assert_eq!(hex(HashName::Sha1), "effcdf6ae5eb2fa2d27416d5f184df9c259a7c79");
         assert_eq!(hex(HashName::Sha256), "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843");
         assert!(hex(HashName::Sha384).starts_with("af45d2e376484031617f78d2b58a6b1b"));
@@ -112,21 +144,22 @@ mod tests {
 
     #[test]
     fn every_candidate_is_compared() {
-        let right = Proof::Hmac(HashName::Sha256).compute(b"k", &message("m"));
+        let (key, proof) = key("hmac", HashName::Sha256, b"k");
+        let (other, _) = self::key("hmac", HashName::Sha256, b"k2");
+        let right = key.compute(proof, &message("m")).expect("a hash");
         let wrong = vec![0; 32];
-        let proof = Proof::Hmac(HashName::Sha256);
-        assert!(proof.fits(b"k", &message("m"), &[right.clone(), wrong.clone()]));
-        assert!(proof.fits(b"k", &message("m"), &[wrong.clone(), right.clone()]));
-        assert!(!proof.fits(b"k", &message("m"), &[wrong]));
-        assert!(!proof.fits(b"k2", &message("m"), &[right]));
+        assert!(key.fits(proof, &message("m"), &[right.clone(), wrong.clone()]));
+        assert!(key.fits(proof, &message("m"), &[wrong.clone(), right.clone()]));
+        assert!(!key.fits(proof, &message("m"), &[wrong]));
+        assert!(!other.fits(proof, &message("m"), &[right]));
     }
 
     #[test]
     fn a_plain_hash_takes_the_secret_from_the_message() {
         let message = Message { pieces: vec![Piece::Secret, Piece::Bytes(Cow::Borrowed(b"m"))] };
-        let proof = Proof::Hash(HashName::Sha256);
-        assert_eq!(proof.compute(b"k", &message), Sha256::digest(b"km").to_vec());
-        assert!(proof.fits(b"k", &message, &[Sha256::digest(b"km").to_vec()]));
-        assert!(!proof.fits(b"k", &message, &[Sha256::digest(b"m").to_vec()]));
+        let (key, proof) = key("hash", HashName::Sha256, b"k");
+        assert_eq!(key.compute(proof, &message), Some(Sha256::digest(b"km").to_vec()));
+        assert!(key.fits(proof, &message, &[Sha256::digest(b"km").to_vec()]));
+        assert!(!key.fits(proof, &message, &[Sha256::digest(b"m").to_vec()]));
     }
 }

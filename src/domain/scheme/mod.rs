@@ -18,6 +18,7 @@ mod event_id;
 mod form;
 mod freshness;
 mod json;
+mod key;
 mod mac;
 mod raw;
 mod reading;
@@ -34,13 +35,14 @@ use http::HeaderName;
 
 pub use freshness::{Freshness, SignedAtMissing};
 pub use json::json_scalar;
+pub use key::Key;
 pub use raw::{
     Encoding, Evidence, HashName, KeyEncoding, Kind, OneOrMany, PARTS, RawAbout, RawBodyDigest, RawChallenge, RawKey,
     RawReply, RawScheme, RawSignature, RawSignedAt, RawTimestamp, RawToken, Span, Unit,
 };
 pub use sign::Unsigned;
 pub use traits::{Coverage, EventIdTrait, SchemeTraits, SentTrait};
-pub use verify::Verified;
+pub use verify::{Refused, Verified};
 
 use challenge::Challenge;
 use encoding::KeyRule;
@@ -51,8 +53,6 @@ use mac::Proof;
 use signature::{Notation, Place};
 use source::{Pointers, Source};
 use template::Template;
-
-use super::secret::Secret;
 
 /// A compiled scheme: everything about a provider that can be settled before its first request.
 #[derive(Debug)]
@@ -78,7 +78,7 @@ pub struct Scheme {
     reads: Reads,
     /// Headers that may come once.
     single: Vec<HeaderName>,
-    about: RawAbout,
+    raw: Box<RawScheme>,
 }
 
 /// What a header of a request carries of its proof.
@@ -194,16 +194,9 @@ impl Scheme {
         }
     }
 
-    /// Refuses a secret that gives no key under this scheme. The fault names neither the secret nor its length.
-    pub fn check_secret(&self, secret: &Secret) -> Result<(), SchemeFault> {
-        if self.key.key(secret).is_some() {
-            return Ok(());
-        }
-        let expected = match self.key.encoding {
-            KeyEncoding::Utf8 => "a secret that is not empty",
-            KeyEncoding::Base64 => "a secret in canonical base64",
-            KeyEncoding::Hex => "a secret in hex",
-        };
-        Err(SchemeFault::new("secrets", "a secret that gives no key", expected))
+    /// The scheme as it was written, with what it extends merged in.
+    #[must_use]
+    pub const fn as_written(&self) -> &RawScheme {
+        &self.raw
     }
 }

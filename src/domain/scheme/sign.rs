@@ -34,19 +34,20 @@ impl Scheme {
     /// Puts the provider's headers on `request`: signature, timestamp `now`, the headers it requires, and an id if
     /// the scheme has one and `request` has none.
     pub fn sign(&self, request: &mut Unsigned, secret: &Secret, now: Timestamp) -> Result<(), SchemeFault> {
-        let key =
-            self.key.key(secret).ok_or_else(|| SchemeFault::new("secrets", "a secret that gives no key", "one"))?;
+        let key = self.prepare(secret)?;
+        let shown = self.key.key(secret).unwrap_or_default();
         let header = self.signature_header()?;
         for (name, value) in &self.require {
             put(&mut request.headers, name, value)?;
         }
         let value = match self.means {
-            Means::Token => [self.notation.prefix.as_slice(), key.as_slice()].concat(),
-            Means::Basic => format!("Basic {}", encode(Encoding::Base64, &key)).into_bytes(),
+            Means::Token => [self.notation.prefix.as_slice(), shown.as_slice()].concat(),
+            Means::Basic => format!("Basic {}", encode(Encoding::Base64, &shown)).into_bytes(),
             Means::Signature(proof) => {
-                self.prepare(request, now)?;
+                self.fill_in(request, now)?;
                 let time = self.time_to_sign(request, now);
-                let signature = self.with_message(request, time.as_deref(), |message| proof.compute(&key, message))?;
+                let signature = self.with_message(request, time.as_deref(), |message| key.compute(proof, message))?;
+                let signature = signature.ok_or_else(|| cannot("kind", "a kind that cannot be signed here"))?;
                 self.written(&encode(self.notation.encoding, &signature), time.as_deref())
             }
         };
@@ -65,7 +66,7 @@ impl Scheme {
     }
 
     /// What must be on the request before its text can be built.
-    fn prepare(&self, request: &mut Unsigned, now: Timestamp) -> Result<(), SchemeFault> {
+    fn fill_in(&self, request: &mut Unsigned, now: Timestamp) -> Result<(), SchemeFault> {
         if let Some(rule) = &self.sent
             && let Source::Header(name) = &rule.source
         {

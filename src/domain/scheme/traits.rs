@@ -83,7 +83,7 @@ impl Scheme {
     /// What this scheme can promise.
     #[must_use]
     pub fn traits(&self) -> SchemeTraits {
-        let about = &self.about;
+        let about = self.raw.about.clone().unwrap_or_default();
         SchemeTraits {
             sent: self.sent_trait(),
             signed_at_max_age: self.signed_at.as_ref().map(|rule| rule.window.past),
@@ -117,7 +117,7 @@ impl Scheme {
     }
 
     fn ack_reply(&self) -> Option<AckReply> {
-        let reply = self.about.reply.as_ref()?;
+        let reply = self.raw.about.as_ref()?.reply.as_ref()?;
         Some(AckReply {
             status: reply.status.and_then(|status| StatusCode::from_u16(status).ok()).unwrap_or(StatusCode::OK),
             content_type: reply.content_type.clone().unwrap_or_else(|| "application/json".to_owned()),

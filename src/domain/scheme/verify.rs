@@ -8,7 +8,8 @@ use super::encoding::{decode, digest};
 use super::event_id::{IdParts, read_parts};
 use super::freshness::{Freshness, Moment, SignedAtMissing};
 use super::json::{self, Field};
-use super::mac::{Proof, same_text};
+use super::key::Key;
+use super::mac::{Proof, same};
 use super::raw::Encoding;
 use super::reading::{Fill, Reading, Subject, query_value, scalar_of, with_and_without_port};
 use super::signature::{Group, MAX_SIGNATURES, Place, header_values, single};
@@ -20,7 +21,6 @@ use crate::domain::inbound::Inbound;
 use crate::domain::key::EventKey;
 use crate::domain::outcome::HandshakeReply;
 use crate::domain::refusal::Refusal;
-use crate::domain::secret::Secret;
 use crate::domain::time::Timestamp;
 
 /// Longest event type that is taken for one.
@@ -30,6 +30,33 @@ const MAX_TYPE_BYTES: usize = 256;
 #[derive(Clone, Debug)]
 pub struct Verified {
     inbound: Inbound,
+    findings: Findings,
+}
+
+/// A request that was refused, given back for whoever wants to know why.
+#[derive(Debug)]
+pub struct Refused {
+    /// Why.
+    pub refusal: Refusal,
+    /// The request. Nothing in it was proved.
+    pub inbound: Box<Inbound>,
+}
+
+impl Refused {
+    pub(crate) fn new(refusal: Refusal, inbound: Inbound) -> Self {
+        Self { refusal, inbound: Box::new(inbound) }
+    }
+}
+
+impl From<Refused> for Refusal {
+    fn from(refused: Refused) -> Self {
+        refused.refusal
+    }
+}
+
+/// What a request said, once it was proved.
+#[derive(Clone, Debug)]
+struct Findings {
     secret: usize,
     sent: Option<Moment>,
     signed_at: Option<Moment>,
@@ -56,19 +83,19 @@ impl Verified {
     /// Position of the secret that fitted; the first of them, if several did.
     #[must_use]
     pub const fn secret(&self) -> usize {
-        self.secret
+        self.findings.secret
     }
 
     /// When it was sent, as far as the scheme says. Also known of a request that is not fresh.
     #[must_use]
     pub fn sent_at(&self) -> Option<Timestamp> {
-        self.sent.map(|moment| moment.at)
+        self.findings.sent.map(|moment| moment.at)
     }
 
     /// When its event happened, as far as that is signed. Also known of a request that is not fresh.
     #[must_use]
     pub fn signed_at(&self) -> Option<Timestamp> {
-        self.signed_at.map(|moment| moment.at)
+        self.findings.signed_at.map(|moment| moment.at)
     }
 }
 
@@ -79,17 +106,20 @@ struct Found {
     signed: Option<[u8; 32]>,
 }
 
-type Secrets<'s> = [(usize, &'s Secret)];
+/// The live keys, with the positions of their secrets.
+type Keys<'k> = [(usize, &'k Key)];
 
 impl Scheme {
-    /// Checks a request against every live secret, given with their positions. `public_url` is the address as the
-    /// provider sees it. Age is not checked here.
-    pub fn verify(
-        &self,
-        inbound: Inbound,
-        secrets: &Secrets<'_>,
-        public_url: Option<&str>,
-    ) -> Result<Verified, Refusal> {
+    /// Checks a request against every live key, given with the positions of their secrets. `public_url` is the
+    /// address as the provider sees it. Age is not checked here. A refused request is given back.
+    pub fn verify(&self, inbound: Inbound, keys: &Keys<'_>, public_url: Option<&str>) -> Result<Verified, Refused> {
+        match self.check(&inbound, keys, public_url) {
+            Ok(findings) => Ok(Verified { inbound, findings }),
+            Err(refusal) => Err(Refused::new(refusal, inbound)),
+        }
+    }
+
+    fn check(&self, inbound: &Inbound, keys: &Keys<'_>, public_url: Option<&str>) -> Result<Findings, Refusal> {
         self.refuse_repeated(&inbound.headers)?;
         let url = if self.reads.url.is_yes() { inbound.url(public_url) } else { String::new() };
         let subject = Subject {
@@ -100,29 +130,29 @@ impl Scheme {
             body: &inbound.body,
         };
         let reading = Reading::new(self, subject);
-        let found = self.prove(&reading, secrets)?;
+        let found = self.prove(&reading, keys)?;
         let fields = reading.fields(self);
         let sent = self.sent_moment(&reading, &fields, found.time.as_deref())?;
         let signed_at = self.signed_moment(&reading, &fields);
         let id = read_parts(&self.event_id, &reading, &fields, self.body_signed);
         let event_type = self.read_type(&reading, &fields);
-        let handshake = self.challenge.as_ref().and_then(|c| self.answer(c, &reading, &fields, found.secret, secrets));
+        let handshake = self.challenge.as_ref().and_then(|c| self.answer(c, &reading, &fields, found.secret, keys));
         let (secret, signed) = (found.secret, found.signed);
-        Ok(Verified { inbound, secret, sent, signed_at, id, signed, event_type, handshake })
+        Ok(Findings { secret, sent, signed_at, id, signed, event_type, handshake })
     }
 
     /// Checks the age of a verified request.
     pub fn check_freshness(&self, verified: &Verified, now: Timestamp) -> Result<Freshness, Refusal> {
-        if let (Some(sent), Some(window)) = (verified.sent, self.sent.as_ref().and_then(|rule| rule.window)) {
+        if let (Some(sent), Some(window)) = (verified.findings.sent, self.sent.as_ref().and_then(|rule| rule.window)) {
             sent.check(window, now, Refusal::TimestampStale)?;
         }
-        if let (Some(signed_at), Some(rule)) = (verified.signed_at, &self.signed_at) {
+        if let (Some(signed_at), Some(rule)) = (verified.findings.signed_at, &self.signed_at) {
             signed_at.check(rule.window, now, Refusal::EventTooOld)?;
         }
         Ok(Freshness {
             sent_at: verified.sent_at(),
             signed_at: verified.signed_at(),
-            signed_at_missing: match (&self.signed_at, verified.signed_at) {
+            signed_at_missing: match (&self.signed_at, verified.findings.signed_at) {
                 (Some(_), None) => SignedAtMissing::Yes,
                 (Some(_), Some(_)) | (None, _) => SignedAtMissing::No,
             },
@@ -146,15 +176,15 @@ impl Scheme {
     /// The event's type, if the scheme names one and the request has it.
     #[must_use]
     pub fn event_type(&self, verified: &Verified) -> Option<String> {
-        verified.event_type.clone()
+        verified.findings.event_type.clone()
     }
 
     /// The event's key. Bytes that the signature does not cover never name an event alone.
     #[must_use]
     pub fn key(&self, route: &str, verified: &Verified) -> EventKey {
-        let body: &[u8] = verified.signed.as_ref().map_or(&verified.inbound.body, |digest| digest.as_slice());
+        let body: &[u8] = verified.findings.signed.as_ref().map_or(&verified.inbound.body, |digest| digest.as_slice());
         let whole: [u8; 32] = Sha256::digest(body).into();
-        match &verified.id {
+        match &verified.findings.id {
             IdParts::Signed => EventKey::new(route, &[b"signed", &whole], body),
             IdParts::Values { parts, covered } => {
                 let mut parts: Vec<&[u8]> = parts.iter().map(Vec::as_slice).collect();
@@ -169,25 +199,25 @@ impl Scheme {
     /// Our answer, if the request is the provider's handshake.
     #[must_use]
     pub fn handshake(&self, verified: &Verified) -> Option<HandshakeReply> {
-        verified.handshake.clone()
+        verified.findings.handshake.clone()
     }
 
     fn refuse_repeated(&self, headers: &HeaderMap) -> Result<(), Refusal> {
         self.single.iter().try_for_each(|name| single(headers, name).map(drop))
     }
 
-    fn prove(&self, reading: &Reading<'_>, secrets: &Secrets<'_>) -> Result<Found, Refusal> {
+    fn prove(&self, reading: &Reading<'_>, keys: &Keys<'_>) -> Result<Found, Refusal> {
         match self.means {
             Means::Signature(proof) => match &self.each {
-                None => self.prove_whole(proof, reading, secrets),
-                Some(each) => self.prove_items(proof, each, reading, secrets),
+                None => self.prove_whole(proof, reading, keys),
+                Some(each) => self.prove_items(proof, each, reading, keys),
             },
-            Means::Token => self.prove_token(reading, secrets),
-            Means::Basic => self.prove_basic(reading, secrets),
+            Means::Token => self.prove_token(reading, keys),
+            Means::Basic => self.prove_basic(reading, keys),
         }
     }
 
-    fn prove_whole(&self, proof: Proof, reading: &Reading<'_>, secrets: &Secrets<'_>) -> Result<Found, Refusal> {
+    fn prove_whole(&self, proof: Proof, reading: &Reading<'_>, keys: &Keys<'_>) -> Result<Found, Refusal> {
         let groups = self.notation.groups(&self.signature_values(reading)?)?;
         self.check_required(reading.subject.headers)?;
         let digested = self.check_body_digest(reading)?;
@@ -201,7 +231,7 @@ impl Scheme {
             for url in &urls {
                 let fill = Fill { time: time.as_deref(), url, digested, item: &[] };
                 let message = reading.render(self, &fill)?;
-                if let Some(secret) = self.fitting(proof, &message, &group.signatures, secrets) {
+                if let Some(secret) = self.fitting(proof, &message, &group.signatures, keys) {
                     let signed = (!self.body_signed.is_yes()).then(|| message.digest());
                     found.get_or_insert_with(|| Found { secret, time: time.clone(), signed });
                 }
@@ -211,13 +241,7 @@ impl Scheme {
     }
 
     /// Every item must carry a signature over itself.
-    fn prove_items(
-        &self,
-        proof: Proof,
-        each: &Each,
-        reading: &Reading<'_>,
-        secrets: &Secrets<'_>,
-    ) -> Result<Found, Refusal> {
+    fn prove_items(&self, proof: Proof, each: &Each, reading: &Reading<'_>, keys: &Keys<'_>) -> Result<Found, Refusal> {
         self.check_required(reading.subject.headers)?;
         let items = json::elements(reading.subject.body, &each.array).ok_or(Refusal::SignatureMissing)?;
         if items.len() > MAX_SIGNATURES {
@@ -231,7 +255,7 @@ impl Scheme {
             let time = self.time_text(reading, &group)?;
             let fill = Fill { time: time.as_deref(), url: reading.subject.url, digested: Read::No, item: &values };
             let message = reading.render(self, &fill)?;
-            let secret = self.fitting(proof, &message, &group.signatures, secrets).ok_or(Refusal::SignatureMismatch)?;
+            let secret = self.fitting(proof, &message, &group.signatures, keys).ok_or(Refusal::SignatureMismatch)?;
             signed.update(message.digest());
             first.get_or_insert((secret, time));
         }
@@ -260,16 +284,10 @@ impl Scheme {
     }
 
     /// The position of the first secret that fits; all are tried whatever fits.
-    fn fitting(
-        &self,
-        proof: Proof,
-        message: &Message<'_>,
-        signatures: &[Vec<u8>],
-        secrets: &Secrets<'_>,
-    ) -> Option<usize> {
+    fn fitting(&self, proof: Proof, message: &Message<'_>, signatures: &[Vec<u8>], keys: &Keys<'_>) -> Option<usize> {
         let mut first = None;
-        for (position, secret) in secrets {
-            let fits = self.key.key(secret).is_some_and(|key| proof.fits(&key, message, signatures));
+        for (position, key) in keys {
+            let fits = key.fits(proof, message, signatures);
             if fits && first.is_none() {
                 first = Some(*position);
             }
@@ -277,16 +295,16 @@ impl Scheme {
         first
     }
 
-    fn prove_token(&self, reading: &Reading<'_>, secrets: &Secrets<'_>) -> Result<Found, Refusal> {
+    fn prove_token(&self, reading: &Reading<'_>, keys: &Keys<'_>) -> Result<Found, Refusal> {
         let values = self.signature_values(reading)?;
         self.check_required(reading.subject.headers)?;
         let value = values.first().ok_or(Refusal::SignatureMissing)?;
         let token = value.strip_prefix(self.notation.prefix.as_slice()).ok_or(Refusal::SignatureMalformed)?;
-        self.same_secret(token, secrets)
+        self.same_secret(token, keys)
     }
 
     /// RFC 7617: the scheme in any case, one blank, canonical base64 of `user:password`.
-    fn prove_basic(&self, reading: &Reading<'_>, secrets: &Secrets<'_>) -> Result<Found, Refusal> {
+    fn prove_basic(&self, reading: &Reading<'_>, keys: &Keys<'_>) -> Result<Found, Refusal> {
         let values = self.signature_values(reading)?;
         self.check_required(reading.subject.headers)?;
         let value = values.first().ok_or(Refusal::SignatureMissing)?;
@@ -295,13 +313,13 @@ impl Scheme {
             return Err(Refusal::SignatureMalformed);
         }
         let pair = decode(Encoding::Base64, credentials).ok_or(Refusal::SignatureMalformed)?;
-        self.same_secret(&pair, secrets)
+        self.same_secret(&pair, keys)
     }
 
-    fn same_secret(&self, given: &[u8], secrets: &Secrets<'_>) -> Result<Found, Refusal> {
+    fn same_secret(&self, given: &[u8], keys: &Keys<'_>) -> Result<Found, Refusal> {
         let mut first = None;
-        for (position, secret) in secrets {
-            let fits = self.key.key(secret).is_some_and(|key| same_text(given, &key));
+        for (position, key) in keys {
+            let fits = key.is(given);
             if fits && first.is_none() {
                 first = Some(*position);
             }
@@ -322,7 +340,7 @@ impl Scheme {
         let Some(rule) = &self.body_digest else { return Ok(Read::No) };
         let Some(text) = query_value(reading.subject.query, &rule.query)? else { return Ok(Read::No) };
         let given = decode(rule.encoding, &text).ok_or(Refusal::SignatureMalformed)?;
-        if same_text(&given, &digest(rule.hash, reading.subject.body)) {
+        if same(&given, &digest(rule.hash, reading.subject.body)) {
             Ok(Read::Yes)
         } else {
             Err(Refusal::SignatureMismatch)
@@ -382,11 +400,11 @@ impl Scheme {
         reading: &Reading<'_>,
         fields: &[Field],
         position: usize,
-        secrets: &Secrets<'_>,
+        keys: &Keys<'_>,
     ) -> Option<HandshakeReply> {
         let Means::Signature(proof) = self.means else { return None };
-        let (_, secret) = secrets.iter().find(|(at, _)| *at == position)?;
-        challenge.answer(reading, fields, &self.key.key(secret)?, proof)
+        let (_, key) = keys.iter().find(|(at, _)| *at == position)?;
+        challenge.answer(reading, fields, key, proof)
     }
 }
 

@@ -3,6 +3,7 @@
 //! Only signed bytes are ever echoed. Values that go into a JSON answer are escaped for it.
 
 use bytes::Bytes;
+use smallvec::smallvec;
 
 use super::encoding::encode;
 use super::json::{Field, escape};
@@ -61,7 +62,13 @@ impl Challenge {
     }
 
     /// The answer, if the request is the challenge and holds all that the answer needs.
-    pub(super) fn answer(&self, _: &Reading<'_>, fields: &[Field], key: &Key, proof: Proof) -> Option<HandshakeReply> {
+    pub(super) fn answer(
+        &self,
+        _: &Reading<'_>,
+        fields: &[Field<'_>],
+        key: &Key,
+        proof: Proof,
+    ) -> Option<HandshakeReply> {
         let place = match &self.when {
             Source::Json(place) => *place,
             Source::Header(_) | Source::Form(_) | Source::Query(_) | Source::Beside(_) => return None,
@@ -77,13 +84,13 @@ impl Challenge {
         Some(HandshakeReply { content_type: self.content_type.clone(), headers: Vec::new(), body: Bytes::from(body) })
     }
 
-    fn fill(&self, chunk: &Chunk, fields: &[Field], key: &Key, proof: Proof) -> Option<String> {
+    fn fill(&self, chunk: &Chunk, fields: &[Field<'_>], key: &Key, proof: Proof) -> Option<String> {
         Some(match chunk {
             Chunk::Text(text) => text.clone(),
             Chunk::Json(place) => self.escaped(scalar_of(fields, *place)?.as_text()),
             Chunk::Hmac(encoding, place) => {
                 let text = scalar_of(fields, *place)?.as_text().as_bytes();
-                let message = Message { pieces: vec![Piece::Bytes(text.into())] };
+                let message = Message { pieces: smallvec![Piece::Bytes(text)] };
                 encode(*encoding, &key.compute(proof, &message)?)
             }
         })

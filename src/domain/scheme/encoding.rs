@@ -8,7 +8,38 @@ use sha2::{Digest, Sha256, Sha384, Sha512};
 use zeroize::Zeroizing;
 
 use super::raw::{Encoding, HashName, KeyEncoding};
+use super::signature::{Candidate, MAX_SIGNATURE};
 use crate::domain::secret::Secret;
+
+/// Longest text of a signature: 72 bytes in hex.
+const MAX_TEXT: usize = 144;
+
+/// The signature that `text` stands for, or `None` if it is not written exactly so or longer than 72 bytes.
+pub(super) fn signature(encoding: Encoding, text: &[u8]) -> Option<Candidate> {
+    let rule = match encoding {
+        Encoding::Hex => &HEXLOWER_PERMISSIVE,
+        Encoding::Base64 => &BASE64,
+        Encoding::Base64url if text.ends_with(b"=") => &BASE64URL,
+        Encoding::Base64url => &BASE64URL_NOPAD,
+    };
+    if text.len() > MAX_TEXT {
+        return None;
+    }
+    let mut bytes = [0; MAX_TEXT];
+    let length = rule.decode_len(text.len()).ok()?;
+    let length = rule.decode_mut(text, bytes.get_mut(..length)?).ok()?;
+    let bytes = bytes.get(..length)?;
+    let canonical = match encoding {
+        Encoding::Hex => true,
+        Encoding::Base64 | Encoding::Base64url => {
+            let mut again = [0; MAX_TEXT];
+            let again = again.get_mut(..rule.encode_len(length))?;
+            rule.encode_mut(bytes, again);
+            *again == *text
+        }
+    };
+    (canonical && length <= MAX_SIGNATURE).then(|| Candidate::from_slice(bytes))
+}
 
 /// The bytes that `text` stands for, or `None` if it is not written exactly so.
 pub(super) fn decode(encoding: Encoding, text: &[u8]) -> Option<Vec<u8>> {
@@ -125,6 +156,21 @@ mod tests {
         assert_eq!(decode(Encoding::Base64url, b"-_8"), Some(vec![0xfb, 0xff]));
         assert_eq!(decode(Encoding::Base64url, b"-_8="), Some(vec![0xfb, 0xff]));
         assert_eq!(decode(Encoding::Base64url, b"-_9"), None);
+    }
+
+    #[test]
+    fn a_signature_is_read_as_any_other_text_and_up_to_72_bytes() {
+        let texts =
+            ["0aFf", "0af", "+/8=", "+/8", "+/9=", "+/8=+/8=", "-_8=", "-_8", "-_9", "", "=", "\u{e9}", " +/8="];
+        for encoding in [Encoding::Hex, Encoding::Base64, Encoding::Base64url] {
+            for text in texts {
+                let one = signature(encoding, text.as_bytes()).map(|bytes| bytes.to_vec());
+                assert_eq!(one, decode(encoding, text.as_bytes()), "{encoding:?} {text:?}");
+            }
+            let length =
+                |bytes: usize| signature(encoding, encode(encoding, &vec![7; bytes]).as_bytes()).map(|s| s.len());
+            assert_eq!((length(72), length(73), length(500)), (Some(72), None, None), "{encoding:?}");
+        }
     }
 
     fn key(rule: &KeyRule, secret: &str) -> Option<Vec<u8>> {

@@ -5,6 +5,10 @@
 //! the digest of what was signed joins it, so that a copied id on another body, or another id on a copied body,
 //! cannot take the slot of an event that is still to come.
 
+use std::borrow::Cow;
+
+use smallvec::SmallVec;
+
 use super::Read;
 use super::json::Field;
 use super::reading::{Reading, scalar_of};
@@ -17,18 +21,19 @@ pub(super) struct IdEntry {
     pub(super) alternatives: Vec<(Source, Coverage)>,
 }
 
-/// The parts of a key.
+/// One part of a key: its kind, the place of its alternative, its value.
+pub(super) type IdPart = SmallVec<[u8; 48]>;
+
+/// The parts of a key, in the order of the entries.
+pub(super) type Parts = SmallVec<[IdPart; 4]>;
+
+/// What names an event.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum IdParts {
-    /// These values, each with its kind and the place of its alternative before it.
-    Values {
-        /// The parts, in the order of the entries.
-        parts: Vec<Vec<u8>>,
-        /// Whether the signature covers all of them.
-        covered: Coverage,
-    },
-    /// What was signed names the event.
-    Signed,
+pub(super) struct IdParts {
+    /// The parts, in the order of the entries; none: what was signed names the event.
+    pub(super) parts: Parts,
+    /// Whether the signature covers all of them.
+    pub(super) covered: Coverage,
 }
 
 impl IdEntry {
@@ -41,42 +46,50 @@ impl IdEntry {
 ///
 /// The types of JSON values tell `"1"` from `1` where the body is signed; where only their texts are, they would let
 /// anybody on the way make another key of the same event.
-pub(super) fn read_parts(entries: &[IdEntry], reading: &Reading<'_>, fields: &[Field], body_signed: Read) -> IdParts {
-    let mut parts = Vec::with_capacity(entries.len());
+pub(super) fn read_parts(
+    entries: &[IdEntry],
+    reading: &Reading<'_>,
+    fields: &[Field<'_>],
+    body_signed: Read,
+) -> IdParts {
+    let mut parts = Parts::new();
     let mut covered = Coverage::Covered;
     for entry in entries {
-        let Some((part, coverage)) = read_entry(entry, reading, fields, body_signed) else { return IdParts::Signed };
+        let Some((part, coverage)) = read_entry(entry, reading, fields, body_signed) else {
+            return IdParts { parts: Parts::new(), covered: Coverage::Covered };
+        };
         if coverage == Coverage::Uncovered {
             covered = Coverage::Uncovered;
         }
         parts.push(part);
     }
-    if parts.is_empty() { IdParts::Signed } else { IdParts::Values { parts, covered } }
+    IdParts { parts, covered }
 }
 
 fn read_entry(
     entry: &IdEntry,
     reading: &Reading<'_>,
-    fields: &[Field],
+    fields: &[Field<'_>],
     body_signed: Read,
-) -> Option<(Vec<u8>, Coverage)> {
+) -> Option<(IdPart, Coverage)> {
     for (place, (source, coverage)) in (0u8..).zip(&entry.alternatives) {
         let (tag, value) = match source {
             Source::Json(pointer) if fields.get(*pointer) == Some(&Field::Unclear) => return None,
             Source::Json(pointer) => match scalar_of(fields, *pointer) {
                 Some(scalar) => {
-                    (if body_signed.is_yes() { scalar.tag() } else { b'j' }, scalar.as_text().as_bytes().to_vec())
+                    let tag = if body_signed.is_yes() { scalar.tag() } else { b'j' };
+                    (tag, Cow::Borrowed(scalar.as_text().as_bytes()))
                 }
                 None => continue,
             },
             Source::Header(_) | Source::Form(_) | Source::Query(_) | Source::Beside(_) => {
                 match reading.value(source).ok()? {
-                    Some(value) => (b'o', value.into_owned()),
+                    Some(value) => (b'o', value),
                     None => continue,
                 }
             }
         };
-        let mut part = vec![tag, place];
+        let mut part = IdPart::from_slice(&[tag, place]);
         part.extend_from_slice(&value);
         return Some((part, *coverage));
     }

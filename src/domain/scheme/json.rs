@@ -1,16 +1,18 @@
 //! Single values out of a JSON body, found by pointer (RFC 6901) without building a tree.
 //!
-//! Not a general reader: it answers only where every reader of the same bytes must agree. A name that comes twice
-//! at a level that is walked, a body that is not JSON and one nested deeper than 128 levels give no value at all,
+//! Not a general reader: it answers only where every reader of the same bytes must agree. A name on the path that
+//! comes twice, a body that is not JSON and one nested deeper than 128 levels give no value at all,
 //! never the first or the last. Values beside the path are checked for syntax and otherwise skipped.
+//!
+//! Values are borrowed from the body unless they hold escapes; up to eight of them cost no allocation of ours.
 
 use std::borrow::Cow;
-use std::collections::HashSet;
 use std::fmt;
 
 use serde::Deserialize;
 use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
+use smallvec::SmallVec;
 
 /// Deepest nesting that is read; deeper bodies have no values.
 const MAX_DEPTH: usize = 128;
@@ -23,7 +25,7 @@ const MAX_DEPTH: usize = 128;
 pub fn json_scalar(body: &[u8], pointer: &str) -> Option<String> {
     let pointer = Pointer::parse(pointer)?;
     match extract(body, std::slice::from_ref(&pointer)).pop()? {
-        Field::Is(scalar) => Some(scalar.into_text()),
+        Field::Is(scalar) => Some(scalar.as_text().to_owned()),
         Field::Absent | Field::Unclear => None,
     }
 }
@@ -66,42 +68,42 @@ fn unescape(token: &str) -> Option<String> {
     Some(text)
 }
 
+/// Values asked of one body, as a rule: more are no error, and cost an allocation.
+const USUAL: usize = 8;
+
+/// What stands at several pointers, in their order.
+pub(super) type Fields<'b> = SmallVec<[Field<'b>; USUAL]>;
+
 /// What stands at a pointer.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Field {
+pub(super) enum Field<'b> {
     /// Nothing, `null`, an array or an object.
     Absent,
     /// Readers may differ about it.
     Unclear,
     /// This.
-    Is(Scalar),
+    Is(Scalar<'b>),
 }
 
 /// A value that is one text. `"1"` and `1` are different values.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Scalar {
+pub(super) enum Scalar<'b> {
     /// A string, unescaped.
-    Text(String),
+    Text(Cow<'b, str>),
     /// A number as it is spelt.
-    Number(String),
+    Number(&'b str),
     /// `true` or `false`.
     Truth(bool),
 }
 
-impl Scalar {
+impl Scalar<'_> {
     /// The value as text, without its type.
     pub(super) fn as_text(&self) -> &str {
         match self {
-            Self::Text(text) | Self::Number(text) => text,
+            Self::Text(text) => text,
+            Self::Number(text) => text,
             Self::Truth(true) => "true",
             Self::Truth(false) => "false",
-        }
-    }
-
-    fn into_text(self) -> String {
-        match self {
-            Self::Text(text) | Self::Number(text) => text,
-            Self::Truth(truth) => truth.to_string(),
         }
     }
 
@@ -116,14 +118,15 @@ impl Scalar {
 }
 
 /// The values at `pointers`, in their order.
-pub(super) fn extract(body: &[u8], pointers: &[Pointer]) -> Vec<Field> {
+pub(super) fn extract<'b>(body: &'b [u8], pointers: &[Pointer]) -> Fields<'b> {
+    let mut fields = Fields::new();
     if pointers.is_empty() {
-        return Vec::new();
+        return fields;
     }
     let body = without_bom(body);
-    let wanted: Vec<Wanted<'_>> =
+    let wanted: Wants<'_> =
         pointers.iter().enumerate().map(|(slot, pointer)| Wanted { slot, rest: &pointer.tokens }).collect();
-    let mut fields = vec![Field::Absent; pointers.len()];
+    fields.resize(pointers.len(), Field::Absent);
     if too_deep(body) || collect(body, &wanted, &mut fields).is_err() {
         fields.fill(Field::Unclear);
     }
@@ -139,9 +142,9 @@ pub(super) fn elements<'b>(body: &'b [u8], pointer: &Pointer) -> Option<Vec<&'b 
     let mut at = body;
     for token in &pointer.tokens {
         let wanted = [Wanted { slot: 0, rest: std::slice::from_ref(token) }];
-        match read_level(at, &wanted).ok()? {
-            Level::Children(children) => at = children.first()?.1.get().as_bytes(),
-            Level::Ambiguous => return None,
+        match read_level(at, &wanted).ok()?.first()? {
+            (_, Child::Once(value)) => at = value.get().as_bytes(),
+            (_, Child::Repeated) => return None,
         }
     }
     let raw: Vec<&RawValue> = serde_json::from_slice(at).ok()?;
@@ -158,8 +161,12 @@ fn without_bom(body: &[u8]) -> &[u8] {
     body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body)
 }
 
-/// Counts brackets outside strings: skipping a value does not bound its depth by itself.
+/// Counts brackets outside strings: skipping a value does not bound its depth by itself. A body with few brackets
+/// altogether, which is most of them, is not deep.
 fn too_deep(body: &[u8]) -> bool {
+    if body.iter().filter(|byte| matches!(byte, b'[' | b'{')).count() <= MAX_DEPTH {
+        return false;
+    }
     let (mut depth, mut in_string, mut escaped) = (0usize, false, false);
     for byte in body {
         if in_string {
@@ -187,22 +194,19 @@ struct Wanted<'w> {
     rest: &'w [String],
 }
 
-fn collect(json: &[u8], wanted: &[Wanted<'_>], fields: &mut [Field]) -> serde_json::Result<()> {
-    let (here, below): (Vec<_>, Vec<_>) = wanted.iter().copied().partition(|w| w.rest.is_empty());
-    for found in here {
+/// What is looked for at one level.
+type Wants<'w> = SmallVec<[Wanted<'w>; USUAL]>;
+
+fn collect<'b>(json: &'b [u8], wanted: &[Wanted<'_>], fields: &mut [Field<'b>]) -> serde_json::Result<()> {
+    for found in wanted.iter().filter(|w| w.rest.is_empty()) {
         set(fields, found.slot, scalar(json)?);
     }
-    match read_level(json, &below)? {
-        Level::Ambiguous => {
-            for lost in below {
-                set(fields, lost.slot, Field::Unclear);
-            }
-        }
-        Level::Children(children) => {
-            for (token, value) in children {
-                let inside: Vec<_> = below.iter().filter_map(|w| w.step(token)).collect();
-                collect(value.get().as_bytes(), &inside, fields)?;
-            }
+    let below: Wants<'_> = wanted.iter().copied().filter(|w| !w.rest.is_empty()).collect();
+    for (token, child) in read_level(json, &below)? {
+        let inside: Wants<'_> = below.iter().filter_map(|w| w.step(token)).collect();
+        match child {
+            Child::Once(value) => collect(value.get().as_bytes(), &inside, fields)?,
+            Child::Repeated => inside.iter().for_each(|lost| set(fields, lost.slot, Field::Unclear)),
         }
     }
     Ok(())
@@ -215,59 +219,67 @@ impl Wanted<'_> {
     }
 }
 
-fn set(fields: &mut [Field], slot: usize, value: Field) {
+fn set<'b>(fields: &mut [Field<'b>], slot: usize, value: Field<'b>) {
     if let Some(field) = fields.get_mut(slot) {
         *field = value;
     }
 }
 
-fn scalar(json: &[u8]) -> serde_json::Result<Field> {
+fn scalar(json: &[u8]) -> serde_json::Result<Field<'_>> {
     let text: &RawValue = serde_json::from_slice(json)?;
     Ok(match text.get().as_bytes().first() {
-        Some(b'"') => Field::Is(Scalar::Text(serde_json::from_str(text.get())?)),
+        Some(b'"') => {
+            let Text(text) = serde_json::from_str(text.get())?;
+            Field::Is(Scalar::Text(text))
+        }
         Some(b't') => Field::Is(Scalar::Truth(true)),
         Some(b'f') => Field::Is(Scalar::Truth(false)),
-        Some(b'-' | b'0'..=b'9') => Field::Is(Scalar::Number(text.get().to_owned())),
+        Some(b'-' | b'0'..=b'9') => Field::Is(Scalar::Number(text.get())),
         _ => Field::Absent,
     })
 }
 
-/// One level of an object or array, reduced to the children that are looked for.
-enum Level<'w, 'b> {
-    Children(Vec<(&'w str, &'b RawValue)>),
-    Ambiguous,
+/// A child of an object or array that is looked for.
+enum Child<'b> {
+    Once(&'b RawValue),
+    Repeated,
 }
 
+/// One level of an object or array, reduced to the children that are looked for.
+type Level<'w, 'b> = SmallVec<[(&'w str, Child<'b>); USUAL]>;
+
 fn read_level<'w, 'b>(json: &'b [u8], wanted: &[Wanted<'w>]) -> serde_json::Result<Level<'w, 'b>> {
-    let mut tokens: Vec<&'w str> = wanted.iter().filter_map(|w| w.rest.first().map(String::as_str)).collect();
+    let mut tokens: SmallVec<[&'w str; USUAL]> =
+        wanted.iter().filter_map(|w| w.rest.first().map(String::as_str)).collect();
     tokens.sort_unstable();
     tokens.dedup();
     let mut reader = serde_json::Deserializer::from_slice(json);
-    let level = LevelReader { tokens }.deserialize(&mut reader)?;
+    let level = LevelReader { tokens: &tokens }.deserialize(&mut reader)?;
     reader.end()?;
     Ok(level)
 }
 
-struct LevelReader<'w> {
-    tokens: Vec<&'w str>,
+struct LevelReader<'r, 'w> {
+    tokens: &'r [&'w str],
 }
 
-impl<'w, 'de> DeserializeSeed<'de> for LevelReader<'w> {
+impl<'w, 'de> DeserializeSeed<'de> for LevelReader<'_, 'w> {
     type Value = Level<'w, 'de>;
 
     fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
         if self.tokens.is_empty() {
             IgnoredAny::deserialize(deserializer)?;
-            return Ok(Level::Children(Vec::new()));
+            return Ok(Level::new());
         }
         deserializer.deserialize_any(self)
     }
 }
 
+/// A string, borrowed where it has no escapes.
 #[derive(Deserialize)]
-struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
-impl<'w, 'de> Visitor<'de> for LevelReader<'w> {
+impl<'w, 'de> Visitor<'de> for LevelReader<'_, 'w> {
     type Value = Level<'w, 'de>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -275,55 +287,57 @@ impl<'w, 'de> Visitor<'de> for LevelReader<'w> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let (mut seen, mut children, mut twice) = (HashSet::new(), Vec::new(), false);
-        while let Some(Name(name)) = map.next_key()? {
-            match self.tokens.iter().find(|token| **token == name) {
-                Some(token) => children.push((*token, map.next_value()?)),
-                None => drop(map.next_value::<IgnoredAny>()?),
+        let mut children = Level::new();
+        while let Some(Text(name)) = map.next_key()? {
+            let Some(token) = self.tokens.iter().find(|token| **token == name) else {
+                map.next_value::<IgnoredAny>()?;
+                continue;
+            };
+            let value = map.next_value()?;
+            match children.iter_mut().find(|(known, _)| known == token) {
+                Some((_, child)) => *child = Child::Repeated,
+                None => children.push((token, Child::Once(value))),
             }
-            twice |= !seen.insert(name);
         }
-        Ok(if twice { Level::Ambiguous } else { Level::Children(children) })
+        Ok(children)
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
-        let places: Vec<(usize, &'w str)> =
-            self.tokens.iter().filter_map(|token| place(token).map(|place| (place, *token))).collect();
-        let mut children = Vec::new();
+        let mut children = Level::new();
         for index in 0.. {
-            let more = match places.iter().find(|(place, _)| *place == index) {
-                Some((_, token)) => seq.next_element()?.map(|value| children.push((*token, value))),
+            let more = match self.tokens.iter().find(|token| place(token) == Some(index)) {
+                Some(token) => seq.next_element()?.map(|value| children.push((token, Child::Once(value)))),
                 None => seq.next_element::<IgnoredAny>()?.map(drop),
             };
             if more.is_none() {
                 break;
             }
         }
-        Ok(Level::Children(children))
+        Ok(children)
     }
 
     fn visit_bool<E>(self, _: bool) -> Result<Self::Value, E> {
-        Ok(Level::Children(Vec::new()))
+        Ok(Level::new())
     }
 
     fn visit_i64<E>(self, _: i64) -> Result<Self::Value, E> {
-        Ok(Level::Children(Vec::new()))
+        Ok(Level::new())
     }
 
     fn visit_u64<E>(self, _: u64) -> Result<Self::Value, E> {
-        Ok(Level::Children(Vec::new()))
+        Ok(Level::new())
     }
 
     fn visit_f64<E>(self, _: f64) -> Result<Self::Value, E> {
-        Ok(Level::Children(Vec::new()))
+        Ok(Level::new())
     }
 
     fn visit_str<E>(self, _: &str) -> Result<Self::Value, E> {
-        Ok(Level::Children(Vec::new()))
+        Ok(Level::new())
     }
 
     fn visit_unit<E>(self) -> Result<Self::Value, E> {
-        Ok(Level::Children(Vec::new()))
+        Ok(Level::new())
     }
 }
 
@@ -364,8 +378,17 @@ mod tests {
     fn a_name_that_comes_twice_on_the_path_gives_none_in_any_spelling() {
         assert_eq!(at(r#"{"id":"1","id":"2"}"#, "/id"), None);
         assert_eq!(at(r#"{"id":"1","\u0069d":"2"}"#, "/id"), None);
-        assert_eq!(at(r#"{"id":"1","x":1,"x":2}"#, "/id"), None);
+        assert_eq!(at(r#"{"a":{"id":1},"a":{"id":1}}"#, "/a/id"), None);
+        assert_eq!(at(r#"{"a":{"id":1,"id":1}}"#, "/a/id"), None);
+    }
+
+    #[test]
+    fn a_name_that_comes_twice_beside_the_path_is_nobodys_business() {
+        assert_eq!(at(r#"{"id":"1","x":1,"x":2}"#, "/id").as_deref(), Some("1"));
         assert_eq!(at(r#"{"id":"1","x":{"y":1,"y":2}}"#, "/id").as_deref(), Some("1"));
+        let pointers = [Pointer::parse("/id").expect("valid"), Pointer::parse("/x").expect("valid")];
+        let fields = extract(br#"{"id":"1","x":1,"x":2}"#, &pointers);
+        assert_eq!(fields.as_slice(), [Field::Is(Scalar::Text("1".into())), Field::Unclear]);
     }
 
     #[test]
@@ -390,7 +413,7 @@ mod tests {
     fn a_value_and_one_below_it_can_both_be_asked_for() {
         let pointers = [Pointer::parse("/a").expect("valid"), Pointer::parse("/a/b").expect("valid")];
         let fields = extract(br#"{"a":{"b":"c"}}"#, &pointers);
-        assert_eq!(fields, [Field::Absent, Field::Is(Scalar::Text("c".into()))]);
+        assert_eq!(fields.as_slice(), [Field::Absent, Field::Is(Scalar::Text("c".into()))]);
     }
 
     #[test]

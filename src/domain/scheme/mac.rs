@@ -7,6 +7,7 @@ use subtle::{Choice, ConstantTimeEq};
 
 use super::key::{Key, Ready};
 use super::raw::HashName;
+use super::signature::Candidate;
 use super::template::Message;
 
 /// What is computed over a message.
@@ -29,7 +30,7 @@ impl Proof {
 
 impl Key {
     /// Whether one of `candidates` is right. All are compared, each in constant time.
-    pub(super) fn fits(&self, proof: Proof, message: &Message<'_>, candidates: &[Vec<u8>]) -> bool {
+    pub(super) fn fits(&self, proof: Proof, message: &Message<'_>, candidates: &[Candidate]) -> bool {
         match (&self.0, proof) {
             (Ready::Sha1(mac), Proof::Hmac(_)) => hmac_fits(&**mac, message, candidates),
             (Ready::Sha256(mac), Proof::Hmac(_)) => hmac_fits(&**mac, message, candidates),
@@ -77,7 +78,7 @@ fn fed<M: Mac + Clone>(mac: &M, message: &Message<'_>) -> M {
     mac
 }
 
-fn hmac_fits<M: Mac + Clone>(mac: &M, message: &Message<'_>, candidates: &[Vec<u8>]) -> bool {
+fn hmac_fits<M: Mac + Clone>(mac: &M, message: &Message<'_>, candidates: &[Candidate]) -> bool {
     let right = fed(mac, message).finalize().into_bytes();
     let fit = candidates.iter().fold(Choice::from(0), |fit, candidate| fit | right.as_slice().ct_eq(candidate));
     fit.into()
@@ -104,9 +105,8 @@ fn plain_of<D: Digest>(secret: &[u8], message: &Message<'_>) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
-    use std::borrow::Cow;
-
     use data_encoding::HEXLOWER;
+    use smallvec::smallvec;
 
     use super::super::raw::RawScheme;
     use super::super::template::Piece;
@@ -115,7 +115,7 @@ mod tests {
     use crate::domain::secret::Secret;
 
     fn message(text: &'static str) -> Message<'static> {
-        Message { pieces: vec![Piece::Bytes(Cow::Borrowed(text.as_bytes()))] }
+        Message { pieces: smallvec![Piece::Bytes(text.as_bytes())] }
     }
 
     fn key(kind: &str, hash: HashName, secret: &[u8]) -> (Key, Proof) {
@@ -147,7 +147,8 @@ mod tests {
         let (key, proof) = key("hmac", HashName::Sha256, b"k");
         let (other, _) = self::key("hmac", HashName::Sha256, b"k2");
         let right = key.compute(proof, &message("m")).expect("a hash");
-        let wrong = vec![0; 32];
+        let right = Candidate::from_vec(right);
+        let wrong = Candidate::from_elem(0, 32);
         assert!(key.fits(proof, &message("m"), &[right.clone(), wrong.clone()]));
         assert!(key.fits(proof, &message("m"), &[wrong.clone(), right.clone()]));
         assert!(!key.fits(proof, &message("m"), &[wrong]));
@@ -156,10 +157,10 @@ mod tests {
 
     #[test]
     fn a_plain_hash_takes_the_secret_from_the_message() {
-        let message = Message { pieces: vec![Piece::Secret, Piece::Bytes(Cow::Borrowed(b"m"))] };
+        let message = Message { pieces: smallvec![Piece::Secret, Piece::Bytes(b"m")] };
         let (key, proof) = key("hash", HashName::Sha256, b"k");
         assert_eq!(key.compute(proof, &message), Some(Sha256::digest(b"km").to_vec()));
-        assert!(key.fits(proof, &message, &[Sha256::digest(b"km").to_vec()]));
-        assert!(!key.fits(proof, &message, &[Sha256::digest(b"m").to_vec()]));
+        assert!(key.fits(proof, &message, &[Candidate::from_slice(&Sha256::digest(b"km"))]));
+        assert!(!key.fits(proof, &message, &[Candidate::from_slice(&Sha256::digest(b"m"))]));
     }
 }

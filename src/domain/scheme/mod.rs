@@ -10,6 +10,7 @@
 //!
 //! Not here: routes, clocks, replies, and what happens to an event afterwards.
 
+mod address;
 mod challenge;
 mod check;
 mod compile;

@@ -5,6 +5,7 @@
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
+use super::address::Address;
 use super::encoding::{digest, encode};
 use super::freshness::Moment;
 use super::raw::Encoding;
@@ -143,7 +144,7 @@ impl Scheme {
             }
             None => Read::No,
         };
-        let fill = Fill { time, url: &request.url, digested, item: &[] };
+        let fill = Fill { time, address: Address::parse(&request.url), digested, item: &[] };
         let message = reading.render(self, &fill).map_err(refused)?;
         Ok(use_it(&message))
     }
@@ -168,8 +169,7 @@ impl Scheme {
 fn subject(request: &Unsigned) -> Subject<'_> {
     Subject {
         method: &request.method,
-        url: &request.url,
-        query: query_of(&request.url),
+        address: Address::parse(&request.url),
         headers: &request.headers,
         body: &request.body,
     }

@@ -3,14 +3,22 @@
 //! At most 16 candidates per request; more is refused rather than tried. A candidate that cannot be decoded is passed
 //! over if another can: providers add new forms beside the old ones.
 
+use http::header::AsHeaderName;
 use http::{HeaderMap, HeaderName};
+use smallvec::SmallVec;
 
-use super::encoding::decode;
+use super::encoding;
 use super::raw::Encoding;
 use crate::domain::refusal::Refusal;
 
 /// Most signatures, and most groups of them, that are tried for one request.
 pub(super) const MAX_SIGNATURES: usize = 16;
+
+/// Longest signature, in bytes: ECDSA P-256 in DER.
+pub(super) const MAX_SIGNATURE: usize = 72;
+
+/// One signature, decoded.
+pub(super) type Candidate = SmallVec<[u8; MAX_SIGNATURE]>;
 
 /// Where the signature stands.
 #[derive(Clone, Debug)]
@@ -45,25 +53,33 @@ pub(super) struct Notation {
 
 /// Signatures that share one timestamp.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Group {
+pub(super) struct Group<'h> {
     /// The timestamp beside them.
-    pub(super) time: Option<Vec<u8>>,
+    pub(super) time: Option<&'h [u8]>,
     /// Decoded candidates of the right length.
-    pub(super) signatures: Vec<Vec<u8>>,
+    pub(super) signatures: SmallVec<[Candidate; 2]>,
     /// Candidates that could not be decoded.
     malformed: usize,
 }
 
+/// The texts that hold signatures.
+pub(super) type Values<'h> = SmallVec<[&'h [u8]; 2]>;
+
 /// The values of the headers at `place`; empty values count as absent.
-pub(super) fn header_values<'h>(place: &Place, headers: &'h HeaderMap) -> Result<Vec<&'h [u8]>, Refusal> {
-    let names: Vec<&HeaderName> = match place {
-        Place::Headers(names) => names.iter().collect(),
-        Place::HeadersLike(start) => headers.keys().filter(|name| is_like(name, start)).collect(),
-        Place::Json(_) | Place::Form(_) | Place::Item(_) => Vec::new(),
-    };
-    let mut values = Vec::new();
-    for name in names {
-        values.extend(single(headers, name)?);
+pub(super) fn header_values<'h>(place: &Place, headers: &'h HeaderMap) -> Result<Values<'h>, Refusal> {
+    let mut values = Values::new();
+    match place {
+        Place::Headers(names) => {
+            for name in names {
+                values.extend(single(headers, name)?);
+            }
+        }
+        Place::HeadersLike(start) => {
+            for name in headers.keys().filter(|name| is_like(name, start)) {
+                values.extend(single(headers, name)?);
+            }
+        }
+        Place::Json(_) | Place::Form(_) | Place::Item(_) => {}
     }
     match values.len() {
         0 => Err(Refusal::SignatureMissing),
@@ -78,7 +94,7 @@ pub(super) fn is_like(name: &HeaderName, start: &str) -> bool {
 }
 
 /// The value of a header that may come once; an empty one counts as absent.
-pub(super) fn single<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Result<Option<&'h [u8]>, Refusal> {
+pub(super) fn single<K: AsHeaderName>(headers: &HeaderMap, name: K) -> Result<Option<&[u8]>, Refusal> {
     let mut values = headers.get_all(name).iter();
     match (values.next(), values.next()) {
         (_, Some(_)) => Err(Refusal::SignatureRepeated),
@@ -87,10 +103,13 @@ pub(super) fn single<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Result<Op
     }
 }
 
+/// The groups of one request.
+pub(super) type Groups<'h> = SmallVec<[Group<'h>; 1]>;
+
 impl Notation {
     /// All groups in `values`, with at least one candidate and at most 16.
-    pub(super) fn groups(&self, values: &[&[u8]]) -> Result<Vec<Group>, Refusal> {
-        let mut groups = Vec::new();
+    pub(super) fn groups<'h>(&self, values: &[&'h [u8]]) -> Result<Groups<'h>, Refusal> {
+        let mut groups = Groups::new();
         for value in values {
             for text in pieces(value, self.group) {
                 groups.push(self.read_group(text)?);
@@ -107,12 +126,12 @@ impl Notation {
         if groups.is_empty() { Err(Refusal::SignatureMalformed) } else { Ok(groups) }
     }
 
-    fn read_group(&self, text: &[u8]) -> Result<Group, Refusal> {
+    fn read_group<'h>(&self, text: &'h [u8]) -> Result<Group<'h>, Refusal> {
         let mut group = Group::default();
         for (index, field) in pieces(text, self.split).enumerate() {
             let (name, value) = self.named(index, field);
             let is_time = name.is_some() && name == self.time.as_deref();
-            if is_time && group.time.replace(value.to_vec()).is_some() {
+            if is_time && group.time.replace(value).is_some() {
                 return Err(Refusal::SignatureRepeated);
             }
             if !is_time && self.is_signature(name, index) {
@@ -127,7 +146,7 @@ impl Notation {
     }
 
     /// The field's name, if it has one, and its value.
-    fn named<'f>(&'f self, index: usize, field: &'f [u8]) -> (Option<&'f [u8]>, &'f [u8]) {
+    fn named<'s, 'h: 's>(&'s self, index: usize, field: &'h [u8]) -> (Option<&'s [u8]>, &'h [u8]) {
         if let Some(name) = self.lead.get(index) {
             return (Some(name), field);
         }
@@ -149,14 +168,14 @@ impl Notation {
         }
     }
 
-    fn decode(&self, text: &[u8]) -> Option<Vec<u8>> {
+    fn decode(&self, text: &[u8]) -> Option<Candidate> {
         let text = text.strip_prefix(self.prefix.as_slice())?;
-        decode(self.encoding, text).filter(|signature| signature.len() == self.length)
+        encoding::signature(self.encoding, text).filter(|signature| signature.len() == self.length)
     }
 }
 
-impl Group {
-    fn add(&mut self, signature: Option<Vec<u8>>) {
+impl Group<'_> {
+    fn add(&mut self, signature: Option<Candidate>) {
         match signature {
             Some(signature) => self.signatures.push(signature),
             None => self.malformed += 1,
@@ -166,13 +185,10 @@ impl Group {
 
 /// `text` in pieces between `separator`, with blanks around each piece taken off, none of them empty; the whole
 /// text, untouched, if there is no separator.
-fn pieces(text: &[u8], separator: Option<u8>) -> Box<dyn Iterator<Item = &[u8]> + '_> {
-    match separator {
-        None => Box::new(std::iter::once(text)),
-        Some(separator) => {
-            Box::new(text.split(move |b| *b == separator).map(<[u8]>::trim_ascii).filter(|piece| !piece.is_empty()))
-        }
-    }
+fn pieces(text: &[u8], separator: Option<u8>) -> impl Iterator<Item = &[u8]> {
+    let pieces = text.split(move |byte| Some(*byte) == separator);
+    let pieces = pieces.map(move |piece| if separator.is_some() { piece.trim_ascii() } else { piece });
+    pieces.filter(move |piece| separator.is_none() || !piece.is_empty())
 }
 
 #[cfg(test)]
@@ -197,18 +213,22 @@ mod tests {
         Notation { split: Some(b','), kv: Some(b'='), pick: Some(b"v1".to_vec()), time: Some(b"t".to_vec()), ..plain() }
     }
 
-    fn group(time: Option<&str>, signatures: &[u8]) -> Group {
+    fn group<'h>(time: Option<&'h str>, signatures: &[u8]) -> Group<'h> {
         Group {
-            time: time.map(|t| t.as_bytes().to_vec()),
-            signatures: signatures.iter().map(|s| vec![*s]).collect(),
+            time: time.map(str::as_bytes),
+            signatures: signatures.iter().map(|s| Candidate::from_slice(&[*s])).collect(),
             malformed: 0,
         }
+    }
+
+    fn found(groups: impl IntoIterator<Item = Group<'static>>) -> Groups<'static> {
+        groups.into_iter().collect()
     }
 
     #[test]
     fn fields_are_picked_by_name_and_others_passed_over() {
         let groups = stripe().groups(&[b"t=17, v1=aa,v0=bb,v1=cc,x"]);
-        assert_eq!(groups, Ok(vec![group(Some("17"), &[0xaa, 0xcc])]));
+        assert_eq!(groups, Ok(found([group(Some("17"), &[0xaa, 0xcc])])));
         assert_eq!(stripe().groups(&[b"t=17,v2=aa"]), Err(Refusal::SignatureMalformed));
         assert_eq!(stripe().groups(&[b"t=17,aa"]), Err(Refusal::SignatureMalformed));
     }
@@ -216,7 +236,7 @@ mod tests {
     #[test]
     fn a_timestamp_beside_the_signature_comes_once() {
         assert_eq!(stripe().groups(&[b"t=1,t=2,v1=aa"]), Err(Refusal::SignatureRepeated));
-        assert_eq!(stripe().groups(&[b"t=,v1=aa"]), Ok(vec![group(None, &[0xaa])]));
+        assert_eq!(stripe().groups(&[b"t=,v1=aa"]), Ok(found([group(None, &[0xaa])])));
     }
 
     #[test]
@@ -232,20 +252,20 @@ mod tests {
     fn each_group_has_its_own_timestamp() {
         let persona = Notation { group: Some(b' '), ..stripe() };
         let groups = persona.groups(&[b"t=1,v1=aa t=2,v1=bb"]);
-        assert_eq!(groups, Ok(vec![group(Some("1"), &[0xaa]), group(Some("2"), &[0xbb])]));
+        assert_eq!(groups, Ok(found([group(Some("1"), &[0xaa]), group(Some("2"), &[0xbb])])));
     }
 
     #[test]
     fn leading_fields_are_named_by_their_place() {
         let recurly = Notation { split: Some(b','), lead: vec![b"t".to_vec()], time: Some(b"t".to_vec()), ..plain() };
-        assert_eq!(recurly.groups(&[b"17,aa,bb"]), Ok(vec![group(Some("17"), &[0xaa, 0xbb])]));
+        assert_eq!(recurly.groups(&[b"17,aa,bb"]), Ok(found([group(Some("17"), &[0xaa, 0xbb])])));
         assert_eq!(recurly.groups(&[b"17"]), Err(Refusal::SignatureMalformed));
     }
 
     #[test]
     fn a_prefix_is_needed_once_and_in_its_own_case() {
         let github = Notation { prefix: b"sha256=".to_vec(), ..plain() };
-        assert_eq!(github.groups(&[b"sha256=aa"]), Ok(vec![group(None, &[0xaa])]));
+        assert_eq!(github.groups(&[b"sha256=aa"]), Ok(found([group(None, &[0xaa])])));
         for wrong in ["aa", "SHA256=aa", "sha256=sha256=aa", "sha256= aa", "sha256=", "sha256=aaaa"] {
             assert_eq!(github.groups(&[wrong.as_bytes()]), Err(Refusal::SignatureMalformed), "{wrong}");
         }

@@ -1,15 +1,17 @@
 //! The text that is signed: a template, parsed once, filled in with borrowed pieces of a request.
 
-use std::borrow::Cow;
-
 use http::HeaderName;
 use sha2::{Digest, Sha256};
+use smallvec::SmallVec;
 
 use super::json::Pointer;
 use super::source::Pointers;
 
 /// Most parts a template may have.
 const MAX_PARTS: usize = 64;
+
+/// Pieces of a message, as a rule: more are no error, and cost an allocation.
+const USUAL_PIECES: usize = 24;
 
 /// What a template may hold, for people.
 pub(super) const FORMS: &str = "text with {body} {timestamp} {id} {method} {url} {path} {encoded_path} {secret} {header:NAME} \
@@ -129,22 +131,32 @@ fn part(name: &str, body: &mut Pointers, item: &mut Pointers) -> Option<Part> {
     }
 }
 
-/// A filled template: what is signed, in pieces, the secret still left out.
+/// A filled template: what is signed, in pieces borrowed from the request, the secret still left out.
 #[derive(Debug, Default)]
 pub(super) struct Message<'a> {
-    pub(super) pieces: Vec<Piece<'a>>,
+    pub(super) pieces: SmallVec<[Piece<'a>; USUAL_PIECES]>,
 }
 
 /// One piece of a message.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(super) enum Piece<'a> {
     /// These bytes.
-    Bytes(Cow<'a, [u8]>),
+    Bytes(&'a [u8]),
     /// The secret's bytes.
     Secret,
 }
 
-impl Message<'_> {
+impl<'a> Message<'a> {
+    /// Puts bytes at its end.
+    pub(super) fn put(&mut self, bytes: &'a [u8]) {
+        self.pieces.push(Piece::Bytes(bytes));
+    }
+
+    /// Puts texts at its end.
+    pub(super) fn put_all<const N: usize>(&mut self, texts: [&'a str; N]) {
+        texts.into_iter().filter(|text| !text.is_empty()).for_each(|text| self.put(text.as_bytes()));
+    }
+
     /// Hands the pieces to `sink` in their order.
     pub(super) fn feed(&self, secret: &[u8], sink: &mut dyn FnMut(&[u8])) {
         for piece in &self.pieces {

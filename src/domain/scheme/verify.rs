@@ -1,8 +1,12 @@
 //! The check itself: raw bytes against every live secret, and what may be believed afterwards.
 
+use std::borrow::Cow;
+
 use http::HeaderMap;
 use sha2::{Digest, Sha256};
+use smallvec::{SmallVec, smallvec};
 
+use super::address::Address;
 use super::challenge::Challenge;
 use super::encoding::{decode, digest};
 use super::event_id::{IdParts, read_parts};
@@ -11,8 +15,8 @@ use super::json::{self, Field};
 use super::key::Key;
 use super::mac::{Proof, same};
 use super::raw::Encoding;
-use super::reading::{Fill, Reading, Subject, query_value, scalar_of, with_and_without_port};
-use super::signature::{Group, MAX_SIGNATURES, Place, header_values, single};
+use super::reading::{Fill, Reading, Subject, query_value, scalar_of};
+use super::signature::{Candidate, Group, MAX_SIGNATURES, Place, Values, header_values, single};
 use super::source::Source;
 use super::template::{Message, Part};
 use super::traits::Coverage;
@@ -100,9 +104,9 @@ impl Verified {
 }
 
 /// What a check has found.
-struct Found {
+struct Found<'r> {
     secret: usize,
-    time: Option<Vec<u8>>,
+    time: Option<Cow<'r, [u8]>>,
     signed: Option<[u8; 32]>,
 }
 
@@ -121,22 +125,21 @@ impl Scheme {
 
     fn check(&self, inbound: &Inbound, keys: &Keys<'_>, public_url: Option<&str>) -> Result<Findings, Refusal> {
         self.refuse_repeated(&inbound.headers)?;
-        let url = if self.reads.url.is_yes() { inbound.url(public_url) } else { String::new() };
         let subject = Subject {
             method: &inbound.method,
-            url: &url,
-            query: inbound.query.as_deref(),
+            address: Address::of(inbound, public_url),
             headers: &inbound.headers,
             body: &inbound.body,
         };
         let reading = Reading::new(self, subject);
         let found = self.prove(&reading, keys)?;
-        let fields = reading.fields(self);
-        let sent = self.sent_moment(&reading, &fields, found.time.as_deref())?;
-        let signed_at = self.signed_moment(&reading, &fields);
-        let id = read_parts(&self.event_id, &reading, &fields, self.body_signed);
-        let event_type = self.read_type(&reading, &fields);
-        let handshake = self.challenge.as_ref().and_then(|c| self.answer(c, &reading, &fields, found.secret, keys));
+        let later = reading.later(self);
+        let fields = later.as_ref().unwrap_or(reading.fields());
+        let sent = self.sent_moment(&reading, fields, found.time.as_deref())?;
+        let signed_at = self.signed_moment(&reading, fields);
+        let id = read_parts(&self.event_id, &reading, fields, self.body_signed);
+        let event_type = self.read_type(&reading, fields);
+        let handshake = self.challenge.as_ref().and_then(|c| self.answer(c, &reading, fields, found.secret, keys));
         let (secret, signed) = (found.secret, found.signed);
         Ok(Findings { secret, sent, signed_at, id, signed, event_type, handshake })
     }
@@ -184,16 +187,15 @@ impl Scheme {
     pub fn key(&self, route: &str, verified: &Verified) -> EventKey {
         let body: &[u8] = verified.findings.signed.as_ref().map_or(&verified.inbound.body, |digest| digest.as_slice());
         let whole: [u8; 32] = Sha256::digest(body).into();
-        match &verified.findings.id {
-            IdParts::Signed => EventKey::new(route, &[b"signed", &whole], body),
-            IdParts::Values { parts, covered } => {
-                let mut parts: Vec<&[u8]> = parts.iter().map(Vec::as_slice).collect();
-                if *covered == Coverage::Uncovered {
-                    parts.push(&whole);
-                }
-                EventKey::new(route, &parts, body)
-            }
+        let IdParts { parts, covered } = &verified.findings.id;
+        if parts.is_empty() {
+            return EventKey::new(route, &[b"signed", &whole], body);
         }
+        let mut parts: SmallVec<[&[u8]; 6]> = parts.iter().map(SmallVec::as_slice).collect();
+        if *covered == Coverage::Uncovered {
+            parts.push(&whole);
+        }
+        EventKey::new(route, &parts, body)
     }
 
     /// Our answer, if the request is the provider's handshake.
@@ -206,7 +208,7 @@ impl Scheme {
         self.single.iter().try_for_each(|name| single(headers, name).map(drop))
     }
 
-    fn prove(&self, reading: &Reading<'_>, keys: &Keys<'_>) -> Result<Found, Refusal> {
+    fn prove<'r>(&self, reading: &'r Reading<'_>, keys: &Keys<'_>) -> Result<Found<'r>, Refusal> {
         match self.means {
             Means::Signature(proof) => match &self.each {
                 None => self.prove_whole(proof, reading, keys),
@@ -217,21 +219,19 @@ impl Scheme {
         }
     }
 
-    fn prove_whole(&self, proof: Proof, reading: &Reading<'_>, keys: &Keys<'_>) -> Result<Found, Refusal> {
+    fn prove_whole<'r>(&self, proof: Proof, reading: &'r Reading<'_>, keys: &Keys<'_>) -> Result<Found<'r>, Refusal> {
         let groups = self.notation.groups(&self.signature_values(reading)?)?;
         self.check_required(reading.subject.headers)?;
         let digested = self.check_body_digest(reading)?;
-        let urls = match self.url_ports {
-            Read::Yes => with_and_without_port(reading.subject.url),
-            Read::No => vec![reading.subject.url.to_owned()],
-        };
-        let mut found: Option<Found> = None;
+        let address = reading.subject.address;
+        let other = if self.url_ports.is_yes() { address.with_other_port() } else { None };
+        let mut found: Option<Found<'r>> = None;
         for group in &groups {
             let time = self.time_text(reading, group)?;
-            for url in &urls {
-                let fill = Fill { time: time.as_deref(), url, digested, item: &[] };
+            for address in [Some(address), other].into_iter().flatten() {
+                let fill = Fill { time: time.as_deref(), address, digested, item: &[] };
                 let message = reading.render(self, &fill)?;
-                if let Some(secret) = self.fitting(proof, &message, &group.signatures, keys) {
+                if let Some(secret) = Self::fitting(proof, &message, &group.signatures, keys) {
                     let signed = (!self.body_signed.is_yes()).then(|| message.digest());
                     found.get_or_insert_with(|| Found { secret, time: time.clone(), signed });
                 }
@@ -241,7 +241,13 @@ impl Scheme {
     }
 
     /// Every item must carry a signature over itself.
-    fn prove_items(&self, proof: Proof, each: &Each, reading: &Reading<'_>, keys: &Keys<'_>) -> Result<Found, Refusal> {
+    fn prove_items(
+        &self,
+        proof: Proof,
+        each: &Each,
+        reading: &Reading<'_>,
+        keys: &Keys<'_>,
+    ) -> Result<Found<'static>, Refusal> {
         self.check_required(reading.subject.headers)?;
         let items = json::elements(reading.subject.body, &each.array).ok_or(Refusal::SignatureMissing)?;
         if items.len() > MAX_SIGNATURES {
@@ -253,17 +259,18 @@ impl Scheme {
             let values = json::extract(item, &each.pointers);
             let group = self.item_signature(&values)?;
             let time = self.time_text(reading, &group)?;
-            let fill = Fill { time: time.as_deref(), url: reading.subject.url, digested: Read::No, item: &values };
+            let address = reading.subject.address;
+            let fill = Fill { time: time.as_deref(), address, digested: Read::No, item: &values };
             let message = reading.render(self, &fill)?;
-            let secret = self.fitting(proof, &message, &group.signatures, keys).ok_or(Refusal::SignatureMismatch)?;
+            let secret = Self::fitting(proof, &message, &group.signatures, keys).ok_or(Refusal::SignatureMismatch)?;
             signed.update(message.digest());
-            first.get_or_insert((secret, time));
+            first.get_or_insert_with(|| (secret, time.as_deref().map(<[u8]>::to_vec)));
         }
         let (secret, time) = first.ok_or(Refusal::SignatureMissing)?;
-        Ok(Found { secret, time, signed: Some(signed.finalize().into()) })
+        Ok(Found { secret, time: time.map(Cow::Owned), signed: Some(signed.finalize().into()) })
     }
 
-    fn item_signature(&self, values: &[Field]) -> Result<Group, Refusal> {
+    fn item_signature<'v>(&self, values: &'v [Field<'_>]) -> Result<Group<'v>, Refusal> {
         let text = match &self.place {
             Place::Item(place) => scalar_of(values, *place).ok_or(Refusal::SignatureMissing)?.as_text(),
             Place::Headers(_) | Place::HeadersLike(_) | Place::Json(_) | Place::Form(_) => {
@@ -273,18 +280,18 @@ impl Scheme {
         self.notation.groups(&[text.as_bytes()])?.pop().ok_or(Refusal::SignatureMalformed)
     }
 
-    fn signature_values<'r>(&self, reading: &'r Reading<'_>) -> Result<Vec<&'r [u8]>, Refusal> {
+    fn signature_values<'r>(&self, reading: &'r Reading<'_>) -> Result<Values<'r>, Refusal> {
         let value = match &self.place {
             Place::Headers(_) | Place::HeadersLike(_) => return header_values(&self.place, reading.subject.headers),
             Place::Json(place) => reading.text(*place).map(str::as_bytes),
             Place::Form(name) => reading.form_field(name)?,
             Place::Item(_) => None,
         };
-        value.map(|value| vec![value]).ok_or(Refusal::SignatureMissing)
+        value.map(|value| smallvec![value]).ok_or(Refusal::SignatureMissing)
     }
 
     /// The position of the first secret that fits; all are tried whatever fits.
-    fn fitting(&self, proof: Proof, message: &Message<'_>, signatures: &[Vec<u8>], keys: &Keys<'_>) -> Option<usize> {
+    fn fitting(proof: Proof, message: &Message<'_>, signatures: &[Candidate], keys: &Keys<'_>) -> Option<usize> {
         let mut first = None;
         for (position, key) in keys {
             let fits = key.fits(proof, message, signatures);
@@ -295,16 +302,16 @@ impl Scheme {
         first
     }
 
-    fn prove_token(&self, reading: &Reading<'_>, keys: &Keys<'_>) -> Result<Found, Refusal> {
+    fn prove_token(&self, reading: &Reading<'_>, keys: &Keys<'_>) -> Result<Found<'static>, Refusal> {
         let values = self.signature_values(reading)?;
         self.check_required(reading.subject.headers)?;
         let value = values.first().ok_or(Refusal::SignatureMissing)?;
         let token = value.strip_prefix(self.notation.prefix.as_slice()).ok_or(Refusal::SignatureMalformed)?;
-        self.same_secret(token, keys)
+        Self::same_secret(token, keys)
     }
 
     /// RFC 7617: the scheme in any case, one blank, canonical base64 of `user:password`.
-    fn prove_basic(&self, reading: &Reading<'_>, keys: &Keys<'_>) -> Result<Found, Refusal> {
+    fn prove_basic(&self, reading: &Reading<'_>, keys: &Keys<'_>) -> Result<Found<'static>, Refusal> {
         let values = self.signature_values(reading)?;
         self.check_required(reading.subject.headers)?;
         let value = values.first().ok_or(Refusal::SignatureMissing)?;
@@ -313,10 +320,10 @@ impl Scheme {
             return Err(Refusal::SignatureMalformed);
         }
         let pair = decode(Encoding::Base64, credentials).ok_or(Refusal::SignatureMalformed)?;
-        self.same_secret(&pair, keys)
+        Self::same_secret(&pair, keys)
     }
 
-    fn same_secret(&self, given: &[u8], keys: &Keys<'_>) -> Result<Found, Refusal> {
+    fn same_secret(given: &[u8], keys: &Keys<'_>) -> Result<Found<'static>, Refusal> {
         let mut first = None;
         for (position, key) in keys {
             let fits = key.is(given);
@@ -338,7 +345,7 @@ impl Scheme {
     /// Whether the address holds a digest of the body; if so, it must be right.
     fn check_body_digest(&self, reading: &Reading<'_>) -> Result<Read, Refusal> {
         let Some(rule) = &self.body_digest else { return Ok(Read::No) };
-        let Some(text) = query_value(reading.subject.query, &rule.query)? else { return Ok(Read::No) };
+        let Some(text) = query_value(reading.subject.address.query(), &rule.query)? else { return Ok(Read::No) };
         let given = decode(rule.encoding, &text).ok_or(Refusal::SignatureMalformed)?;
         if same(&given, &digest(rule.hash, reading.subject.body)) {
             Ok(Read::Yes)
@@ -348,12 +355,12 @@ impl Scheme {
     }
 
     /// The timestamp as it was written, where it is needed before the signature is known to be right.
-    fn time_text(&self, reading: &Reading<'_>, group: &Group) -> Result<Option<Vec<u8>>, Refusal> {
+    fn time_text<'r>(&self, reading: &'r Reading<'_>, group: &Group<'r>) -> Result<Option<Cow<'r, [u8]>>, Refusal> {
         let Some(rule) = &self.sent else { return Ok(None) };
         let text = match &rule.source {
-            Source::Beside(_) => group.time.clone(),
+            Source::Beside(_) => group.time.map(Cow::Borrowed),
             source @ (Source::Header(_) | Source::Json(_) | Source::Form(_) | Source::Query(_)) => {
-                reading.value(source)?.map(std::borrow::Cow::into_owned)
+                reading.value(source)?
             }
         };
         let known = match &rule.source {
@@ -367,12 +374,12 @@ impl Scheme {
     fn sent_moment(
         &self,
         reading: &Reading<'_>,
-        fields: &[Field],
+        fields: &[Field<'_>],
         time: Option<&[u8]>,
     ) -> Result<Option<Moment>, Refusal> {
         let Some(rule) = &self.sent else { return Ok(None) };
         let text = match (time, &rule.source) {
-            (Some(time), _) => Some(time.to_vec()),
+            (Some(time), _) => Some(Cow::Borrowed(time)),
             (None, source) => text(reading, fields, source),
         };
         match (text, rule.window) {
@@ -383,22 +390,22 @@ impl Scheme {
         }
     }
 
-    fn signed_moment(&self, reading: &Reading<'_>, fields: &[Field]) -> Option<Moment> {
+    fn signed_moment(&self, reading: &Reading<'_>, fields: &[Field<'_>]) -> Option<Moment> {
         let rule = self.signed_at.as_ref()?;
         Moment::parse(rule.unit, &text(reading, fields, &rule.source)?)
     }
 
-    fn read_type(&self, reading: &Reading<'_>, fields: &[Field]) -> Option<String> {
+    fn read_type(&self, reading: &Reading<'_>, fields: &[Field<'_>]) -> Option<String> {
         let text = text(reading, fields, self.event_type.as_ref()?)?;
         let plain = text.len() <= MAX_TYPE_BYTES && !text.iter().any(u8::is_ascii_control);
-        String::from_utf8(text).ok().filter(|_| plain)
+        String::from_utf8(text.into_owned()).ok().filter(|_| plain)
     }
 
     fn answer(
         &self,
         challenge: &Challenge,
         reading: &Reading<'_>,
-        fields: &[Field],
+        fields: &[Field<'_>],
         position: usize,
         keys: &Keys<'_>,
     ) -> Option<HandshakeReply> {
@@ -409,11 +416,11 @@ impl Scheme {
 }
 
 /// A source's text, once the body's values are known.
-fn text(reading: &Reading<'_>, fields: &[Field], source: &Source) -> Option<Vec<u8>> {
+fn text<'f>(reading: &'f Reading<'_>, fields: &'f [Field<'_>], source: &Source) -> Option<Cow<'f, [u8]>> {
     match source {
-        Source::Json(place) => scalar_of(fields, *place).map(|scalar| scalar.as_text().as_bytes().to_vec()),
+        Source::Json(place) => scalar_of(fields, *place).map(|scalar| Cow::Borrowed(scalar.as_text().as_bytes())),
         Source::Header(_) | Source::Form(_) | Source::Query(_) | Source::Beside(_) => {
-            reading.value(source).ok().flatten().map(std::borrow::Cow::into_owned)
+            reading.value(source).ok().flatten()
         }
     }
 }

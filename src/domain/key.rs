@@ -22,12 +22,18 @@ impl EventKey {
     /// The key of an event of `route` whose id consists of `parts`, with this `body`.
     #[must_use]
     pub fn new(route: &str, parts: &[&[u8]], body: &[u8]) -> Self {
+        Self::of_digest(route, parts, &Sha256::digest(body).into())
+    }
+
+    /// The same where SHA-256 of the body is known.
+    #[must_use]
+    pub fn of_digest(route: &str, parts: &[&[u8]], body: &[u8; 32]) -> Self {
         let mut hash = Sha256::new();
         for part in std::iter::once(&route.as_bytes()).chain(parts) {
             hash.update(u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
             hash.update(part);
         }
-        Self { slot: half(&hash.finalize().into()), fingerprint: half(&Sha256::digest(body).into()) }
+        Self { slot: half(&hash.finalize().into()), fingerprint: half(body) }
     }
 
     /// 64 lower-case hex digits: slot, then fingerprint.

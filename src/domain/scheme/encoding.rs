@@ -5,17 +5,20 @@
 use data_encoding::{BASE64, BASE64URL, BASE64URL_NOPAD, HEXLOWER, HEXLOWER_PERMISSIVE};
 use sha1::Sha1;
 use sha2::{Digest, Sha256, Sha384, Sha512};
+use smallvec::SmallVec;
 use zeroize::Zeroizing;
 
 use super::raw::{Encoding, HashName, KeyEncoding};
-use super::signature::{Candidate, MAX_SIGNATURE};
 use crate::domain::secret::Secret;
 
-/// Longest text of a signature: 72 bytes in hex.
-const MAX_TEXT: usize = 144;
+/// Longest text that is decoded, in bytes. The longest of a real provider, a public key, has under 200.
+const MAX_TEXT: usize = 1024;
 
-/// The signature that `text` stands for, or `None` if it is not written exactly so or longer than 72 bytes.
-pub(super) fn signature(encoding: Encoding, text: &[u8]) -> Option<Candidate> {
+/// Bytes that a text stands for; in place as long as they are no longer than the longest signature, ECDSA P-256 in DER.
+pub(super) type Decoded = SmallVec<[u8; 72]>;
+
+/// The bytes that `text` stands for, or `None` if it is not written exactly so or is longer than 1 KiB.
+pub(super) fn decode(encoding: Encoding, text: &[u8]) -> Option<Decoded> {
     let rule = match encoding {
         Encoding::Hex => &HEXLOWER_PERMISSIVE,
         Encoding::Base64 => &BASE64,
@@ -25,36 +28,20 @@ pub(super) fn signature(encoding: Encoding, text: &[u8]) -> Option<Candidate> {
     if text.len() > MAX_TEXT {
         return None;
     }
-    let mut bytes = [0; MAX_TEXT];
-    let length = rule.decode_len(text.len()).ok()?;
-    let length = rule.decode_mut(text, bytes.get_mut(..length)?).ok()?;
-    let bytes = bytes.get(..length)?;
-    let canonical = match encoding {
-        Encoding::Hex => true,
-        Encoding::Base64 | Encoding::Base64url => {
-            let mut again = [0; MAX_TEXT];
-            let again = again.get_mut(..rule.encode_len(length))?;
-            rule.encode_mut(bytes, again);
-            *again == *text
-        }
-    };
-    (canonical && length <= MAX_SIGNATURE).then(|| Candidate::from_slice(bytes))
-}
-
-/// The bytes that `text` stands for, or `None` if it is not written exactly so.
-pub(super) fn decode(encoding: Encoding, text: &[u8]) -> Option<Vec<u8>> {
+    let mut bytes = Decoded::from_elem(0, rule.decode_len(text.len()).ok()?);
+    let length = rule.decode_mut(text, &mut bytes).ok()?;
+    bytes.truncate(length);
     match encoding {
-        Encoding::Hex => HEXLOWER_PERMISSIVE.decode(text).ok(),
-        Encoding::Base64 => canonical(&BASE64, text),
-        Encoding::Base64url if text.ends_with(b"=") => canonical(&BASE64URL, text),
-        Encoding::Base64url => canonical(&BASE64URL_NOPAD, text),
+        Encoding::Hex => Some(bytes),
+        Encoding::Base64 | Encoding::Base64url => is_canonical(rule, &bytes, text).then_some(bytes),
     }
 }
 
 /// The decoder also takes several padded texts in a row; only what it would write itself is canonical.
-fn canonical(base64: &data_encoding::Encoding, text: &[u8]) -> Option<Vec<u8>> {
-    let bytes = base64.decode(text).ok()?;
-    (base64.encode(&bytes).as_bytes() == text).then_some(bytes)
+fn is_canonical(rule: &data_encoding::Encoding, bytes: &[u8], text: &[u8]) -> bool {
+    let mut again: SmallVec<[u8; 128]> = SmallVec::from_elem(0, rule.encode_len(bytes.len()));
+    rule.encode_mut(bytes, &mut again);
+    *again == *text
 }
 
 /// `bytes` as text: hex in lower case, base64 padded, base64url not.
@@ -67,12 +54,12 @@ pub(super) fn encode(encoding: Encoding, bytes: &[u8]) -> String {
 }
 
 /// The digest of `bytes`.
-pub(super) fn digest(hash: HashName, bytes: &[u8]) -> Vec<u8> {
+pub(super) fn digest(hash: HashName, bytes: &[u8]) -> SmallVec<[u8; 64]> {
     match hash {
-        HashName::Sha1 => Sha1::digest(bytes).to_vec(),
-        HashName::Sha256 => Sha256::digest(bytes).to_vec(),
-        HashName::Sha384 => Sha384::digest(bytes).to_vec(),
-        HashName::Sha512 => Sha512::digest(bytes).to_vec(),
+        HashName::Sha1 => SmallVec::from_slice(&Sha1::digest(bytes)),
+        HashName::Sha256 => SmallVec::from_slice(&Sha256::digest(bytes)),
+        HashName::Sha384 => SmallVec::from_slice(&Sha384::digest(bytes)),
+        HashName::Sha512 => SmallVec::from_slice(&Sha512::digest(bytes)),
     }
 }
 
@@ -125,13 +112,13 @@ impl KeyRule {
         let text = self.strip.as_ref().map_or(secret.expose(), |strip| strip.apply(secret.expose()));
         let bytes = Zeroizing::new(match self.encoding {
             KeyEncoding::Utf8 => text.to_vec(),
-            KeyEncoding::Base64 => decode(Encoding::Base64, text)?,
-            KeyEncoding::Hex => decode(Encoding::Hex, text)?,
+            KeyEncoding::Base64 => decode(Encoding::Base64, text)?.to_vec(),
+            KeyEncoding::Hex => decode(Encoding::Hex, text)?.to_vec(),
         });
         if bytes.is_empty() {
             return None;
         }
-        Some(self.hash.map_or(bytes.clone(), |hash| Zeroizing::new(digest(hash, &bytes))))
+        Some(self.hash.map_or(bytes.clone(), |hash| Zeroizing::new(digest(hash, &bytes).to_vec())))
     }
 }
 
@@ -141,7 +128,7 @@ mod tests {
 
     #[test]
     fn hex_is_read_in_either_case_and_never_with_an_odd_digit_or_a_blank() {
-        assert_eq!(decode(Encoding::Hex, b"0aFf"), Some(vec![0x0a, 0xff]));
+        assert_eq!(decode(Encoding::Hex, b"0aFf"), Some(Decoded::from_slice(&[0x0a, 0xff])));
         for wrong in ["0af", " 0a", "0a ", "0x0a", "0g", "0a\n"] {
             assert_eq!(decode(Encoding::Hex, wrong.as_bytes()), None, "{wrong:?}");
         }
@@ -149,28 +136,13 @@ mod tests {
 
     #[test]
     fn base64_is_read_in_its_canonical_form_alone() {
-        assert_eq!(decode(Encoding::Base64, b"+/8="), Some(vec![0xfb, 0xff]));
+        assert_eq!(decode(Encoding::Base64, b"+/8="), Some(Decoded::from_slice(&[0xfb, 0xff])));
         for wrong in ["+/8", "+/9=", "-_8=", "+/8==", " +/8=", "+/8=\n", "+/8=+/8="] {
             assert_eq!(decode(Encoding::Base64, wrong.as_bytes()), None, "{wrong:?}");
         }
-        assert_eq!(decode(Encoding::Base64url, b"-_8"), Some(vec![0xfb, 0xff]));
-        assert_eq!(decode(Encoding::Base64url, b"-_8="), Some(vec![0xfb, 0xff]));
+        assert_eq!(decode(Encoding::Base64url, b"-_8"), Some(Decoded::from_slice(&[0xfb, 0xff])));
+        assert_eq!(decode(Encoding::Base64url, b"-_8="), Some(Decoded::from_slice(&[0xfb, 0xff])));
         assert_eq!(decode(Encoding::Base64url, b"-_9"), None);
-    }
-
-    #[test]
-    fn a_signature_is_read_as_any_other_text_and_up_to_72_bytes() {
-        let texts =
-            ["0aFf", "0af", "+/8=", "+/8", "+/9=", "+/8=+/8=", "-_8=", "-_8", "-_9", "", "=", "\u{e9}", " +/8="];
-        for encoding in [Encoding::Hex, Encoding::Base64, Encoding::Base64url] {
-            for text in texts {
-                let one = signature(encoding, text.as_bytes()).map(|bytes| bytes.to_vec());
-                assert_eq!(one, decode(encoding, text.as_bytes()), "{encoding:?} {text:?}");
-            }
-            let length =
-                |bytes: usize| signature(encoding, encode(encoding, &vec![7; bytes]).as_bytes()).map(|s| s.len());
-            assert_eq!((length(72), length(73), length(500)), (Some(72), None, None), "{encoding:?}");
-        }
     }
 
     fn key(rule: &KeyRule, secret: &str) -> Option<Vec<u8>> {

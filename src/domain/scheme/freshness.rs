@@ -4,6 +4,9 @@
 
 use std::time::Duration;
 
+use jiff::civil::DateTime;
+use jiff::tz::Offset;
+
 use super::raw::Unit;
 use super::source::Source;
 use crate::domain::refusal::Refusal;
@@ -117,13 +120,14 @@ fn rfc3339(text: &str, unit: Unit) -> Option<Timestamp> {
         }
         None => rest,
     };
-    let zone = match rest.as_bytes() {
-        [] if unit == Unit::Rfc3339Utc => "Z",
-        [b'Z' | b'z'] => "",
-        zone if zone.len() == 6 && zone.iter().zip(b"+00:00").all(|(b, shape)| fits(*b, *shape)) => "",
+    let moment: jiff::Timestamp = match rest.as_bytes() {
+        [] if unit == Unit::Rfc3339Utc => Offset::UTC.to_timestamp(text.parse::<DateTime>().ok()?).ok()?,
+        [b'Z' | b'z'] => text.parse().ok()?,
+        zone if zone.len() == 6 && zone.iter().zip(b"+00:00").all(|(b, shape)| fits(*b, *shape)) => {
+            text.parse().ok()?
+        }
         _ => return None,
     };
-    let moment: jiff::Timestamp = format!("{text}{zone}").parse().ok()?;
     Some(Timestamp::from_millis(moment.as_millisecond()))
 }
 

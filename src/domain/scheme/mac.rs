@@ -52,7 +52,7 @@ impl Key {
             (Ready::Sha256(mac), Proof::Hmac(_)) => Some(hmac_of(&**mac, message)),
             (Ready::Sha384(mac), Proof::Hmac(_)) => Some(hmac_of(&**mac, message)),
             (Ready::Sha512(mac), Proof::Hmac(_)) => Some(hmac_of(&**mac, message)),
-            (Ready::Plain(secret), Proof::Hash(hash)) => Some(plain(hash, secret, message)),
+            (Ready::Plain(secret), Proof::Hash(hash)) => Some(plain(hash, secret, message).into_vec()),
             (_, _) => None,
         }
     }
@@ -88,7 +88,7 @@ fn hmac_of<M: Mac + Clone>(mac: &M, message: &Message<'_>) -> Vec<u8> {
     fed(mac, message).finalize().into_bytes().to_vec()
 }
 
-fn plain(hash: HashName, secret: &[u8], message: &Message<'_>) -> Vec<u8> {
+fn plain(hash: HashName, secret: &[u8], message: &Message<'_>) -> Candidate {
     match hash {
         HashName::Sha1 => plain_of::<Sha1>(secret, message),
         HashName::Sha256 => plain_of::<Sha256>(secret, message),
@@ -97,10 +97,10 @@ fn plain(hash: HashName, secret: &[u8], message: &Message<'_>) -> Vec<u8> {
     }
 }
 
-fn plain_of<D: Digest>(secret: &[u8], message: &Message<'_>) -> Vec<u8> {
+fn plain_of<D: Digest>(secret: &[u8], message: &Message<'_>) -> Candidate {
     let mut hash = D::new();
     message.feed(secret, &mut |bytes| hash.update(bytes));
-    hash.finalize().to_vec()
+    Candidate::from_slice(&hash.finalize())
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ use crate::domain::refusal::Refusal;
 const MAX_SIGNED_HEADERS: usize = 64;
 
 /// Text that is put together for a check, as a rule: more is no error, and costs an allocation.
-type Written = SmallVec<[u8; 256]>;
+pub(super) type Written = SmallVec<[u8; 256]>;
 
 /// What a scheme needs of a request.
 #[derive(Debug)]
@@ -103,7 +103,8 @@ impl<'a> Reading<'a> {
             Source::Header(name) => Ok(single(self.subject.headers, name)?.map(Cow::Borrowed)),
             Source::Json(place) => Ok(self.scalar(*place).map(|scalar| Cow::Borrowed(scalar.as_text().as_bytes()))),
             Source::Form(name) => self.form_field(name).map(|value| value.map(Cow::Borrowed)),
-            Source::Query(name) => query_value(self.subject.address.query(), name).map(|value| value.map(Cow::Owned)),
+            Source::Query(name) => query_value(self.subject.address.query(), name)
+                .map(|value| value.map(|value| Cow::Owned(value.into_vec()))),
             Source::Beside(_) => Ok(None),
         }
     }
@@ -245,11 +246,11 @@ fn item_text<'f>(item: &'f [Field<'_>], place: usize) -> Result<&'f str, Refusal
 }
 
 /// The value of a query parameter; empty counts as absent.
-pub(super) fn query_value(query: Option<&str>, name: &[u8]) -> Result<Option<Vec<u8>>, Refusal> {
+pub(super) fn query_value(query: Option<&str>, name: &[u8]) -> Result<Option<Written>, Refusal> {
     let form = Form::parse(query.unwrap_or_default().as_bytes()).ok_or(Refusal::SignatureMalformed)?;
     match form.get(name) {
         Occurrence::None => Ok(None),
-        Occurrence::Once(value) => Ok(Some(value.to_vec()).filter(|value| !value.is_empty())),
+        Occurrence::Once(value) => Ok(Some(Written::from_slice(value)).filter(|value| !value.is_empty())),
         Occurrence::Repeated => Err(Refusal::SignatureRepeated),
     }
 }

@@ -7,18 +7,15 @@ use http::header::AsHeaderName;
 use http::{HeaderMap, HeaderName};
 use smallvec::SmallVec;
 
-use super::encoding;
+use super::encoding::{Decoded, decode};
 use super::raw::Encoding;
 use crate::domain::refusal::Refusal;
 
 /// Most signatures, and most groups of them, that are tried for one request.
 pub(super) const MAX_SIGNATURES: usize = 16;
 
-/// Longest signature, in bytes: ECDSA P-256 in DER.
-pub(super) const MAX_SIGNATURE: usize = 72;
-
 /// One signature, decoded.
-pub(super) type Candidate = SmallVec<[u8; MAX_SIGNATURE]>;
+pub(super) type Candidate = Decoded;
 
 /// Where the signature stands.
 #[derive(Clone, Debug)]
@@ -170,7 +167,7 @@ impl Notation {
 
     fn decode(&self, text: &[u8]) -> Option<Candidate> {
         let text = text.strip_prefix(self.prefix.as_slice())?;
-        encoding::signature(self.encoding, text).filter(|signature| signature.len() == self.length)
+        decode(self.encoding, text).filter(|signature| signature.len() == self.length)
     }
 }
 

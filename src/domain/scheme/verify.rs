@@ -189,13 +189,13 @@ impl Scheme {
         let whole: [u8; 32] = Sha256::digest(body).into();
         let IdParts { parts, covered } = &verified.findings.id;
         if parts.is_empty() {
-            return EventKey::new(route, &[b"signed", &whole], body);
+            return EventKey::of_digest(route, &[b"signed", &whole], &whole);
         }
         let mut parts: SmallVec<[&[u8]; 6]> = parts.iter().map(SmallVec::as_slice).collect();
         if *covered == Coverage::Uncovered {
             parts.push(&whole);
         }
-        EventKey::new(route, &parts, body)
+        EventKey::of_digest(route, &parts, &whole)
     }
 
     /// Our answer, if the request is the provider's handshake.

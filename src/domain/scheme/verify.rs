@@ -225,7 +225,6 @@ impl Scheme {
         let digested = self.check_body_digest(reading)?;
         let address = reading.subject.address;
         let other = if self.url_ports.is_yes() { address.with_other_port() } else { None };
-        let mut found: Option<Found<'r>> = None;
         for group in &groups {
             let time = self.time_text(reading, group)?;
             for address in [Some(address), other].into_iter().flatten() {
@@ -233,11 +232,12 @@ impl Scheme {
                 let message = reading.render(self, &fill)?;
                 if let Some(secret) = Self::fitting(proof, &message, &group.signatures, keys) {
                     let signed = (!self.body_signed.is_yes()).then(|| message.digest());
-                    found.get_or_insert_with(|| Found { secret, time: time.clone(), signed });
+                    drop(message);
+                    return Ok(Found { secret, time, signed });
                 }
             }
         }
-        found.ok_or(Refusal::SignatureMismatch)
+        Err(Refusal::SignatureMismatch)
     }
 
     /// Every item must carry a signature over itself.

@@ -42,23 +42,24 @@ pub(super) enum Occurrence<'f> {
 impl Form {
     /// `None` if there are more than 4096 fields.
     pub(super) fn parse(text: &[u8]) -> Option<Self> {
-        let mut form = Self { text: SmallVec::new(), fields: SmallVec::new() };
+        let mut form = Self { text: SmallVec::from_elem(0, text.len()), fields: SmallVec::new() };
+        let mut end = 0;
         for piece in text.split(|b| *b == b'&').filter(|piece| !piece.is_empty()) {
             if form.fields.len() == MAX_FIELDS {
                 return None;
             }
             let mut halves = piece.splitn(2, |b| *b == b'=');
-            let name = form.take_in(halves.next().unwrap_or_default());
-            let value = form.take_in(halves.next().unwrap_or_default());
+            let name = form.take_in(halves.next().unwrap_or_default(), end);
+            let value = form.take_in(halves.next().unwrap_or_default(), name.end);
+            end = value.end;
             form.fields.push(Field { name, value });
         }
         Some(form)
     }
 
-    fn take_in(&mut self, escaped: &[u8]) -> Range<usize> {
-        let start = self.text.len();
-        unescape(escaped, &mut self.text);
-        start..self.text.len()
+    /// Unescaped text is never longer than it was.
+    fn take_in(&mut self, escaped: &[u8], start: usize) -> Range<usize> {
+        start..start + self.text.get_mut(start..).map_or(0, |free| unescape(escaped, free))
     }
 
     fn pairs(&self) -> impl Iterator<Item = Pair<'_>> {
@@ -85,21 +86,30 @@ impl Form {
     }
 }
 
-fn unescape(text: &[u8], into: &mut SmallVec<[u8; 1024]>) {
+/// Writes `text` unescaped to the front of `into` and says how many bytes that were.
+fn unescape(text: &[u8], into: &mut [u8]) -> usize {
     let mut rest = text;
-    while let Some(at) = rest.iter().position(|byte| matches!(byte, b'%' | b'+')) {
-        let (plain, escaped) = rest.split_at(at);
-        into.extend_from_slice(plain);
-        let two = escaped.get(1..).and_then(|tail| tail.first_chunk::<2>()).and_then(|two| hex_byte(*two));
-        let (byte, taken) = match (escaped.first(), two) {
-            (Some(b'+'), _) => (b' ', 1),
+    let mut written = 0;
+    loop {
+        let plain = rest.iter().position(|byte| matches!(byte, b'%' | b'+')).unwrap_or(rest.len());
+        let (front, escaped) = rest.split_at(plain);
+        if let Some(free) = into.get_mut(written..written + plain) {
+            free.copy_from_slice(front);
+            written += plain;
+        }
+        let Some((mark, tail)) = escaped.split_first() else { return written };
+        let two = tail.first_chunk::<2>().filter(|_| *mark == b'%').and_then(|two| hex_byte(*two));
+        let (byte, taken) = match (mark, two) {
+            (b'+', _) => (b' ', 1),
             (_, Some(byte)) => (byte, 3),
             (_, None) => (b'%', 1),
         };
-        into.push(byte);
+        if let Some(free) = into.get_mut(written) {
+            *free = byte;
+            written += 1;
+        }
         rest = escaped.get(taken..).unwrap_or_default();
     }
-    into.extend_from_slice(rest);
 }
 
 fn hex_byte([high, low]: [u8; 2]) -> Option<u8> {

@@ -164,7 +164,7 @@ fn without_bom(body: &[u8]) -> &[u8] {
 /// Counts brackets outside strings: skipping a value does not bound its depth by itself. A body with few brackets
 /// altogether, which is most of them, is not deep.
 fn too_deep(body: &[u8]) -> bool {
-    if body.iter().filter(|byte| matches!(byte, b'[' | b'{')).count() <= MAX_DEPTH {
+    if opening_brackets(body) <= MAX_DEPTH {
         return false;
     }
     let (mut depth, mut in_string, mut escaped) = (0usize, false, false);
@@ -185,6 +185,14 @@ fn too_deep(body: &[u8]) -> bool {
         }
     }
     false
+}
+
+/// How many brackets open, in strings or not. Counted in blocks whose count fits a byte, which a processor does 16 or
+/// more bytes at a time.
+fn opening_brackets(body: &[u8]) -> usize {
+    // `[` and `{` differ in this bit alone, and nothing else becomes `{` by it.
+    let opens = |byte: &u8| u8::from(byte | 0x20 == b'{');
+    body.chunks(255).map(|block| usize::from(block.iter().map(opens).sum::<u8>())).sum()
 }
 
 /// A value that is looked for, and what is left of its pointer at this level.

@@ -36,7 +36,7 @@ pub(super) struct Subject<'a> {
 pub(super) struct Reading<'a> {
     pub(super) subject: Subject<'a>,
     /// The body as a form; nothing if it is not needed or has too many fields.
-    form: Option<Form>,
+    form: Option<&'a Form>,
     /// Values of the body, in the order of the scheme's pointers; none before they are needed.
     fields: Fields<'a>,
     /// What the signed headers come to; nothing if none are signed by list.
@@ -46,12 +46,8 @@ pub(super) struct Reading<'a> {
 }
 
 impl<'a> Reading<'a> {
-    /// Reads what comes before the signature check.
-    pub(super) fn new(scheme: &Scheme, subject: Subject<'a>) -> Self {
-        let form = match scheme.reads.form {
-            Read::Yes => Form::parse(subject.body),
-            Read::No => None,
-        };
+    /// Reads what comes before the signature check; `form` is the body as [`form_of`] reads it.
+    pub(super) fn new(scheme: &Scheme, subject: Subject<'a>, form: Option<&'a Form>) -> Self {
         let fields = match scheme.reads.json_first {
             Read::Yes => json::extract(subject.body, scheme.pointers.as_slice()),
             Read::No => Fields::new(),
@@ -115,7 +111,7 @@ impl<'a> Reading<'a> {
 
     /// The value of a field of the form.
     pub(super) fn form_field(&self, name: &[u8]) -> Result<Option<&[u8]>, Refusal> {
-        match self.form.as_ref().ok_or(Refusal::SignatureMalformed)?.get(name) {
+        match self.form.ok_or(Refusal::SignatureMalformed)?.get(name) {
             Occurrence::None => Ok(None),
             Occurrence::Once(value) => Ok(Some(value).filter(|value| !value.is_empty())),
             Occurrence::Repeated => Err(Refusal::SignatureRepeated),
@@ -170,7 +166,7 @@ impl<'a> Reading<'a> {
     }
 
     fn put_sorted_form<'m>(&'m self, fill: &Fill<'m>, message: &mut Message<'m>) -> Result<(), Refusal> {
-        match (fill.digested, &self.form) {
+        match (fill.digested, self.form) {
             (Read::Yes, _) => Ok(()),
             (Read::No, Some(form)) => {
                 for (name, value) in form.sorted() {
@@ -181,6 +177,14 @@ impl<'a> Reading<'a> {
             }
             (Read::No, None) => Err(Refusal::SignatureMalformed),
         }
+    }
+}
+
+/// The body as a form, where the scheme needs it.
+pub(super) fn form_of(scheme: &Scheme, body: &[u8]) -> Option<Form> {
+    match scheme.reads.form {
+        Read::Yes => Form::parse(body),
+        Read::No => None,
     }
 }
 

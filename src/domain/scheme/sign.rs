@@ -9,7 +9,7 @@ use super::address::Address;
 use super::encoding::{digest, encode};
 use super::freshness::Moment;
 use super::raw::Encoding;
-use super::reading::{Fill, Reading, Subject, query_value};
+use super::reading::{Fill, Reading, Subject, form_of, query_value};
 use super::signature::Place;
 use super::source::Source;
 use super::template::Part;
@@ -124,7 +124,8 @@ impl Scheme {
         match &rule.source {
             Source::Beside(_) | Source::Header(_) => Some(Moment::write(rule.unit, now).into_bytes()),
             source @ (Source::Json(_) | Source::Form(_) | Source::Query(_)) => {
-                let reading = Reading::new(self, subject(request));
+                let form = form_of(self, &request.body);
+                let reading = Reading::new(self, subject(request), form.as_ref());
                 reading.value(source).ok().flatten().map(std::borrow::Cow::into_owned)
             }
         }
@@ -137,7 +138,8 @@ impl Scheme {
         use_it: impl FnOnce(&super::template::Message<'_>) -> T,
     ) -> Result<T, SchemeFault> {
         let refused = |_: Refusal| cannot("signed", "a request without all that is signed");
-        let reading = Reading::new(self, subject(request));
+        let form = form_of(self, &request.body);
+        let reading = Reading::new(self, subject(request), form.as_ref());
         let digested = match &self.body_digest {
             Some(rule) => {
                 Read::when(query_value(query_of(&request.url), &rule.query).is_ok_and(|value| value.is_some()))

@@ -15,7 +15,7 @@ use super::json::{self, Field};
 use super::key::Key;
 use super::mac::{Proof, same};
 use super::raw::Encoding;
-use super::reading::{Fill, Reading, Subject, query_value, scalar_of};
+use super::reading::{Fill, Reading, Subject, form_of, query_value, scalar_of};
 use super::signature::{Candidate, Group, MAX_SIGNATURES, Place, Values, header_values, single};
 use super::source::Source;
 use super::template::{Message, Part};
@@ -131,7 +131,8 @@ impl Scheme {
             headers: &inbound.headers,
             body: &inbound.body,
         };
-        let reading = Reading::new(self, subject);
+        let form = form_of(self, &inbound.body);
+        let reading = Reading::new(self, subject, form.as_ref());
         let found = self.prove(&reading, keys)?;
         let later = reading.later(self);
         let fields = later.as_ref().unwrap_or(reading.fields());

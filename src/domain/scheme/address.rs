@@ -29,6 +29,11 @@ impl<'a> Address<'a> {
         Self { scheme, mark: "://", host, port, path: &inbound.path, query }
     }
 
+    /// An address of which only the query is of interest.
+    pub(super) fn of_query(query: Option<&'a str>) -> Self {
+        Self { query, ..Self::default() }
+    }
+
     /// Reads `url`, whatever it is.
     pub(super) fn parse(url: &'a str) -> Self {
         match url.split_once('?') {

@@ -127,7 +127,10 @@ impl Scheme {
         self.refuse_repeated(&inbound.headers)?;
         let subject = Subject {
             method: &inbound.method,
-            address: Address::of(inbound, public_url),
+            address: match self.reads.url {
+                Read::Yes => Address::of(inbound, public_url),
+                Read::No => Address::of_query(inbound.query.as_deref()),
+            },
             headers: &inbound.headers,
             body: &inbound.body,
         };

@@ -392,6 +392,7 @@ fn parts_that_contradict_one_another_are_faults() {
         ("timestamp.covered", "timestamp = { from = \"header:T\", covered = true }"),
         ("signed_at.from", "signed_at = { from = \"header:T\", max_age = \"1h\" }"),
         ("mac", "kind = \"hash\"\nmac = \"sha512\"\nsigned = \"{secret}{body}\""),
+        ("key.bare", "key = { bare = \"utf8\" }"),
         ("claims", "claims = { iss = \"x\" }"),
         ("extends", "extends = \"stripe\""),
         ("challenge.verify", "challenge = { when = \"json:/a\" }"),

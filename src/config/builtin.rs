@@ -61,11 +61,16 @@ pub fn table(name: &str) -> Option<Table> {
     text(name)?.parse::<DocumentMut>().ok().map(|document| document.as_table().clone())
 }
 
+/// A built-in provider with its `extends` resolved, as it would be written.
+#[must_use]
+pub fn whole(name: &str) -> Option<DocumentMut> {
+    resolve(table(name)?, &table).ok().map(DocumentMut::from)
+}
+
 /// A built-in provider with its `extends` resolved.
 #[must_use]
 pub fn scheme(name: &str) -> Option<RawScheme> {
-    let resolved = resolve(table(name)?, &table).ok()?;
-    toml_edit::de::from_document(DocumentMut::from(resolved)).ok()
+    toml_edit::de::from_document(whole(name)?).ok()
 }
 
 /// `provider` with what it extends merged in under it. `find` gives providers by name, as written.

@@ -175,8 +175,46 @@ fn providers_are_listed_and_shown() {
     assert!(listed.len() > 50, "{}", listed.len());
     let veedeo = listed.iter().find(|line| line["name"] == "veedeo").unwrap();
     assert_eq!(veedeo["samples"].as_array().unwrap().len(), 6);
-    desk.run(&["providers", "list"]).ok("stripe");
+    assert_eq!(veedeo["kind"], "hmac-sha256");
+    assert_eq!((&veedeo["place"], &veedeo["verified"]), (&"X-Veedeo-Signature".into(), &"sdk".into()));
+    assert_eq!(
+        (veedeo["budget_seconds"].as_f64(), veedeo["retry_horizon_seconds"].as_f64()),
+        (Some(30.0), Some(2700.0))
+    );
+    assert_eq!(veedeo["timestamp"], "5 min unsigned, event 23 h");
+    assert_eq!((&veedeo["handshake"], &veedeo["unsupported"]), (&false.into(), &Value::Null));
+    assert!(listed.iter().any(|line| line["name"] == "slack" && line["handshake"] == true));
+    desk.run(&["providers", "list"]).ok("stripe").ok("NOT SUPPORTED").ok("aws_sns");
     desk.run(&["providers", "show", "veedeo"]).ok("X-Veedeo-Signature");
+    assert!(!desk.run(&["providers", "show", "svix"]).out.contains("whsec_"));
+    desk.run(&["providers", "show", "svix", "--resolved"]).ok("whsec_").ok("svix-signature");
+}
+
+#[test]
+fn a_provider_that_cannot_be_checked_here_is_refused_with_the_reason_everywhere() {
+    let desk = Desk::new();
+    let text = std::fs::read_to_string(desk.folder.path().join("hookgate.toml")).unwrap();
+    let listed = desk.run(&["providers", "list", "--json"]).lines();
+    let refused: Vec<&Value> = listed.iter().filter(|line| !line["unsupported"].is_null()).collect();
+    assert!(refused.len() >= 4, "{refused:?}");
+    for line in refused {
+        let (name, why) = (line["name"].as_str().unwrap(), line["unsupported"].as_str().unwrap());
+        let (reason, instead) = why.split_once("; instead: ").unwrap();
+        desk.write("refused.toml", &text.replace("provider = \"veedeo\"", &format!("provider = \"{name}\"")));
+        for command in ["validate", "run"] {
+            let asked =
+                if command == "run" { vec!["run", "-c", "refused.toml"] } else { vec![command, "refused.toml"] };
+            let said = desk.run(&asked);
+            let whole = said.err.split_whitespace().filter(|word| *word != "│").collect::<Vec<_>>().join(" ");
+            assert_eq!(said.code, 78, "{name}: {said:?}");
+            assert!(whole.contains("is not supported"), "{name}: {whole}");
+            assert!(whole.contains(&reason[..20]) && whole.contains(&instead[..20]), "{name}: {whole}");
+        }
+        desk.run(&["providers", "show", name]).failed(2, "is not supported");
+    }
+    desk.write("refused.toml", &text.replace("provider = \"veedeo\"", "provider = \"aws_sms\""));
+    let said = desk.run(&["validate", "refused.toml"]);
+    said.failed(78, "which is no provider");
 }
 
 #[test]

@@ -3,7 +3,15 @@
 //!
 //! It compares words. Whether a test proves its promise is for its reader to say.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that stops is a test that fails")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that stops is a test that fails"
+)]
+
+#[path = "docs/providers.rs"]
+mod providers;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -12,12 +20,13 @@ use std::process::Command;
 
 const PROMISES: &str = "docs/PROMISES.md";
 /// Papers and files with comments that name commands.
-const PAPERS: [&str; 11] = [
+const PAPERS: [&str; 12] = [
     "README.md",
     "SECURITY.md",
     "CONTRIBUTING.md",
     PROMISES,
     "docs/OPERATIONS.md",
+    "docs/PROVIDERS.md",
     "docs/ARCHITECTURE.md",
     "deploy/Dockerfile",
     "deploy/compose.yaml",

@@ -56,7 +56,8 @@ impl Row {
 
     fn judge(&self, scheme: &Scheme) -> Result<Verified, Refusal> {
         let secrets: Vec<Secret> = self.secrets.iter().map(|text| Secret::new(text.clone().into_bytes())).collect();
-        let keys: Vec<Key> = secrets.iter().map(|secret| scheme.prepare(secret).expect("a key")).collect();
+        // A secret that gives no key stops the gateway before its first request; here it is no key at all.
+        let keys: Vec<Key> = secrets.iter().filter_map(|secret| scheme.prepare(secret).ok()).collect();
         let keys: Vec<(usize, &Key)> = keys.iter().enumerate().collect();
         let public = self.url.split('?').next().expect("an address");
         let verified = scheme.verify(self.inbound(), &keys, Some(public))?;
@@ -74,8 +75,8 @@ fn rows() -> Vec<Row> {
         rows.extend(text.lines().map(|line| serde_json::from_str::<Row>(line).expect("a row")));
         files += 1;
     }
-    assert!(files >= 22, "only {files} files of vectors");
-    assert!(rows.len() >= 650, "only {} rows", rows.len());
+    assert!(files >= 44, "only {files} files of vectors");
+    assert!(rows.len() >= 2050, "only {} rows", rows.len());
     rows
 }
 
@@ -103,7 +104,7 @@ fn what_the_providers_sign_is_accepted_and_what_was_tampered_with_is_refused() {
         }
     }
     assert!(wrong.is_empty(), "{}\n{} wrong", wrong.join("\n"), wrong.len());
-    assert!(valid >= 160 && attacks >= 250, "{valid} valid, {attacks} attacks");
+    assert!(valid >= 450 && attacks >= 900, "{valid} valid, {attacks} attacks");
 }
 
 #[test]
@@ -122,7 +123,7 @@ fn headers_that_come_twice_are_refused_and_bodies_that_are_no_text_are_not() {
             odd += 1;
         }
     }
-    assert!(repeated >= 30 && odd >= 10, "{repeated} repeated, {odd} odd");
+    assert!(repeated >= 90 && odd >= 35, "{repeated} repeated, {odd} odd");
 }
 
 #[test]
@@ -135,5 +136,5 @@ fn the_secret_that_fitted_is_known_by_its_position() {
         assert_eq!(verified.secret(), 1, "{}", row.provider);
         second += 1;
     }
-    assert!(second >= 20, "{second}");
+    assert!(second >= 40, "{second}");
 }

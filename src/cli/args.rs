@@ -134,6 +134,9 @@ pub(super) enum ProvidersWhat {
     Show {
         /// Its name
         name: String,
+        /// With all that it takes over from the provider that it extends
+        #[arg(long)]
+        resolved: bool,
     },
 }
 

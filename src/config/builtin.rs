@@ -2,79 +2,18 @@
 //!
 //! Each is one TOML file of the scheme language, embedded as text. Nothing here says what a scheme means.
 
+mod list;
+mod unsupported;
+
 use toml_edit::{DocumentMut, Table, TableLike};
 
+use self::list::PROVIDERS;
+use self::unsupported::UNSUPPORTED;
+pub use self::unsupported::Unsupported;
 use crate::domain::scheme::RawScheme;
 
 /// Longest chain of `extends`; a longer one goes round in a circle.
 const MAX_CHAIN: usize = 8;
-
-/// Names and texts, in the order of the names.
-const PROVIDERS: &[(&str, &str)] = &[
-    ("adyen", include_str!("../../config/providers/adyen.toml")),
-    ("adyen_platform", include_str!("../../config/providers/adyen_platform.toml")),
-    ("bitbucket", include_str!("../../config/providers/bitbucket.toml")),
-    ("box", include_str!("../../config/providers/box.toml")),
-    ("braintree", include_str!("../../config/providers/braintree.toml")),
-    ("calendly", include_str!("../../config/providers/calendly.toml")),
-    ("chargebee", include_str!("../../config/providers/chargebee.toml")),
-    ("clerk", include_str!("../../config/providers/clerk.toml")),
-    ("cloudflare_stream", include_str!("../../config/providers/cloudflare_stream.toml")),
-    ("coinbase_commerce", include_str!("../../config/providers/coinbase_commerce.toml")),
-    ("contentful", include_str!("../../config/providers/contentful.toml")),
-    ("customerio", include_str!("../../config/providers/customerio.toml")),
-    ("docusign", include_str!("../../config/providers/docusign.toml")),
-    ("elevenlabs", include_str!("../../config/providers/elevenlabs.toml")),
-    ("frameio", include_str!("../../config/providers/frameio.toml")),
-    ("gitea", include_str!("../../config/providers/gitea.toml")),
-    ("github", include_str!("../../config/providers/github.toml")),
-    ("gitlab_signing_token", include_str!("../../config/providers/gitlab_signing_token.toml")),
-    ("gitlab_token", include_str!("../../config/providers/gitlab_token.toml")),
-    ("gocardless", include_str!("../../config/providers/gocardless.toml")),
-    ("hubspot_v1", include_str!("../../config/providers/hubspot_v1.toml")),
-    ("hubspot_v2", include_str!("../../config/providers/hubspot_v2.toml")),
-    ("hubspot_v3", include_str!("../../config/providers/hubspot_v3.toml")),
-    ("inngest", include_str!("../../config/providers/inngest.toml")),
-    ("intercom", include_str!("../../config/providers/intercom.toml")),
-    ("line", include_str!("../../config/providers/line.toml")),
-    ("linear", include_str!("../../config/providers/linear.toml")),
-    ("lithic", include_str!("../../config/providers/lithic.toml")),
-    ("mailersend", include_str!("../../config/providers/mailersend.toml")),
-    ("mailgun", include_str!("../../config/providers/mailgun.toml")),
-    ("modern_treasury", include_str!("../../config/providers/modern_treasury.toml")),
-    ("mux", include_str!("../../config/providers/mux.toml")),
-    ("notion", include_str!("../../config/providers/notion.toml")),
-    ("onfido", include_str!("../../config/providers/onfido.toml")),
-    ("openai", include_str!("../../config/providers/openai.toml")),
-    ("orb", include_str!("../../config/providers/orb.toml")),
-    ("paddle", include_str!("../../config/providers/paddle.toml")),
-    ("pagerduty", include_str!("../../config/providers/pagerduty.toml")),
-    ("persona", include_str!("../../config/providers/persona.toml")),
-    ("polar", include_str!("../../config/providers/polar.toml")),
-    ("pusher", include_str!("../../config/providers/pusher.toml")),
-    ("razorpay", include_str!("../../config/providers/razorpay.toml")),
-    ("recurly", include_str!("../../config/providers/recurly.toml")),
-    ("replicate", include_str!("../../config/providers/replicate.toml")),
-    ("resend", include_str!("../../config/providers/resend.toml")),
-    ("retell", include_str!("../../config/providers/retell.toml")),
-    ("revenuecat", include_str!("../../config/providers/revenuecat.toml")),
-    ("sanity", include_str!("../../config/providers/sanity.toml")),
-    ("shopify", include_str!("../../config/providers/shopify.toml")),
-    ("slack", include_str!("../../config/providers/slack.toml")),
-    ("square", include_str!("../../config/providers/square.toml")),
-    ("standardwebhooks", include_str!("../../config/providers/standardwebhooks.toml")),
-    ("stripe", include_str!("../../config/providers/stripe.toml")),
-    ("svix", include_str!("../../config/providers/svix.toml")),
-    ("telegram", include_str!("../../config/providers/telegram.toml")),
-    ("twilio", include_str!("../../config/providers/twilio.toml")),
-    ("typeform", include_str!("../../config/providers/typeform.toml")),
-    ("veedeo", include_str!("../../config/providers/veedeo.toml")),
-    ("vercel", include_str!("../../config/providers/vercel.toml")),
-    ("videopilot", include_str!("../../config/providers/videopilot.toml")),
-    ("workos", include_str!("../../config/providers/workos.toml")),
-    ("zendesk", include_str!("../../config/providers/zendesk.toml")),
-    ("zoom", include_str!("../../config/providers/zoom.toml")),
-];
 
 /// Why a provider could not be put together.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -95,6 +34,17 @@ pub fn names() -> impl Iterator<Item = &'static str> {
     PROVIDERS.iter().map(|(name, _)| *name)
 }
 
+/// The providers that are known and cannot be checked here, sorted by name.
+pub fn unsupported() -> impl Iterator<Item = &'static Unsupported> {
+    UNSUPPORTED.iter()
+}
+
+/// Why the provider `name` cannot be checked here, if it is known for that.
+#[must_use]
+pub fn why_unsupported(name: &str) -> Option<&'static Unsupported> {
+    UNSUPPORTED.iter().find(|unsupported| unsupported.name == name)
+}
+
 /// The text of a built-in provider, with its comments.
 #[must_use]
 pub fn text(name: &str) -> Option<&'static str> {
@@ -111,11 +61,16 @@ pub fn table(name: &str) -> Option<Table> {
     text(name)?.parse::<DocumentMut>().ok().map(|document| document.as_table().clone())
 }
 
+/// A built-in provider with its `extends` resolved, as it would be written.
+#[must_use]
+pub fn whole(name: &str) -> Option<DocumentMut> {
+    resolve(table(name)?, &table).ok().map(DocumentMut::from)
+}
+
 /// A built-in provider with its `extends` resolved.
 #[must_use]
 pub fn scheme(name: &str) -> Option<RawScheme> {
-    let resolved = resolve(table(name)?, &table).ok()?;
-    toml_edit::de::from_document(DocumentMut::from(resolved)).ok()
+    toml_edit::de::from_document(whole(name)?).ok()
 }
 
 /// `provider` with what it extends merged in under it. `find` gives providers by name, as written.
@@ -159,7 +114,7 @@ mod tests {
     #[test]
     fn every_built_in_compiles_and_says_where_it_comes_from() {
         let names: Vec<_> = names().collect();
-        assert!(names.len() >= 60, "{}", names.len());
+        assert!(names.len() >= 120, "{}", names.len());
         assert!(names.is_sorted());
         for name in names {
             let raw = scheme(name).unwrap_or_else(|| panic!("{name} does not parse"));
@@ -167,6 +122,8 @@ mod tests {
             let traits = scheme.traits();
             assert!(traits.source.is_some() && traits.verified.is_some(), "{name}");
             assert!(text(name).is_some_and(|text| text.starts_with("# ")), "{name}");
+            let sources = [traits.source.as_deref(), text(name).and_then(|text| text.lines().next()?.get(2..))];
+            assert_eq!(sources[0], sources[1], "{name} says its source twice, and the same");
         }
     }
 
@@ -178,6 +135,20 @@ mod tests {
             .collect();
         found.sort();
         assert_eq!(found, names().collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn what_is_not_supported_has_a_reason_and_is_not_built_in() {
+        let names: Vec<_> = unsupported().map(|unsupported| unsupported.name).collect();
+        assert!(names.len() >= 4 && names.is_sorted(), "{names:?}");
+        for unsupported in unsupported() {
+            assert_eq!(text(unsupported.name), None, "{}", unsupported.name);
+            assert_eq!(why_unsupported(unsupported.name), Some(unsupported));
+            for part in [unsupported.reason, unsupported.instead] {
+                assert!(part.len() > 40 && !part.contains("  ") && !part.ends_with('.'), "{part}");
+            }
+        }
+        assert_eq!(why_unsupported("stripe"), None);
     }
 
     #[test]

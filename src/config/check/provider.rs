@@ -119,6 +119,11 @@ impl Check<'_> {
             self.fault(FaultKind::Conflict, at, "a circle", "a provider that does not extend itself");
             return;
         }
+        if let Some(unsupported) = builtin::why_unsupported(name) {
+            let found = format!("{name:?}, which is not supported: {}", unsupported.reason);
+            self.fault(FaultKind::Value, at, found, unsupported.instead);
+            return;
+        }
         let shown = crate::config::layers::shown_text(name);
         let expected = "a built-in provider (`hookgate providers list`) or a table [providers.NAME]";
         self.fault(FaultKind::Value, at, format!("{shown}, which is no provider"), expected);

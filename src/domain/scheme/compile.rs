@@ -240,7 +240,10 @@ impl Compiler<'_> {
                 strip
             }
         };
-        KeyRule { encoding: raw.encoding.unwrap_or_default(), strip, hash: raw.hash }
+        if raw.bare.is_some() && strip.is_none() {
+            self.fault("key.bare", "an encoding", "key.strip too, which tells such secrets from the others");
+        }
+        KeyRule { encoding: raw.encoding.unwrap_or_default(), bare: raw.bare, strip, hash: raw.hash }
     }
 
     fn sent(&mut self) -> Option<SentRule> {

@@ -67,6 +67,8 @@ pub(super) fn digest(hash: HashName, bytes: &[u8]) -> SmallVec<[u8; 64]> {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct KeyRule {
     pub(super) encoding: KeyEncoding,
+    /// For a secret from which nothing is stripped; nothing: `encoding`.
+    pub(super) bare: Option<KeyEncoding>,
     pub(super) strip: Option<Strip>,
     pub(super) hash: Option<HashName>,
 }
@@ -90,11 +92,12 @@ impl Strip {
         }
     }
 
-    fn apply<'s>(&self, secret: &'s [u8]) -> &'s [u8] {
+    /// What is left of `secret`; `None` if this is not on its front.
+    fn apply<'s>(&self, secret: &'s [u8]) -> Option<&'s [u8]> {
         match self {
-            Self::Text(text) => secret.strip_prefix(text.as_bytes()).unwrap_or(secret),
+            Self::Text(text) => secret.strip_prefix(text.as_bytes()),
             Self::UpTo(head, tail) => {
-                secret.strip_prefix(head.as_bytes()).and_then(|rest| after(rest, tail.as_bytes())).unwrap_or(secret)
+                secret.strip_prefix(head.as_bytes()).and_then(|rest| after(rest, tail.as_bytes()))
             }
         }
     }
@@ -109,8 +112,12 @@ fn after<'t>(text: &'t [u8], mark: &[u8]) -> Option<&'t [u8]> {
 impl KeyRule {
     /// The key, or `None` if the secret is not written in the rule's encoding or leaves no key.
     pub(super) fn key(&self, secret: &Secret) -> Option<Zeroizing<Vec<u8>>> {
-        let text = self.strip.as_ref().map_or(secret.expose(), |strip| strip.apply(secret.expose()));
-        let bytes = Zeroizing::new(match self.encoding {
+        let stripped = self.strip.as_ref().and_then(|strip| strip.apply(secret.expose()));
+        let (text, encoding) = match stripped {
+            Some(text) => (text, self.encoding),
+            None => (secret.expose(), self.bare.unwrap_or(self.encoding)),
+        };
+        let bytes = Zeroizing::new(match encoding {
             KeyEncoding::Utf8 => text.to_vec(),
             KeyEncoding::Base64 => decode(Encoding::Base64, text)?.to_vec(),
             KeyEncoding::Hex => decode(Encoding::Hex, text)?.to_vec(),
@@ -151,7 +158,7 @@ mod tests {
 
     #[test]
     fn a_key_is_decoded_as_the_rule_says_and_never_guessed() {
-        let base64 = KeyRule { encoding: KeyEncoding::Base64, strip: Strip::parse("whsec_"), hash: None };
+        let base64 = KeyRule { encoding: KeyEncoding::Base64, bare: None, strip: Strip::parse("whsec_"), hash: None };
         assert_eq!(key(&base64, "whsec_AAEC"), Some(vec![0, 1, 2]));
         assert_eq!(key(&base64, "AAEC"), Some(vec![0, 1, 2]));
         assert_eq!(key(&base64, "whsec_AAE"), None);

@@ -177,6 +177,8 @@ pub struct RawKey {
     pub encoding: Option<KeyEncoding>,
     /// What is taken off the secret's front if it is there: text, or `head-*-` up to the first `-` after the head.
     pub strip: Option<String>,
+    /// How a secret is written that has nothing of `strip` on its front. Default: as `encoding` says.
+    pub bare: Option<KeyEncoding>,
     /// The key is the digest of the decoded secret.
     pub hash: Option<HashName>,
 }

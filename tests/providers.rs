@@ -1,0 +1,226 @@
+//! Every built-in provider: what it signs it accepts, and one changed bit anywhere that is signed is refused.
+//!
+//! Only schemes that can be signed here; the requests of the others come from their providers' own libraries.
+
+#![allow(clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test that cannot go on says so")]
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr};
+
+use bytes::Bytes;
+use data_encoding::BASE64;
+use hookgate::config::builtin;
+use hookgate::domain::inbound::Inbound;
+use hookgate::domain::refusal::Refusal;
+use hookgate::domain::scheme::{Carries, Coverage, KeyEncoding, Scheme, SentTrait, Unsigned};
+use hookgate::domain::secret::Secret;
+use hookgate::domain::time::Timestamp;
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
+
+const NOW: Timestamp = Timestamp::from_seconds(1_760_000_000);
+const BODY: &[u8] = br#"{"webhookTimestamp":1760000000000,"id":"evt_1","type":"a.b","data":{"n":0.0}}"#;
+/// Schemes whose signature stands in the body, which is never written here.
+const SIGNED_INSIDE: [&str; 3] = ["adyen", "braintree", "mailgun"];
+
+/// A signed request and all that is needed to check it.
+struct Case {
+    name: &'static str,
+    scheme: Scheme,
+    secret: Secret,
+    inbound: Inbound,
+}
+
+impl Case {
+    /// Nothing if the scheme cannot be signed here.
+    fn sign(name: &'static str) -> Option<Self> {
+        let raw = builtin::scheme(name).expect("a built-in");
+        let scheme = Scheme::compile(&raw).unwrap_or_else(|faults| panic!("{name}: {faults:?}"));
+        let text: &[u8] = match raw.key.and_then(|key| key.encoding).unwrap_or_default() {
+            KeyEncoding::Hex => b"44782DEF547AAA06C910C43932B1EB0C71FC68D9D0C057550C48EC2ACF6BA056",
+            KeyEncoding::Utf8 | KeyEncoding::Base64 => b"MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=",
+        };
+        let secret = Secret::new(text.to_vec());
+        let mut headers = HeaderMap::new();
+        headers.insert("content-type", HeaderValue::from_static("application/json"));
+        let url = "https://hooks.example.com/in?a=1".to_owned();
+        let mut request = Unsigned { method: Method::POST, url, headers, body: Bytes::from_static(BODY) };
+        scheme.sign(&mut request, &secret, NOW).ok()?;
+        let query = request.url.split_once('?').map(|(_, query)| query.to_owned());
+        let inbound = Inbound {
+            method: request.method,
+            path: "/in".to_owned(),
+            query,
+            headers: request.headers,
+            body: request.body,
+            authority: "hooks.example.com".to_owned(),
+            https: true,
+            remote: IpAddr::V4(Ipv4Addr::LOCALHOST),
+        };
+        Some(Self { name, scheme, secret, inbound })
+    }
+
+    fn judge(&self, inbound: Inbound) -> Result<(), Refusal> {
+        let key = self.scheme.prepare(&self.secret).expect("a key");
+        let verified = self.scheme.verify(inbound, &[(0, &key)], None)?;
+        self.scheme.check_freshness(&verified, NOW).map(drop)
+    }
+
+    /// The request with one bit of `header` changed, for every byte of it.
+    fn with_bits_of(&self, header: &HeaderName) -> Vec<Inbound> {
+        let value = self.inbound.headers[header].as_bytes();
+        let changed = (0..value.len()).filter_map(|at| HeaderValue::from_bytes(&flipped(value, at)).ok());
+        let changed = changed.map(|value| {
+            let mut inbound = self.inbound.clone();
+            inbound.headers.insert(header, value);
+            inbound
+        });
+        changed.collect()
+    }
+
+    fn refuses(&self, what: &str, changed: Vec<Inbound>) {
+        assert!(!changed.is_empty(), "{}: no {what} to change", self.name);
+        for inbound in changed {
+            let said = format!("{}: a changed {what} is accepted: {:?} {:?}", self.name, inbound.headers, inbound.body);
+            assert!(self.judge(inbound).is_err(), "{said}");
+        }
+    }
+
+    /// The headers besides the proof that the signature covers or that must be as they are.
+    fn covered_headers(&self) -> BTreeSet<String> {
+        let raw = self.scheme.as_written();
+        let signed = raw.signed.clone().unwrap_or_else(|| "{body}".to_owned());
+        let time = raw.timestamp.as_ref().and_then(|time| time.from.clone());
+        let time = time.filter(|_| matches!(self.scheme.traits().sent, SentTrait::Covered { .. }));
+        let id = raw.id.clone().filter(|_| signed.contains("{id}"));
+        let named = time.into_iter().chain(id);
+        let named = named.filter_map(|source| source.strip_prefix("header:").map(str::to_owned));
+        let required = raw.require.iter().flatten().map(|(name, _)| name.clone());
+        let inside = signed.split('{').filter_map(|part| part.strip_prefix("header:")?.split_once('}'));
+        let inside = inside.map(|(name, _)| name.to_owned());
+        named.chain(required).chain(inside).map(|name| name.to_ascii_lowercase()).collect()
+    }
+}
+
+/// `text` with the lowest bit of the byte at `at` changed: another digit, letter or mark, never only another case.
+fn flipped(text: &[u8], at: usize) -> Vec<u8> {
+    let mut text = text.to_vec();
+    text[at] ^= 1;
+    text
+}
+
+fn cases() -> Vec<Case> {
+    let cases: Vec<Case> = builtin::names().filter_map(Case::sign).collect();
+    assert!(cases.len() >= 120, "only {} schemes can be signed", cases.len());
+    cases
+}
+
+#[test]
+fn every_built_in_that_can_be_signed_accepts_what_it_signs() {
+    for case in cases() {
+        assert_eq!(case.judge(case.inbound.clone()), Ok(()), "{}: {:?}", case.name, case.inbound.headers);
+    }
+}
+
+#[test]
+fn what_cannot_be_signed_here_is_signed_inside_the_body_or_with_a_key_of_the_providers_own() {
+    let signed: BTreeSet<&str> = cases().iter().map(|case| case.name).collect();
+    for name in builtin::names().filter(|name| !signed.contains(name)) {
+        let kind = builtin::scheme(name).expect("a built-in").kind.unwrap_or_default();
+        let asymmetric = ["ed25519", "ecdsa-p256", "jwt"].contains(&kind.as_str());
+        assert!(asymmetric || SIGNED_INSIDE.contains(&name), "{name}");
+    }
+}
+
+#[test]
+fn a_secret_becomes_the_key_as_its_providers_own_library_makes_it() {
+    let signature = |name: &str, secret: &str| {
+        let scheme = Scheme::compile(&builtin::scheme(name).expect("a built-in")).expect("a sound scheme");
+        let mut headers = HeaderMap::new();
+        headers.insert("webhook-id", HeaderValue::from_static("msg_1"));
+        let url = "https://hooks.example.com/in".to_owned();
+        let mut request = Unsigned { method: Method::POST, url, headers, body: Bytes::from_static(BODY) };
+        scheme.sign(&mut request, &Secret::new(secret.as_bytes().to_vec()), NOW).ok()?;
+        Some(request.headers["webhook-signature"].clone())
+    };
+    let standard = |key: &str| signature("standardwebhooks", &BASE64.encode(key.as_bytes())).expect("base64");
+    for (name, secret, key) in [
+        ("standardwebhooks", "whsec_cGxhaW4=", "plain"),
+        ("openai", "whsec_cGxhaW4=", "plain"),
+        ("openai", "plain-secret-not-base64!", "plain-secret-not-base64!"),
+        ("openai", "cGxhaW4=", "cGxhaW4="),
+        ("replicate", "whsec_cGxhaW4=", "plain"),
+        ("polar", "whsec_cGxhaW4=", "whsec_cGxhaW4="),
+        ("polar", "polar_whs_a", "polar_whs_a"),
+        ("supabase", "v1,whsec_cGxhaW4=", "plain"),
+        ("bigcommerce", "plain", "plain"),
+    ] {
+        assert_eq!(signature(name, secret), Some(standard(key)), "{name} {secret}");
+    }
+    assert_eq!(signature("standardwebhooks", "plain-secret-not-base64!"), None, "configured, never guessed");
+}
+
+#[test]
+fn no_bit_of_a_proof_can_be_changed() {
+    for case in cases() {
+        let carries = |name: &&HeaderName| case.scheme.carries(name) != Carries::Nothing;
+        let proofs: Vec<HeaderName> = case.inbound.headers.keys().filter(carries).cloned().collect();
+        assert_eq!(proofs.len(), 1, "{}", case.name);
+        case.refuses("proof", case.with_bits_of(&proofs[0]));
+    }
+}
+
+#[test]
+fn no_bit_of_a_header_that_the_signature_covers_can_be_changed() {
+    let mut seen = 0;
+    for case in cases() {
+        for name in case.covered_headers() {
+            let name: HeaderName = name.parse().expect("a header name");
+            if case.inbound.headers.contains_key(&name) {
+                case.refuses(name.as_str(), case.with_bits_of(&name));
+                seen += 1;
+            }
+        }
+    }
+    assert!(seen >= 30, "only {seen} headers");
+}
+
+#[test]
+fn no_bit_of_a_body_that_the_signature_covers_can_be_changed() {
+    let mut seen = 0;
+    for case in cases() {
+        let traits = case.scheme.traits();
+        let by_digest = case.scheme.as_written().body_digest.is_some();
+        if traits.body == Coverage::Covered || by_digest {
+            let with = |at: usize| Inbound { body: flipped(BODY, at).into(), ..case.inbound.clone() };
+            case.refuses("body", (0..BODY.len()).map(with).collect());
+            let shorter = Inbound { body: Bytes::from_static(&BODY[1..]), ..case.inbound.clone() };
+            let longer = Inbound { body: Bytes::from([BODY, b"\n"].concat()), ..case.inbound.clone() };
+            case.refuses("body", vec![shorter, longer]);
+            seen += 1;
+        }
+    }
+    assert!(seen >= 105, "only {seen} schemes sign the body");
+}
+
+#[test]
+fn no_part_of_an_address_that_the_signature_covers_can_be_changed() {
+    let mut seen = 0;
+    for case in cases().into_iter().filter(|case| case.scheme.traits().url == Coverage::Covered) {
+        let whole = case.inbound.clone();
+        let mut changed = vec![
+            Inbound { path: "/im".to_owned(), ..whole.clone() },
+            Inbound { query: None, ..whole.clone() },
+            Inbound { query: Some("a=0".to_owned()), ..whole.clone() },
+        ];
+        if case.scheme.as_written().signed.as_ref().is_some_and(|signed| signed.contains("{url}")) {
+            changed.push(Inbound { authority: "hooks.example.org".to_owned(), ..whole.clone() });
+            changed.push(Inbound { https: false, ..whole.clone() });
+        }
+        if case.scheme.as_written().signed.as_ref().is_some_and(|signed| signed.contains("{method}")) {
+            changed.push(Inbound { method: Method::PUT, ..whole });
+        }
+        case.refuses("address", changed);
+        seen += 1;
+    }
+    assert!(seen >= 6, "only {seen} schemes sign the address");
+}

@@ -7,6 +7,7 @@ use http::HeaderName;
 
 use super::compile::Compiler;
 use super::mac::Proof;
+use super::raw::{Kind, RawKey};
 use super::signature::Place;
 use super::source::Source;
 use super::template::{Part, Template};
@@ -55,8 +56,19 @@ fn has_list(signed: &Template) -> bool {
 }
 
 impl Compiler<'_> {
-    /// Parts that only a kind that is not built can use.
-    pub(super) fn refuse_leftovers(&mut self) {
+    /// Parts that the kind does not use.
+    pub(super) fn refuse_leftovers(&mut self, kind: Kind) {
+        let hashes = match kind {
+            Kind::Hmac | Kind::Hash | Kind::Jwt => true,
+            Kind::Token | Kind::Basic | Kind::Ed25519 | Kind::EcdsaP256 => false,
+        };
+        if let (Some(mac), false) = (self.raw.mac, hashes) {
+            let expected = format!("nothing: kind = {:?} has no hash to choose", kind.as_str());
+            self.fault("mac", mac.as_str(), expected);
+        }
+        if matches!(kind, Kind::Ed25519 | Kind::EcdsaP256) {
+            self.refuse_key_hash("key.hash", self.raw.key.as_ref());
+        }
         if self.raw.token.is_some() {
             self.fault("token", "a table", "nothing: only kind = \"jwt\" has a token; kind = \"token\" uses signature");
         }
@@ -65,6 +77,13 @@ impl Compiler<'_> {
         }
         if self.raw.extends.is_some() {
             self.fault("extends", "an unresolved name", "the name of a built-in or of another provider");
+        }
+    }
+
+    /// The digest of a public key is no key.
+    pub(super) fn refuse_key_hash(&mut self, key: &str, raw: Option<&RawKey>) {
+        if let Some(hash) = raw.and_then(|raw| raw.hash) {
+            self.fault(key, hash.as_str(), "nothing: a public key is used as it is");
         }
     }
 
@@ -78,6 +97,9 @@ impl Compiler<'_> {
             }
             Means::Signature(Proof::Hmac(_)) if secret => {
                 self.fault("signed", "{secret}", "no {secret}: kind = \"hmac\" uses it as the key");
+            }
+            Means::Signature(Proof::Ed25519 | Proof::P256) if secret => {
+                self.fault("signed", "{secret}", "no {secret}: it is a public key, which proves nothing");
             }
             Means::Token | Means::Basic if self.raw.signed.is_some() => {
                 self.fault("signed", "a text", "nothing: this kind signs nothing");

@@ -5,6 +5,7 @@
 use http::HeaderName;
 use http::header::AUTHORIZATION;
 
+use super::also::Also;
 use super::challenge::Challenge;
 use super::check::{reads, single_headers};
 use super::encoding::{KeyRule, Strip};
@@ -12,9 +13,10 @@ use super::event_id::IdEntry;
 use super::freshness::{SentRule, SignedAtRule, Window};
 use super::json::Pointer;
 use super::mac::Proof;
-use super::raw::{Encoding, HashName, Kind, OneOrMany, RawScheme, RawSignature, Span, Unit};
+use super::raw::{Encoding, HashName, Kind, OneOrMany, RawKey, RawScheme, RawSignature, Unit};
 use super::signature::{Notation, Place};
 use super::source::{self, Pointers, Source};
+use super::span::Span;
 use super::template::{self, Part, Template};
 use super::traits::Coverage;
 use super::{BodyDigest, Each, Means, Read, Reads, Scheme, SchemeFault};
@@ -28,7 +30,7 @@ impl Scheme {
     /// Compiles a scheme, or says everything that is wrong with it.
     pub fn compile(raw: &RawScheme) -> Result<Self, Vec<SchemeFault>> {
         let kind = raw.kind.unwrap_or_default();
-        if matches!(kind, Kind::Ed25519 | Kind::EcdsaP256 | Kind::Jwt) {
+        if matches!(kind, Kind::Jwt) {
             let expected = format!("not implemented yet: kind = {:?}", kind.as_str());
             return Err(vec![SchemeFault::new("kind", kind.as_str(), expected)]);
         }
@@ -58,8 +60,9 @@ impl Compiler<'_> {
         let means = self.means(kind)?;
         let place = self.place(means);
         let signed = self.signed();
-        let notation = self.notation(means);
-        let key = self.key();
+        let also = self.also(kind);
+        let notation = self.notation(means, also.as_ref());
+        let key = self.key_rule("key", self.raw.key.as_ref());
         let id = self.raw.id.as_deref().and_then(|text| self.source("id", text));
         let sent = self.sent();
         let event_id = self.event_id();
@@ -69,12 +72,13 @@ impl Compiler<'_> {
         let body_digest = self.body_digest();
         let challenge = self.challenge(means);
         let each = self.each();
-        self.refuse_leftovers();
+        self.refuse_leftovers(kind);
         let (place, signed) = (place?, signed?);
         let body_signed = Read::when(signed.has(&Part::Body) && matches!(means, Means::Signature(_)));
         let mut scheme = Scheme {
             means,
             key,
+            also,
             place,
             notation,
             body_signed,
@@ -132,7 +136,9 @@ impl Compiler<'_> {
             }
             (Kind::Token, _) => Some(Means::Token),
             (Kind::Basic, _) => Some(Means::Basic),
-            (Kind::Ed25519 | Kind::EcdsaP256 | Kind::Jwt, _) => None,
+            (Kind::Ed25519, _) => Some(Means::Signature(Proof::Ed25519)),
+            (Kind::EcdsaP256, _) => Some(Means::Signature(Proof::P256)),
+            (Kind::Jwt, _) => None,
         }
     }
 
@@ -182,11 +188,11 @@ impl Compiler<'_> {
         names.into_iter().collect::<Option<Vec<_>>>().map(Place::Headers)
     }
 
-    fn notation(&mut self, means: Means) -> Notation {
+    fn notation(&mut self, means: Means, also: Option<&Also>) -> Notation {
         let raw = self.raw.signature.clone().unwrap_or_default();
-        let (length, signs) = match means {
-            Means::Signature(proof) => (proof.bytes(), true),
-            Means::Token | Means::Basic => (0, false),
+        let (lengths, signs) = match means {
+            Means::Signature(proof) => (proof.lengths(), true),
+            Means::Token | Means::Basic => (0..=0, false),
         };
         if signs && raw.encoding.is_none() {
             self.fault("signature.encoding", "nothing", "\"hex\", \"base64\" or \"base64url\"");
@@ -194,7 +200,8 @@ impl Compiler<'_> {
         Notation {
             prefix: raw.prefix.unwrap_or_default().into_bytes(),
             encoding: raw.encoding.unwrap_or(Encoding::Hex),
-            length,
+            lengths,
+            second: also.map(Also::second),
             group: self.separator("signature.group", raw.group.as_deref()),
             split: self.separator("signature.split", raw.split.as_deref()),
             kv: self.separator("signature.kv", raw.kv.as_deref()),
@@ -228,14 +235,15 @@ impl Compiler<'_> {
         }
     }
 
-    fn key(&mut self) -> KeyRule {
-        let Some(raw) = &self.raw.key else { return KeyRule::default() };
+    /// How secrets become keys, as written at `key`.
+    pub(super) fn key_rule(&mut self, key: &str, raw: Option<&RawKey>) -> KeyRule {
+        let Some(raw) = raw else { return KeyRule::default() };
         let strip = match raw.strip.as_deref() {
             None | Some("") => None,
             Some(text) => {
                 let strip = Strip::parse(text);
                 if strip.is_none() {
-                    self.fault("key.strip", format!("{text:?}"), "a prefix, or \"head*tail\" with one *");
+                    self.fault(&format!("{key}.strip"), format!("{text:?}"), "a prefix, or \"head*tail\" with one *");
                 }
                 strip
             }

@@ -10,6 +10,8 @@
 //!
 //! Not here: routes, clocks, replies, and what happens to an event afterwards.
 
+mod also;
+mod asymmetric;
 mod challenge;
 mod check;
 mod compile;
@@ -25,6 +27,7 @@ mod reading;
 mod sign;
 mod signature;
 mod source;
+mod span;
 mod template;
 mod traits;
 mod verify;
@@ -37,13 +40,15 @@ pub use freshness::{Freshness, SignedAtMissing};
 pub use json::json_scalar;
 pub use key::Key;
 pub use raw::{
-    Encoding, Evidence, HashName, KeyEncoding, Kind, OneOrMany, PARTS, RawAbout, RawBodyDigest, RawChallenge, RawKey,
-    RawReply, RawScheme, RawSignature, RawSignedAt, RawTimestamp, RawToken, Span, Unit,
+    Encoding, Evidence, HashName, KeyEncoding, Kind, OneOrMany, PARTS, RawAbout, RawAlso, RawBodyDigest, RawChallenge,
+    RawKey, RawReply, RawScheme, RawSignature, RawSignedAt, RawTimestamp, RawToken, Unit,
 };
 pub use sign::Unsigned;
+pub use span::Span;
 pub use traits::{Coverage, EventIdTrait, SchemeTraits, SentTrait};
 pub use verify::{Refused, Verified};
 
+use also::Also;
 use challenge::Challenge;
 use encoding::KeyRule;
 use event_id::IdEntry;
@@ -59,6 +64,7 @@ use template::Template;
 pub struct Scheme {
     means: Means,
     key: KeyRule,
+    also: Option<Also>,
     place: Place,
     notation: Notation,
     signed: Template,

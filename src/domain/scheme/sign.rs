@@ -43,6 +43,7 @@ impl Scheme {
         let value = match self.means {
             Means::Token => [self.notation.prefix.as_slice(), shown.as_slice()].concat(),
             Means::Basic => format!("Basic {}", encode(Encoding::Base64, &shown)).into_bytes(),
+            Means::Signature(_) if key.is_public() => return Err(no_private_key()),
             Means::Signature(proof) => {
                 self.fill_in(request, now)?;
                 let time = self.time_to_sign(request, now);
@@ -187,4 +188,12 @@ fn put(headers: &mut HeaderMap, name: &HeaderName, value: &str) -> Result<(), Sc
 
 fn cannot(key: &str, found: &str) -> SchemeFault {
     SchemeFault::new(key, found, "a scheme that can be signed here: a signature, token or password in a header")
+}
+
+fn no_private_key() -> SchemeFault {
+    SchemeFault::new(
+        "secrets",
+        "a public key, which checks signatures and makes none",
+        "a secret that both sides share",
+    )
 }

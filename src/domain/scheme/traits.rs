@@ -129,8 +129,7 @@ impl Scheme {
     #[must_use]
     pub fn describe(&self) -> String {
         let how = match self.means {
-            Means::Signature(super::mac::Proof::Hmac(hash)) => format!("hmac-{}", hash.as_str()),
-            Means::Signature(super::mac::Proof::Hash(hash)) => hash.as_str().to_owned(),
+            Means::Signature(proof) => proof.describe(),
             Means::Token => "token".to_owned(),
             Means::Basic => "basic".to_owned(),
         };
@@ -140,6 +139,7 @@ impl Scheme {
             Some(Unit::Rfc3339 | Unit::Rfc3339Utc) => ", timestamp in RFC 3339",
         };
         let url = if self.signed.has(&Part::Url) { ", signed address" } else { "" };
-        format!("{how}{time}{url}")
+        let also = self.also.as_ref().map(|also| format!(" or {}", also.proof.describe())).unwrap_or_default();
+        format!("{how}{also}{time}{url}")
     }
 }

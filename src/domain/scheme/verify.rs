@@ -12,7 +12,7 @@ use super::key::Key;
 use super::mac::{Proof, same};
 use super::raw::Encoding;
 use super::reading::{Fill, Reading, Subject, query_value, scalar_of, with_and_without_port};
-use super::signature::{Group, MAX_SIGNATURES, Place, header_values, single};
+use super::signature::{Group, MAX_SIGNATURES, Place, Way, header_values, single};
 use super::source::Source;
 use super::template::{Message, Part};
 use super::traits::Coverage;
@@ -231,7 +231,7 @@ impl Scheme {
             for url in &urls {
                 let fill = Fill { time: time.as_deref(), url, digested, item: &[] };
                 let message = reading.render(self, &fill)?;
-                if let Some(secret) = self.fitting(proof, &message, &group.signatures, keys) {
+                if let Some(secret) = self.fitting(proof, &message, group, keys) {
                     let signed = (!self.body_signed.is_yes()).then(|| message.digest());
                     found.get_or_insert_with(|| Found { secret, time: time.clone(), signed });
                 }
@@ -255,7 +255,7 @@ impl Scheme {
             let time = self.time_text(reading, &group)?;
             let fill = Fill { time: time.as_deref(), url: reading.subject.url, digested: Read::No, item: &values };
             let message = reading.render(self, &fill)?;
-            let secret = self.fitting(proof, &message, &group.signatures, keys).ok_or(Refusal::SignatureMismatch)?;
+            let secret = self.fitting(proof, &message, &group, keys).ok_or(Refusal::SignatureMismatch)?;
             signed.update(message.digest());
             first.get_or_insert((secret, time));
         }
@@ -284,10 +284,14 @@ impl Scheme {
     }
 
     /// The position of the first secret that fits; all are tried whatever fits.
-    fn fitting(&self, proof: Proof, message: &Message<'_>, signatures: &[Vec<u8>], keys: &Keys<'_>) -> Option<usize> {
+    fn fitting(&self, proof: Proof, message: &Message<'_>, group: &Group, keys: &Keys<'_>) -> Option<usize> {
         let mut first = None;
         for (position, key) in keys {
-            let fits = key.fits(proof, message, signatures);
+            let proof = match (key.way, &self.also) {
+                (Way::Second, Some(also)) => also.proof,
+                (Way::First, _) | (Way::Second, None) => proof,
+            };
+            let fits = key.fits(proof, message, group.of(key.way));
             if fits && first.is_none() {
                 first = Some(*position);
             }

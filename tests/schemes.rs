@@ -355,15 +355,6 @@ fn a_scheme_says_what_it_can_promise() {
 }
 
 #[test]
-fn what_is_not_built_says_so() {
-    for kind in ["jwt"] {
-        let faults = written(&format!("kind = \"{kind}\"\nclaims = {{}}")).expect_err("not built");
-        assert_eq!(faults.len(), 1);
-        assert_eq!(faults[0].expected, format!("not implemented yet: kind = \"{kind}\""));
-    }
-}
-
-#[test]
 fn every_fault_of_a_scheme_is_found_at_once_and_named() {
     let faults = written(
         "signature = { header = \"a b\" }\nsigned = \"{boddy}\"\nkey = { strip = \"*\" }\n\
@@ -413,6 +404,15 @@ fn parts_that_contradict_one_another_are_faults() {
         ("also.pick", "also = { kind = \"ed25519\", pick = \"b\", secret = \"pk_\" }"),
         ("also.secret", "also = { kind = \"ed25519\", pick = \"b\" }"),
         ("also.key.hash", "also = { kind = \"ed25519\", pick = \"b\", secret = \"pk_\", key = { hash = \"sha256\" } }"),
+        ("signature", "kind = \"jwt\"\ntoken = { header = \"T\" }"),
+        ("signed", "kind = \"jwt\"\ntoken = { header = \"T\" }\nsigned = \"{body}\""),
+        ("mac", "kind = \"jwt\"\ntoken = { header = \"T\" }\nmac = \"sha1\""),
+        ("claims.h", "kind = \"jwt\"\ntoken = { header = \"T\" }\nclaims = { h = \"{md5_hex:body}\" }"),
+        ("body_digest", "kind = \"jwt\"\ntoken = { header = \"T\" }\nbody_digest = { query = \"q\" }"),
+        ("each", "kind = \"jwt\"\ntoken = { header = \"T\" }\neach = \"/a/*\""),
+        ("event_id[0]", "event_id = [\"claim:jti\"]"),
+        ("timestamp.from", "timestamp = { from = \"claim:iat\" }"),
+        ("token", "token = { header = \"T\" }"),
         ("about.reply.status", "about = { reply = { status = 500 } }"),
     ];
     for (key, text) in contradictions {
@@ -420,6 +420,26 @@ fn parts_that_contradict_one_another_are_faults() {
         assert!(faults.iter().any(|fault| fault.key == key), "{text}: {faults:?}");
     }
     assert!(written(SIG).is_ok());
+    for text in ["kind = \"jwt\"", "kind = \"jwt\"\ntoken = { prefix = \"Bearer \" }"] {
+        let faults = written(text).expect_err(text);
+        assert!(faults.iter().any(|fault| fault.key == "token.header"), "{text}: {faults:?}");
+    }
+}
+
+#[test]
+fn a_token_is_checked_as_its_provider_makes_it() {
+    for name in ["messagebird", "upstash_qstash", "vonage", "livekit"] {
+        let inbound = signed(name, b"{}", NOW);
+        assert!(fresh(name, inbound.clone(), later(300)).is_ok(), "{name}");
+        assert_eq!(fresh(name, inbound.clone(), later(301)).err(), Some(Refusal::TimestampStale), "{name}");
+        let mut other = inbound.clone();
+        other.body = Bytes::from_static(b"{ }");
+        assert_eq!(check(name, other).err(), Some(Refusal::SignatureMismatch), "{name}");
+        let mut elsewhere = inbound;
+        elsewhere.query = Some("x=1".to_owned());
+        let bound = builtin(name).traits().url == Coverage::Covered;
+        assert_eq!(check(name, elsewhere).is_err(), bound, "{name}");
+    }
 }
 
 #[test]

@@ -76,6 +76,7 @@ impl Scheme {
             Means::Signature(Proof::Hmac(hash)) => {
                 hmac(*hash, &self.key_bytes(secret)?).ok_or_else(|| self.no_key())?
             }
+            Means::Jwt(jwt) => hmac(jwt.hash, &self.key_bytes(secret)?).ok_or_else(|| self.no_key())?,
             Means::Signature(Proof::Hash(_)) => Ready::Plain(self.key_bytes(secret)?),
             Means::Token | Means::Basic => {
                 Ready::Shown(Zeroizing::new(Sha256::digest(&self.key_bytes(secret)?).into()))

@@ -14,13 +14,17 @@ mod also;
 mod asymmetric;
 mod challenge;
 mod check;
+mod claims;
 mod compile;
 mod encoding;
 mod event_id;
 mod form;
 mod freshness;
 mod json;
+mod jwt;
 mod key;
+mod kinds;
+mod life;
 mod mac;
 mod raw;
 mod reading;
@@ -54,6 +58,7 @@ use encoding::KeyRule;
 use event_id::IdEntry;
 use freshness::{SentRule, SignedAtRule};
 use json::Pointer;
+use jwt::Jwt;
 use mac::Proof;
 use signature::{Notation, Place};
 use source::{Pointers, Source};
@@ -92,17 +97,19 @@ pub struct Scheme {
 pub enum Carries {
     /// A signature: it proves this request.
     Signature,
-    /// The secret itself: it proves any request.
+    /// The secret itself, or a token that is tied to no body: it proves any request.
     Secret,
     /// Nothing that this scheme reads as a proof; times and ids are none.
     Nothing,
 }
 
 /// What proves the sender.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 enum Means {
-    /// A hash over `signed`.
+    /// A hash or a signature over `signed`.
     Signature(Proof),
+    /// A web token that makes claims about the request.
+    Jwt(Box<Jwt>),
     /// The secret in a header.
     Token,
     /// The secret in `Authorization: Basic`.
@@ -193,10 +200,11 @@ impl Scheme {
             Place::HeadersLike(start) => signature::is_like(name, start),
             Place::Json(_) | Place::Form(_) | Place::Item(_) => false,
         };
-        match self.means {
+        match &self.means {
             Means::Signature(_) if proves => Carries::Signature,
-            Means::Token | Means::Basic if proves => Carries::Secret,
-            Means::Signature(_) | Means::Token | Means::Basic => Carries::Nothing,
+            Means::Jwt(jwt) if proves && jwt.binds_body() => Carries::Signature,
+            Means::Token | Means::Basic | Means::Jwt(_) if proves => Carries::Secret,
+            Means::Signature(_) | Means::Token | Means::Basic | Means::Jwt(_) => Carries::Nothing,
         }
     }
 

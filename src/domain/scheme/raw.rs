@@ -52,22 +52,25 @@ pub struct RawScheme {
     pub also: Option<RawAlso>,
     /// Where the token of `kind = "jwt"` stands.
     pub token: Option<RawToken>,
-    /// Claims that the token of `kind = "jwt"` must make.
+    /// Claims that the token of `kind = "jwt"` must make, each equal to its text, which may hold `{url}`,
+    /// `{sha256_hex:body}`, `{sha256_b64:body}`, `{sha256_b64u:body}`, the same of `url`, and the same with `sha1`,
+    /// `sha384` and `sha512`. Base64 is compared without its padding; `aud` may be a list that holds the text; a digest
+    /// of an empty body may be left out. A token that holds no digest of the body proves any body.
     pub claims: Option<BTreeMap<String, String>>,
     /// What is signed: text with the parts `{body} {timestamp} {id} {method} {url} {path} {encoded_path} {secret}
     /// {header:NAME} {json:/pointer} {form:NAME} {sorted_form} {signed_headers:NAME} {item:/pointer}`. Default `{body}`.
     pub signed: Option<String>,
-    /// Where the `{id}` of `signed` stands: `header:NAME`, `json:/pointer` or `form:NAME`.
+    /// Where the `{id}` of `signed` stands: `header:NAME`, `json:/pointer`, `form:NAME` or `claim:NAME`.
     pub id: Option<String>,
     /// When the request was sent.
     pub timestamp: Option<RawTimestamp>,
     /// When the reported event happened. Must be covered by the signature.
     pub signed_at: Option<RawSignedAt>,
-    /// What names the event, all of them together: `json:/pointer`, `header:NAME`, `form:NAME`, `query:NAME`.
-    /// Alternatives are separated by `|`, the first one present counts. Where one entry has none, the body names
+    /// What names the event, all of them together: `json:/pointer`, `header:NAME`, `form:NAME`, `query:NAME`,
+    /// `claim:NAME`. Alternatives are separated by `|`, the first one present counts. Where one entry has none, the body names
     /// the event.
     pub event_id: Option<Vec<String>>,
-    /// The event's type: `json:/pointer` or `header:NAME`.
+    /// The event's type: `json:/pointer`, `header:NAME` or `claim:NAME`.
     pub event_type: Option<String>,
     /// Headers that must be there with exactly this value.
     pub require: Option<BTreeMap<String, String>>,
@@ -102,7 +105,8 @@ pub enum Kind {
     /// An ECDSA P-256 signature in DER over the SHA-256 of `signed`; the secret is the public key's
     /// `SubjectPublicKeyInfo`, as `key.encoding` says. With `utf8` it is PEM.
     EcdsaP256,
-    /// A JSON web token with a digest of the body among its claims.
+    /// A JSON web token under the HMAC that `mac` says, with a digest of the body among its claims. It is good until
+    /// its `exp`, with 60 s for clocks that differ.
     Jwt,
 }
 
@@ -258,7 +262,7 @@ pub enum OneOrMany {
 pub struct RawToken {
     /// The header.
     pub header: Option<String>,
-    /// Text before the token.
+    /// Text before the token, in any case: `Bearer `.
     pub prefix: Option<String>,
 }
 
@@ -266,13 +270,15 @@ pub struct RawToken {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RawTimestamp {
-    /// `header:NAME`, `json:/pointer`, `form:NAME`, or `sig:NAME` for a field of the signature header.
+    /// `header:NAME`, `json:/pointer`, `form:NAME`, `sig:NAME` for a field of the signature header, or `claim:NAME`.
+    /// Default with `kind = "jwt"`: the token's `iat`, or else its `nbf`, or else its `exp`, which must not lie further
+    /// ahead than `tolerance`.
     pub from: Option<String>,
     /// How it is written. Default `s`.
     pub unit: Option<Unit>,
     /// How old it may be. Default 300 s; `0`: not checked.
     pub tolerance: Option<Span>,
-    /// How far ahead it may lie. Default: `tolerance`.
+    /// How far ahead it may lie. Default: `tolerance`; 60 s for `iat` and `nbf` of a token.
     pub future: Option<Span>,
     /// Whether the signature covers it. Always found out; if given, it must be right.
     pub covered: Option<bool>,

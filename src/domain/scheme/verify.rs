@@ -9,6 +9,7 @@ use super::event_id::{IdParts, read_parts};
 use super::freshness::{Freshness, Moment, SignedAtMissing};
 use super::json::{self, Field};
 use super::key::Key;
+use super::life::Times;
 use super::mac::{Proof, same};
 use super::raw::Encoding;
 use super::reading::{Fill, Reading, Subject, query_value, scalar_of, with_and_without_port};
@@ -65,6 +66,8 @@ struct Findings {
     signed: Option<[u8; 32]>,
     event_type: Option<String>,
     handshake: Option<HandshakeReply>,
+    /// The times of a web token.
+    times: Option<Times>,
 }
 
 impl Verified {
@@ -100,14 +103,15 @@ impl Verified {
 }
 
 /// What a check has found.
-struct Found {
-    secret: usize,
-    time: Option<Vec<u8>>,
-    signed: Option<[u8; 32]>,
+pub(super) struct Found {
+    pub(super) secret: usize,
+    pub(super) time: Option<Vec<u8>>,
+    pub(super) signed: Option<[u8; 32]>,
+    pub(super) times: Option<Times>,
 }
 
 /// The live keys, with the positions of their secrets.
-type Keys<'k> = [(usize, &'k Key)];
+pub(super) type Keys<'k> = [(usize, &'k Key)];
 
 impl Scheme {
     /// Checks a request against every live key, given with the positions of their secrets. `public_url` is the
@@ -138,11 +142,14 @@ impl Scheme {
         let event_type = self.read_type(&reading, &fields);
         let handshake = self.challenge.as_ref().and_then(|c| self.answer(c, &reading, &fields, found.secret, keys));
         let (secret, signed) = (found.secret, found.signed);
-        Ok(Findings { secret, sent, signed_at, id, signed, event_type, handshake })
+        Ok(Findings { secret, sent, signed_at, id, signed, event_type, handshake, times: found.times })
     }
 
     /// Checks the age of a verified request.
     pub fn check_freshness(&self, verified: &Verified, now: Timestamp) -> Result<Freshness, Refusal> {
+        if let (Means::Jwt(jwt), Some(times)) = (&self.means, &verified.findings.times) {
+            times.check(jwt.life, now)?;
+        }
         if let (Some(sent), Some(window)) = (verified.findings.sent, self.sent.as_ref().and_then(|rule| rule.window)) {
             sent.check(window, now, Refusal::TimestampStale)?;
         }
@@ -207,11 +214,12 @@ impl Scheme {
     }
 
     fn prove(&self, reading: &Reading<'_>, keys: &Keys<'_>) -> Result<Found, Refusal> {
-        match self.means {
+        match &self.means {
             Means::Signature(proof) => match &self.each {
-                None => self.prove_whole(proof, reading, keys),
-                Some(each) => self.prove_items(proof, each, reading, keys),
+                None => self.prove_whole(*proof, reading, keys),
+                Some(each) => self.prove_items(*proof, each, reading, keys),
             },
+            Means::Jwt(jwt) => self.prove_jwt(jwt, reading, keys),
             Means::Token => self.prove_token(reading, keys),
             Means::Basic => self.prove_basic(reading, keys),
         }
@@ -233,7 +241,7 @@ impl Scheme {
                 let message = reading.render(self, &fill)?;
                 if let Some(secret) = self.fitting(proof, &message, group, keys) {
                     let signed = (!self.body_signed.is_yes()).then(|| message.digest());
-                    found.get_or_insert_with(|| Found { secret, time: time.clone(), signed });
+                    found.get_or_insert_with(|| Found { secret, time: time.clone(), signed, times: None });
                 }
             }
         }
@@ -260,7 +268,7 @@ impl Scheme {
             first.get_or_insert((secret, time));
         }
         let (secret, time) = first.ok_or(Refusal::SignatureMissing)?;
-        Ok(Found { secret, time, signed: Some(signed.finalize().into()) })
+        Ok(Found { secret, time, signed: Some(signed.finalize().into()), times: None })
     }
 
     fn item_signature(&self, values: &[Field]) -> Result<Group, Refusal> {
@@ -328,10 +336,10 @@ impl Scheme {
                 first = Some(*position);
             }
         }
-        first.map(|secret| Found { secret, time: None, signed: None }).ok_or(Refusal::SignatureMismatch)
+        first.map(|secret| Found { secret, time: None, signed: None, times: None }).ok_or(Refusal::SignatureMismatch)
     }
 
-    fn check_required(&self, headers: &HeaderMap) -> Result<(), Refusal> {
+    pub(super) fn check_required(&self, headers: &HeaderMap) -> Result<(), Refusal> {
         self.require.iter().try_for_each(|(name, wanted)| match single(headers, name)? {
             Some(value) if value == wanted.as_bytes() => Ok(()),
             Some(_) => Err(Refusal::SignatureMalformed),
@@ -356,12 +364,13 @@ impl Scheme {
         let Some(rule) = &self.sent else { return Ok(None) };
         let text = match &rule.source {
             Source::Beside(_) => group.time.clone(),
-            source @ (Source::Header(_) | Source::Json(_) | Source::Form(_) | Source::Query(_)) => {
+            source @ (Source::Header(_) | Source::Json(_) | Source::Form(_) | Source::Query(_) | Source::Claim(_)) => {
                 reading.value(source)?.map(std::borrow::Cow::into_owned)
             }
         };
         let known = match &rule.source {
             Source::Json(_) => self.reads.json_first.is_yes(),
+            Source::Claim(_) => false,
             Source::Header(_) | Source::Form(_) | Source::Query(_) | Source::Beside(_) => true,
         };
         let needed = self.signed.has(&Part::Timestamp) || (known && rule.window.is_some());
@@ -416,7 +425,7 @@ impl Scheme {
 fn text(reading: &Reading<'_>, fields: &[Field], source: &Source) -> Option<Vec<u8>> {
     match source {
         Source::Json(place) => scalar_of(fields, *place).map(|scalar| scalar.as_text().as_bytes().to_vec()),
-        Source::Header(_) | Source::Form(_) | Source::Query(_) | Source::Beside(_) => {
+        Source::Header(_) | Source::Form(_) | Source::Query(_) | Source::Beside(_) | Source::Claim(_) => {
             reading.value(source).ok().flatten().map(std::borrow::Cow::into_owned)
         }
     }

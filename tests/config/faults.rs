@@ -151,10 +151,10 @@ fn an_own_provider_that_makes_no_sense_is_said_at_its_key() {
 #[test]
 fn a_part_of_the_scheme_language_that_is_not_built_is_refused() {
     let fault = fault(&format!(
-        "[providers.p]\nkind = \"ed25519\"\nsignature = {{ header = \"X\", encoding = \"hex\" }}\n{ROUTE}"
+        "[providers.p]\nsignature = {{ header = \"X\", encoding = \"hex\" }}\nchallenge = {{ method = \"GET\" }}\n{ROUTE}"
     ));
-    assert_eq!((fault.kind, &fault.place), (NotImplemented, &at(2, 1)));
-    assert!(fault.to_string().starts_with("not implemented yet: providers.p.kind"), "{fault}");
+    assert_eq!((fault.kind, &fault.place), (NotImplemented, &at(3, 15)));
+    assert!(fault.to_string().starts_with("not implemented yet: providers.p.challenge.method"), "{fault}");
 }
 
 #[test]

@@ -49,7 +49,8 @@ impl Challenge {
         let (source, equals) = when.split_once('=').map_or((when, None), |(s, value)| (s, Some(value.to_owned())));
         let source = match Source::parse(source, pointers) {
             Some(source @ Source::Json(_)) => source,
-            Some(Source::Header(_) | Source::Form(_) | Source::Query(_) | Source::Beside(_)) | None => {
+            Some(Source::Header(_) | Source::Form(_) | Source::Query(_) | Source::Beside(_) | Source::Claim(_))
+            | None => {
                 return Err(SchemeFault::new("challenge.when", format!("{when:?}"), "\"json:/pointer=value\""));
             }
         };
@@ -71,7 +72,9 @@ impl Challenge {
     ) -> Option<HandshakeReply> {
         let place = match &self.when {
             Source::Json(place) => *place,
-            Source::Header(_) | Source::Form(_) | Source::Query(_) | Source::Beside(_) => return None,
+            Source::Header(_) | Source::Form(_) | Source::Query(_) | Source::Beside(_) | Source::Claim(_) => {
+                return None;
+            }
         };
         let value = scalar_of(fields, place)?.as_text();
         if self.equals.as_deref().is_some_and(|wanted| wanted != value) {

@@ -11,13 +11,13 @@ use zeroize::Zeroizing;
 use super::raw::{Encoding, HashName, KeyEncoding};
 use crate::domain::secret::Secret;
 
-/// Longest text that is decoded, in bytes. The longest of a real provider, a public key, has under 200.
-const MAX_TEXT: usize = 1024;
+/// Longest text that is decoded, in bytes: a web token's claims. All others have under 200.
+const MAX_TEXT: usize = 16 * 1024;
 
 /// Bytes that a text stands for; in place as long as they are no longer than the longest signature, ECDSA P-256 in DER.
 pub(super) type Decoded = SmallVec<[u8; 72]>;
 
-/// The bytes that `text` stands for, or `None` if it is not written exactly so or is longer than 1 KiB.
+/// The bytes that `text` stands for, or `None` if it is not written exactly so or is longer than 16 KiB.
 pub(super) fn decode(encoding: Encoding, text: &[u8]) -> Option<Decoded> {
     let rule = match encoding {
         Encoding::Hex => &HEXLOWER_PERMISSIVE,

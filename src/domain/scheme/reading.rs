@@ -3,11 +3,13 @@
 //! Borrowed from the request throughout. Nothing read here is believed before a signature over it was found right.
 
 use std::borrow::Cow;
+use std::cell::OnceCell;
 
 use http::{HeaderMap, HeaderName, Method};
 use smallvec::SmallVec;
 
 use super::address::Address;
+use super::claims::Claims;
 use super::form::{Form, Occurrence};
 use super::json::{self, Field, Fields, Scalar};
 use super::signature::single;
@@ -43,6 +45,8 @@ pub(super) struct Reading<'a> {
     signed_headers: Result<Written, Refusal>,
     /// The escaped path; nothing if it is not signed.
     encoded_path: Written,
+    /// What the web token claims, once its MAC was found right.
+    pub(super) claims: OnceCell<Claims>,
 }
 
 impl<'a> Reading<'a> {
@@ -72,7 +76,7 @@ impl<'a> Reading<'a> {
                 | Part::Item(_) => {}
             }
         }
-        Self { subject, form, fields, signed_headers, encoded_path }
+        Self { subject, form, fields, signed_headers, encoded_path, claims: OnceCell::new() }
     }
 
     /// The values of the body that were not read before the signature check, because they need not be.
@@ -101,8 +105,14 @@ impl<'a> Reading<'a> {
             Source::Form(name) => self.form_field(name).map(|value| value.map(Cow::Borrowed)),
             Source::Query(name) => query_value(self.subject.address.query(), name)
                 .map(|value| value.map(|value| Cow::Owned(value.into_vec()))),
+            Source::Claim(names) => Ok(self.claim(names).map(|text| Cow::Borrowed(text.as_bytes()))),
             Source::Beside(_) => Ok(None),
         }
+    }
+
+    fn claim(&self, names: &[String]) -> Option<&str> {
+        let claims = self.claims.get()?;
+        names.iter().find_map(|name| claims.text(name))
     }
 
     fn scalar(&self, place: usize) -> Option<&Scalar<'a>> {
@@ -161,6 +171,7 @@ impl<'a> Reading<'a> {
             Some(Source::Header(name)) => single(self.subject.headers, name),
             Some(Source::Json(place)) => Ok(self.text(*place).map(str::as_bytes)),
             Some(Source::Form(name)) => self.form_field(name),
+            Some(Source::Claim(names)) => Ok(self.claim(names).map(str::as_bytes)),
             Some(Source::Query(_) | Source::Beside(_)) | None => Ok(None),
         }
     }

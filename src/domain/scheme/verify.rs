@@ -13,10 +13,11 @@ use super::event_id::{IdParts, read_parts};
 use super::freshness::{Freshness, Moment, SignedAtMissing};
 use super::json::{self, Field};
 use super::key::Key;
+use super::life::Times;
 use super::mac::{Proof, same};
 use super::raw::Encoding;
 use super::reading::{Fill, Reading, Subject, form_of, query_value, scalar_of};
-use super::signature::{Candidate, Group, MAX_SIGNATURES, Place, Values, header_values, single};
+use super::signature::{Group, MAX_SIGNATURES, Place, Values, Way, header_values, single};
 use super::source::Source;
 use super::template::{Message, Part};
 use super::traits::Coverage;
@@ -69,6 +70,8 @@ struct Findings {
     signed: Option<[u8; 32]>,
     event_type: Option<String>,
     handshake: Option<HandshakeReply>,
+    /// The times of a web token.
+    times: Option<Times>,
 }
 
 impl Verified {
@@ -104,14 +107,15 @@ impl Verified {
 }
 
 /// What a check has found.
-struct Found<'r> {
-    secret: usize,
-    time: Option<Cow<'r, [u8]>>,
-    signed: Option<[u8; 32]>,
+pub(super) struct Found<'r> {
+    pub(super) secret: usize,
+    pub(super) time: Option<Cow<'r, [u8]>>,
+    pub(super) signed: Option<[u8; 32]>,
+    pub(super) times: Option<Times>,
 }
 
 /// The live keys, with the positions of their secrets.
-type Keys<'k> = [(usize, &'k Key)];
+pub(super) type Keys<'k> = [(usize, &'k Key)];
 
 impl Scheme {
     /// Checks a request against every live key, given with the positions of their secrets. `public_url` is the
@@ -145,11 +149,14 @@ impl Scheme {
         let event_type = self.read_type(&reading, fields);
         let handshake = self.challenge.as_ref().and_then(|c| self.answer(c, &reading, fields, found.secret, keys));
         let (secret, signed) = (found.secret, found.signed);
-        Ok(Findings { secret, sent, signed_at, id, signed, event_type, handshake })
+        Ok(Findings { secret, sent, signed_at, id, signed, event_type, handshake, times: found.times })
     }
 
     /// Checks the age of a verified request.
     pub fn check_freshness(&self, verified: &Verified, now: Timestamp) -> Result<Freshness, Refusal> {
+        if let (Means::Jwt(jwt), Some(times)) = (&self.means, &verified.findings.times) {
+            times.check(jwt.life, now)?;
+        }
         if let (Some(sent), Some(window)) = (verified.findings.sent, self.sent.as_ref().and_then(|rule| rule.window)) {
             sent.check(window, now, Refusal::TimestampStale)?;
         }
@@ -213,12 +220,16 @@ impl Scheme {
     }
 
     fn prove<'r>(&self, reading: &'r Reading<'_>, keys: &Keys<'_>) -> Result<Found<'r>, Refusal> {
-        match self.means {
+        match &self.means {
             Means::Signature(proof) => match &self.each {
-                None => self.prove_whole(proof, reading, keys),
-                Some(each) => self.prove_items(proof, each, reading, keys),
+                None => self.prove_whole(*proof, reading, keys),
+                Some(each) => self.prove_items(*proof, each, reading, keys),
             },
-            Means::Token => self.prove_token(reading, keys),
+            Means::Jwt(jwt) => self.prove_jwt(jwt, reading, keys),
+            Means::Token => match &self.each {
+                None => self.prove_token(reading, keys),
+                Some(each) => self.prove_token_items(each, reading, keys),
+            },
             Means::Basic => self.prove_basic(reading, keys),
         }
     }
@@ -234,10 +245,10 @@ impl Scheme {
             for address in [Some(address), other].into_iter().flatten() {
                 let fill = Fill { time: time.as_deref(), address, digested, item: &[] };
                 let message = reading.render(self, &fill)?;
-                if let Some(secret) = Self::fitting(proof, &message, &group.signatures, keys) {
+                if let Some(secret) = self.fitting(proof, &message, group, keys) {
                     let signed = (!self.body_signed.is_yes()).then(|| message.digest());
                     drop(message);
-                    return Ok(Found { secret, time, signed });
+                    return Ok(Found { secret, time, signed, times: None });
                 }
             }
         }
@@ -266,12 +277,12 @@ impl Scheme {
             let address = reading.subject.address;
             let fill = Fill { time: time.as_deref(), address, digested: Read::No, item: &values };
             let message = reading.render(self, &fill)?;
-            let secret = Self::fitting(proof, &message, &group.signatures, keys).ok_or(Refusal::SignatureMismatch)?;
+            let secret = self.fitting(proof, &message, &group, keys).ok_or(Refusal::SignatureMismatch)?;
             signed.update(message.digest());
             first.get_or_insert_with(|| (secret, time.as_deref().map(<[u8]>::to_vec)));
         }
         let (secret, time) = first.ok_or(Refusal::SignatureMissing)?;
-        Ok(Found { secret, time: time.map(Cow::Owned), signed: Some(signed.finalize().into()) })
+        Ok(Found { secret, time: time.map(Cow::Owned), signed: Some(signed.finalize().into()), times: None })
     }
 
     fn item_signature<'v>(&self, values: &'v [Field<'_>]) -> Result<Group<'v>, Refusal> {
@@ -295,10 +306,14 @@ impl Scheme {
     }
 
     /// The position of the first secret that fits; all are tried whatever fits.
-    fn fitting(proof: Proof, message: &Message<'_>, signatures: &[Candidate], keys: &Keys<'_>) -> Option<usize> {
+    fn fitting(&self, proof: Proof, message: &Message<'_>, group: &Group<'_>, keys: &Keys<'_>) -> Option<usize> {
         let mut first = None;
         for (position, key) in keys {
-            let fits = key.fits(proof, message, signatures);
+            let proof = match (key.way, &self.also) {
+                (Way::Second, Some(also)) => also.proof,
+                (Way::First, _) | (Way::Second, None) => proof,
+            };
+            let fits = key.fits(proof, message, group.of(key.way));
             if fits && first.is_none() {
                 first = Some(*position);
             }
@@ -311,7 +326,7 @@ impl Scheme {
         self.check_required(reading.subject.headers)?;
         let value = values.first().ok_or(Refusal::SignatureMissing)?;
         let token = value.strip_prefix(self.notation.prefix.as_slice()).ok_or(Refusal::SignatureMalformed)?;
-        Self::same_secret(token, keys)
+        same_secret(token, keys)
     }
 
     /// RFC 7617: the scheme in any case, one blank, canonical base64 of `user:password`.
@@ -324,21 +339,10 @@ impl Scheme {
             return Err(Refusal::SignatureMalformed);
         }
         let pair = decode(Encoding::Base64, credentials).ok_or(Refusal::SignatureMalformed)?;
-        Self::same_secret(&pair, keys)
+        same_secret(&pair, keys)
     }
 
-    fn same_secret(given: &[u8], keys: &Keys<'_>) -> Result<Found<'static>, Refusal> {
-        let mut first = None;
-        for (position, key) in keys {
-            let fits = key.is(given);
-            if fits && first.is_none() {
-                first = Some(*position);
-            }
-        }
-        first.map(|secret| Found { secret, time: None, signed: None }).ok_or(Refusal::SignatureMismatch)
-    }
-
-    fn check_required(&self, headers: &HeaderMap) -> Result<(), Refusal> {
+    pub(super) fn check_required(&self, headers: &HeaderMap) -> Result<(), Refusal> {
         self.require.iter().try_for_each(|(name, wanted)| match single(headers, name)? {
             Some(value) if value == wanted.as_bytes() => Ok(()),
             Some(_) => Err(Refusal::SignatureMalformed),
@@ -363,12 +367,13 @@ impl Scheme {
         let Some(rule) = &self.sent else { return Ok(None) };
         let text = match &rule.source {
             Source::Beside(_) => group.time.map(Cow::Borrowed),
-            source @ (Source::Header(_) | Source::Json(_) | Source::Form(_) | Source::Query(_)) => {
+            source @ (Source::Header(_) | Source::Json(_) | Source::Form(_) | Source::Query(_) | Source::Claim(_)) => {
                 reading.value(source)?
             }
         };
         let known = match &rule.source {
             Source::Json(_) => self.reads.json_first.is_yes(),
+            Source::Claim(_) => false,
             Source::Header(_) | Source::Form(_) | Source::Query(_) | Source::Beside(_) => true,
         };
         let needed = self.signed.has(&Part::Timestamp) || (known && rule.window.is_some());
@@ -419,11 +424,23 @@ impl Scheme {
     }
 }
 
+/// The first secret that the sender showed; all are compared whatever fits.
+pub(super) fn same_secret(given: &[u8], keys: &Keys<'_>) -> Result<Found<'static>, Refusal> {
+    let mut first = None;
+    for (position, key) in keys {
+        let fits = key.is(given);
+        if fits && first.is_none() {
+            first = Some(*position);
+        }
+    }
+    first.map(|secret| Found { secret, time: None, signed: None, times: None }).ok_or(Refusal::SignatureMismatch)
+}
+
 /// A source's text, once the body's values are known.
 fn text<'f>(reading: &'f Reading<'_>, fields: &'f [Field<'_>], source: &Source) -> Option<Cow<'f, [u8]>> {
     match source {
         Source::Json(place) => scalar_of(fields, *place).map(|scalar| Cow::Borrowed(scalar.as_text().as_bytes())),
-        Source::Header(_) | Source::Form(_) | Source::Query(_) | Source::Beside(_) => {
+        Source::Header(_) | Source::Form(_) | Source::Query(_) | Source::Beside(_) | Source::Claim(_) => {
             reading.value(source).ok().flatten()
         }
     }

@@ -312,8 +312,10 @@ fn what_is_not_signed_cannot_make_another_event_of_a_signed_token() {
 #[test]
 fn slack_and_zoom_handshakes_are_answered_and_events_are_not() {
     let answer = |name: &str, body: &str| {
+        let scheme = builtin(name);
         let verified = check(name, signed(name, body.as_bytes(), NOW)).expect("signed");
-        builtin(name).handshake(&verified)
+        let key = scheme.prepare(&secret_for(name)).expect("a key");
+        scheme.handshake(&verified, Some(&key), None).expect("text that can be shown")
     };
     let slack = answer("slack", r#"{"type":"url_verification","challenge":"a\"b"}"#).expect("a handshake");
     assert_eq!((slack.content_type.as_str(), slack.body.as_ref()), ("text/plain", b"a\"b".as_slice()));
@@ -393,7 +395,7 @@ fn parts_that_contradict_one_another_are_faults() {
         ("mac", "kind = \"hash\"\nmac = \"sha512\"\nsigned = \"{secret}{body}\""),
         ("claims", "claims = { iss = \"x\" }"),
         ("extends", "extends = \"stripe\""),
-        ("challenge.verify", "challenge = { when = \"json:/a\" }"),
+        ("challenge.reply", "challenge = { when = \"json:/a\", reply = \"text/html\" }"),
         ("about.reply.status", "about = { reply = { status = 500 } }"),
     ];
     for (key, text) in contradictions {

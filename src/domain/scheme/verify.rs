@@ -3,7 +3,6 @@
 use http::HeaderMap;
 use sha2::{Digest, Sha256};
 
-use super::challenge::Challenge;
 use super::encoding::{decode, digest};
 use super::event_id::{IdParts, read_parts};
 use super::freshness::{Freshness, Moment, SignedAtMissing};
@@ -19,7 +18,6 @@ use super::traits::Coverage;
 use super::{Each, Means, Read, Scheme};
 use crate::domain::inbound::Inbound;
 use crate::domain::key::EventKey;
-use crate::domain::outcome::HandshakeReply;
 use crate::domain::refusal::Refusal;
 use crate::domain::time::Timestamp;
 
@@ -64,7 +62,6 @@ struct Findings {
     /// Digest of what was signed; nothing where that is the body.
     signed: Option<[u8; 32]>,
     event_type: Option<String>,
-    handshake: Option<HandshakeReply>,
 }
 
 impl Verified {
@@ -136,9 +133,8 @@ impl Scheme {
         let signed_at = self.signed_moment(&reading, &fields);
         let id = read_parts(&self.event_id, &reading, &fields, self.body_signed);
         let event_type = self.read_type(&reading, &fields);
-        let handshake = self.challenge.as_ref().and_then(|c| self.answer(c, &reading, &fields, found.secret, keys));
         let (secret, signed) = (found.secret, found.signed);
-        Ok(Findings { secret, sent, signed_at, id, signed, event_type, handshake })
+        Ok(Findings { secret, sent, signed_at, id, signed, event_type })
     }
 
     /// Checks the age of a verified request.
@@ -194,12 +190,6 @@ impl Scheme {
                 EventKey::new(route, &parts, body)
             }
         }
-    }
-
-    /// Our answer, if the request is the provider's handshake.
-    #[must_use]
-    pub fn handshake(&self, verified: &Verified) -> Option<HandshakeReply> {
-        verified.findings.handshake.clone()
     }
 
     fn refuse_repeated(&self, headers: &HeaderMap) -> Result<(), Refusal> {
@@ -392,19 +382,6 @@ impl Scheme {
         let text = text(reading, fields, self.event_type.as_ref()?)?;
         let plain = text.len() <= MAX_TYPE_BYTES && !text.iter().any(u8::is_ascii_control);
         String::from_utf8(text).ok().filter(|_| plain)
-    }
-
-    fn answer(
-        &self,
-        challenge: &Challenge,
-        reading: &Reading<'_>,
-        fields: &[Field],
-        position: usize,
-        keys: &Keys<'_>,
-    ) -> Option<HandshakeReply> {
-        let Means::Signature(proof) = self.means else { return None };
-        let (_, key) = keys.iter().find(|(at, _)| *at == position)?;
-        challenge.answer(reading, fields, key, proof)
     }
 }
 

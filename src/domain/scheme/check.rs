@@ -21,7 +21,7 @@ impl Scheme {
 
     fn means_signs(&self) -> bool {
         match self.means {
-            Means::Signature(_) => true,
+            Means::Signature(_) | Means::Jwt(_) => true,
             Means::Token | Means::Basic => false,
         }
     }
@@ -38,15 +38,21 @@ impl Scheme {
                     || self.signed.has(&Part::Form(name.clone()))
                     || self.signed.has(&Part::SortedForm)
             }
-            Source::Query(_) => signs_address(&self.signed),
+            Source::Query(_) => self.signs_address(),
+            Source::Claim(_) => true,
             Source::Beside(_) => false,
         };
         itself || as_time || as_id
     }
-}
 
-fn signs_address(signed: &Template) -> bool {
-    [Part::Url, Part::Path, Part::EncodedPath].iter().any(|part| signed.has(part))
+    fn signs_address(&self) -> bool {
+        match &self.means {
+            Means::Jwt(jwt) => jwt.binds_url(),
+            Means::Signature(_) | Means::Token | Means::Basic => {
+                [Part::Url, Part::Path, Part::EncodedPath].iter().any(|part| self.signed.has(part))
+            }
+        }
+    }
 }
 
 /// Whether headers are signed by list; the list must name the timestamp's.
@@ -55,34 +61,27 @@ fn has_list(signed: &Template) -> bool {
 }
 
 impl Compiler<'_> {
-    /// Parts that only a kind that is not built can use.
-    pub(super) fn refuse_leftovers(&mut self) {
-        if self.raw.token.is_some() {
-            self.fault("token", "a table", "nothing: only kind = \"jwt\" has a token; kind = \"token\" uses signature");
-        }
-        if self.raw.claims.is_some() {
-            self.fault("claims", "a table", "nothing: only kind = \"jwt\" has claims");
-        }
-        if self.raw.extends.is_some() {
-            self.fault("extends", "an unresolved name", "the name of a built-in or of another provider");
-        }
-    }
-
     /// Parts that need one another.
     pub(super) fn check_parts(&mut self, scheme: &Scheme) {
         let signed = &scheme.signed;
         let secret = signed.has(&Part::Secret);
-        match scheme.means {
+        match &scheme.means {
             Means::Signature(Proof::Hash(_)) if !secret => {
                 self.fault("signed", "no {secret}", "{secret} among the parts: a plain hash proves nothing without");
             }
             Means::Signature(Proof::Hmac(_)) if secret => {
                 self.fault("signed", "{secret}", "no {secret}: kind = \"hmac\" uses it as the key");
             }
+            Means::Signature(Proof::Ed25519 | Proof::P256) if secret => {
+                self.fault("signed", "{secret}", "no {secret}: it is a public key, which proves nothing");
+            }
             Means::Token | Means::Basic if self.raw.signed.is_some() => {
                 self.fault("signed", "a text", "nothing: this kind signs nothing");
             }
-            Means::Signature(_) | Means::Token | Means::Basic => {}
+            Means::Jwt(_) if self.raw.signed.is_some() => {
+                self.fault("signed", "a text", "nothing: kind = \"jwt\" signs its claims");
+            }
+            Means::Signature(_) | Means::Token | Means::Basic | Means::Jwt(_) => {}
         }
         if signed.has(&Part::Timestamp) && self.raw.timestamp.is_none() {
             self.fault("timestamp", "nothing", "where the {timestamp} of signed stands");
@@ -163,7 +162,7 @@ pub(super) fn reads(scheme: &Scheme) -> Reads {
     let form = matches!(scheme.place, Place::Form(_))
         || signed.parts.iter().any(|part| matches!(part, Part::Form(_) | Part::SortedForm))
         || sources(scheme).chain(&scheme.event_type).any(|source| matches!(source, Source::Form(_)));
-    let url = signs_address(signed);
+    let url = scheme.signs_address();
     Reads { form: Read::when(form), json_first: Read::when(json_first), url: Read::when(url) }
 }
 

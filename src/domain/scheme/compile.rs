@@ -1,10 +1,10 @@
 //! From a scheme as written to a compiled one, with every fault reported at once.
 //!
-//! What is not built is a fault too, not a scheme that refuses everything.
+//! What only one kind has is in [`super::kinds`]; what the parts mean together is in [`super::check`].
 
 use http::HeaderName;
-use http::header::AUTHORIZATION;
 
+use super::also::Also;
 use super::challenge::Challenge;
 use super::check::{reads, single_headers};
 use super::encoding::{KeyRule, Strip};
@@ -12,15 +12,16 @@ use super::event_id::IdEntry;
 use super::freshness::{SentRule, SignedAtRule, Window};
 use super::json::Pointer;
 use super::mac::Proof;
-use super::raw::{Encoding, HashName, Kind, OneOrMany, RawScheme, RawSignature, Span, Unit};
+use super::raw::{Encoding, Kind, OneOrMany, RawKey, RawScheme, RawSignature, Unit};
 use super::signature::{Notation, Place};
 use super::source::{self, Pointers, Source};
+use super::span::Span;
 use super::template::{self, Part, Template};
 use super::traits::Coverage;
 use super::{BodyDigest, Each, Means, Read, Reads, Scheme, SchemeFault};
 
 /// `timestamp.tolerance` where none is given: what most providers' own libraries use.
-const TOLERANCE: Span = Span(std::time::Duration::from_secs(300));
+pub(super) const TOLERANCE: Span = Span(std::time::Duration::from_secs(300));
 /// `signed_at.future` where none is given: clocks differ, events do not come before they happen.
 const SIGNED_AT_FUTURE: Span = Span(std::time::Duration::from_secs(300));
 
@@ -28,10 +29,6 @@ impl Scheme {
     /// Compiles a scheme, or says everything that is wrong with it.
     pub fn compile(raw: &RawScheme) -> Result<Self, Vec<SchemeFault>> {
         let kind = raw.kind.unwrap_or_default();
-        if matches!(kind, Kind::Ed25519 | Kind::EcdsaP256 | Kind::Jwt) {
-            let expected = format!("not implemented yet: kind = {:?}", kind.as_str());
-            return Err(vec![SchemeFault::new("kind", kind.as_str(), expected)]);
-        }
         let mut compiler = Compiler { raw, faults: Vec::new(), body: Pointers::default(), item: Pointers::default() };
         let scheme = compiler.scheme(kind);
         match scheme {
@@ -56,10 +53,11 @@ impl Compiler<'_> {
 
     fn scheme(&mut self, kind: Kind) -> Option<Scheme> {
         let means = self.means(kind)?;
-        let place = self.place(means);
+        let place = self.place(&means);
         let signed = self.signed();
-        let notation = self.notation(means);
-        let key = self.key();
+        let also = self.also(kind);
+        let notation = self.notation(&means, also.as_ref());
+        let key = self.key_rule("key", self.raw.key.as_ref());
         let id = self.raw.id.as_deref().and_then(|text| self.source("id", text));
         let sent = self.sent();
         let event_id = self.event_id();
@@ -67,14 +65,19 @@ impl Compiler<'_> {
         let signed_at = self.signed_at();
         let require = self.require();
         let body_digest = self.body_digest();
-        let challenge = self.challenge(means);
+        let challenge = self.challenge(&means);
         let each = self.each();
-        self.refuse_leftovers();
+        self.refuse_leftovers(kind);
         let (place, signed) = (place?, signed?);
-        let body_signed = Read::when(signed.has(&Part::Body) && matches!(means, Means::Signature(_)));
+        let body_signed = Read::when(match &means {
+            Means::Signature(_) => signed.has(&Part::Body),
+            Means::Jwt(jwt) => jwt.binds_body(),
+            Means::Token | Means::Basic => false,
+        });
         let mut scheme = Scheme {
             means,
             key,
+            also,
             place,
             notation,
             body_signed,
@@ -121,26 +124,14 @@ impl Compiler<'_> {
             .collect();
     }
 
-    fn means(&mut self, kind: Kind) -> Option<Means> {
-        let hash = self.raw.mac.unwrap_or_default();
-        match (kind, hash) {
-            (Kind::Hmac, _) => Some(Means::Signature(Proof::Hmac(hash))),
-            (Kind::Hash, HashName::Sha1 | HashName::Sha256) => Some(Means::Signature(Proof::Hash(hash))),
-            (Kind::Hash, HashName::Sha384 | HashName::Sha512) => {
-                self.fault("mac", hash.as_str(), "\"sha1\" or \"sha256\" with kind = \"hash\"");
-                None
-            }
-            (Kind::Token, _) => Some(Means::Token),
-            (Kind::Basic, _) => Some(Means::Basic),
-            (Kind::Ed25519 | Kind::EcdsaP256 | Kind::Jwt, _) => None,
+    fn place(&mut self, means: &Means) -> Option<Place> {
+        let raw = self.raw.signature.as_ref();
+        if raw.is_none_or(|raw| places(raw).is_empty())
+            && let Means::Basic | Means::Jwt(_) = means
+        {
+            return self.own_header(means).map(|name| Place::Headers(vec![name]));
         }
-    }
-
-    fn place(&mut self, means: Means) -> Option<Place> {
-        let Some(raw) = &self.raw.signature else {
-            if means == Means::Basic {
-                return Some(Place::Headers(vec![AUTHORIZATION]));
-            }
+        let Some(raw) = raw else {
             self.fault("signature", "nothing", "where the signature stands: { header = \"NAME\", encoding = \"hex\" }");
             return None;
         };
@@ -155,9 +146,10 @@ impl Compiler<'_> {
                 let pointer = self.pointer("signature.item", pointer)?;
                 Some(Place::Item(self.item.place(pointer)))
             }
-            (None, None, None, None) if means == Means::Basic => Some(Place::Headers(vec![AUTHORIZATION])),
             _ => {
-                self.fault("signature", places(raw), "exactly one of header, json, form and item");
+                let places = places(raw);
+                let found = if places.is_empty() { "none of them".to_owned() } else { places.join(" and ") };
+                self.fault("signature", found, "exactly one of header, json, form and item");
                 None
             }
         }
@@ -182,11 +174,11 @@ impl Compiler<'_> {
         names.into_iter().collect::<Option<Vec<_>>>().map(Place::Headers)
     }
 
-    fn notation(&mut self, means: Means) -> Notation {
+    fn notation(&mut self, means: &Means, also: Option<&Also>) -> Notation {
         let raw = self.raw.signature.clone().unwrap_or_default();
-        let (length, signs) = match means {
-            Means::Signature(proof) => (proof.bytes(), true),
-            Means::Token | Means::Basic => (0, false),
+        let (lengths, signs) = match means {
+            Means::Signature(proof) => (proof.lengths(), true),
+            Means::Token | Means::Basic | Means::Jwt(_) => (0..=0, false),
         };
         if signs && raw.encoding.is_none() {
             self.fault("signature.encoding", "nothing", "\"hex\", \"base64\" or \"base64url\"");
@@ -194,7 +186,8 @@ impl Compiler<'_> {
         Notation {
             prefix: raw.prefix.unwrap_or_default().into_bytes(),
             encoding: raw.encoding.unwrap_or(Encoding::Hex),
-            length,
+            lengths,
+            second: also.map(Also::second),
             group: self.separator("signature.group", raw.group.as_deref()),
             split: self.separator("signature.split", raw.split.as_deref()),
             kv: self.separator("signature.kv", raw.kv.as_deref()),
@@ -228,14 +221,15 @@ impl Compiler<'_> {
         }
     }
 
-    fn key(&mut self) -> KeyRule {
-        let Some(raw) = &self.raw.key else { return KeyRule::default() };
+    /// How secrets become keys, as written at `key`.
+    pub(super) fn key_rule(&mut self, key: &str, raw: Option<&RawKey>) -> KeyRule {
+        let Some(raw) = raw else { return KeyRule::default() };
         let strip = match raw.strip.as_deref() {
             None | Some("") => None,
             Some(text) => {
                 let strip = Strip::parse(text);
                 if strip.is_none() {
-                    self.fault("key.strip", format!("{text:?}"), "a prefix, or \"head*tail\" with one *");
+                    self.fault(&format!("{key}.strip"), format!("{text:?}"), "a prefix, or \"head*tail\" with one *");
                 }
                 strip
             }
@@ -247,9 +241,15 @@ impl Compiler<'_> {
     }
 
     fn sent(&mut self) -> Option<SentRule> {
+        let is_jwt = self.raw.kind == Some(Kind::Jwt);
+        if is_jwt && self.raw.timestamp.as_ref().is_none_or(|raw| raw.from.is_none()) {
+            let source = Source::Claim(["iat", "nbf"].map(str::to_owned).to_vec());
+            return Some(SentRule { source, unit: Unit::Seconds, window: None });
+        }
         let raw = self.raw.timestamp.as_ref()?;
         let from = raw.from.as_deref().unwrap_or_default();
-        let Some(source) = Source::parse(from, &mut self.body) else {
+        let parsed = Source::parse(from, &mut self.body);
+        let Some(source) = parsed.filter(|source| is_jwt || source.claim().is_none()) else {
             let expected = format!("{}, or \"sig:NAME\"", source::FORMS);
             self.fault("timestamp.from", format!("{from:?}"), expected);
             return None;
@@ -302,15 +302,13 @@ impl Compiler<'_> {
         })
     }
 
-    fn challenge(&mut self, means: Means) -> Option<Challenge> {
+    fn challenge(&mut self, means: &Means) -> Option<Challenge> {
         let raw = self.raw.challenge.as_ref()?;
-        if !matches!(means, Means::Signature(Proof::Hmac(_))) {
-            self.fault("challenge", "a challenge", "none, or kind = \"hmac\"");
-        }
-        match Challenge::parse(raw, &mut self.body) {
+        let proof = if let Means::Signature(proof @ Proof::Hmac(_)) = means { Some(*proof) } else { None };
+        match Challenge::parse(self.raw, raw, proof) {
             Ok(challenge) => Some(challenge),
-            Err(fault) => {
-                self.faults.push(fault);
+            Err(faults) => {
+                self.faults.extend(faults);
                 None
             }
         }
@@ -328,7 +326,9 @@ impl Compiler<'_> {
     }
 
     fn source(&mut self, key: &str, text: &str) -> Option<Source> {
-        let source = Source::parse(text, &mut self.body).filter(|source| !matches!(source, Source::Beside(_)));
+        let is_jwt = self.raw.kind == Some(Kind::Jwt);
+        let source = Source::parse(text, &mut self.body)
+            .filter(|source| !matches!(source, Source::Beside(_)) && (is_jwt || source.claim().is_none()));
         if source.is_none() {
             self.fault(key, format!("{text:?}"), source::FORMS);
         }
@@ -343,7 +343,7 @@ impl Compiler<'_> {
         pointer
     }
 
-    fn header_name(&mut self, key: &str, text: &str) -> Option<HeaderName> {
+    pub(super) fn header_name(&mut self, key: &str, text: &str) -> Option<HeaderName> {
         let name = text.parse().ok();
         if name.is_none() {
             self.fault(key, format!("{text:?}"), "a header name");
@@ -352,13 +352,13 @@ impl Compiler<'_> {
     }
 }
 
-fn places(raw: &RawSignature) -> String {
-    let given = [
+/// The places that are given.
+fn places(raw: &RawSignature) -> Vec<&'static str> {
+    let places = [
         ("header", raw.header.is_some()),
         ("json", raw.json.is_some()),
         ("form", raw.form.is_some()),
         ("item", raw.item.is_some()),
     ];
-    let given: Vec<&str> = given.into_iter().filter_map(|(name, there)| there.then_some(name)).collect();
-    if given.is_empty() { "none of them".to_owned() } else { given.join(" and ") }
+    places.into_iter().filter_map(|(name, given)| given.then_some(name)).collect()
 }

@@ -69,7 +69,7 @@ fn read_entry(
                 }
                 None => continue,
             },
-            Source::Header(_) | Source::Form(_) | Source::Query(_) | Source::Beside(_) => {
+            Source::Header(_) | Source::Form(_) | Source::Query(_) | Source::Beside(_) | Source::Claim(_) => {
                 match reading.value(source).ok()? {
                     Some(value) => (b'o', value.into_owned()),
                     None => continue,

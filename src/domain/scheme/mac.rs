@@ -1,10 +1,13 @@
-//! Keyed and plain hashes over a message, compared in constant time.
+//! What proves a message: keyed and plain hashes, compared in constant time, and public keys.
+
+use std::ops::RangeInclusive;
 
 use hmac::Mac;
 use sha1::Sha1;
 use sha2::{Digest, Sha256, Sha384, Sha512};
 use subtle::{Choice, ConstantTimeEq};
 
+use super::asymmetric;
 use super::key::{Key, Ready};
 use super::raw::HashName;
 use super::template::Message;
@@ -16,13 +19,29 @@ pub(super) enum Proof {
     Hmac(HashName),
     /// The plain digest; the message holds the key.
     Hash(HashName),
+    /// Ed25519 (RFC 8032) over the message.
+    Ed25519,
+    /// ECDSA over P-256 and the message's SHA-256, in DER.
+    P256,
 }
 
 impl Proof {
-    /// Length of the result in bytes.
-    pub(super) const fn bytes(self) -> usize {
+    /// Lengths that a signature can have, in bytes.
+    pub(super) const fn lengths(self) -> RangeInclusive<usize> {
         match self {
-            Self::Hmac(hash) | Self::Hash(hash) => hash.bytes(),
+            Self::Hmac(hash) | Self::Hash(hash) => hash.bytes()..=hash.bytes(),
+            Self::Ed25519 => 64..=64,
+            Self::P256 => 8..=72,
+        }
+    }
+
+    /// For people.
+    pub(super) fn describe(self) -> String {
+        match self {
+            Self::Hmac(hash) => format!("hmac-{}", hash.as_str()),
+            Self::Hash(hash) => hash.as_str().to_owned(),
+            Self::Ed25519 => "ed25519".to_owned(),
+            Self::P256 => "ecdsa-p256".to_owned(),
         }
     }
 }
@@ -30,7 +49,7 @@ impl Proof {
 impl Key {
     /// Whether one of `candidates` is right. All are compared, each in constant time.
     pub(super) fn fits(&self, proof: Proof, message: &Message<'_>, candidates: &[Vec<u8>]) -> bool {
-        match (&self.0, proof) {
+        match (&self.ready, proof) {
             (Ready::Sha1(mac), Proof::Hmac(_)) => hmac_fits(&**mac, message, candidates),
             (Ready::Sha256(mac), Proof::Hmac(_)) => hmac_fits(&**mac, message, candidates),
             (Ready::Sha384(mac), Proof::Hmac(_)) => hmac_fits(&**mac, message, candidates),
@@ -40,13 +59,15 @@ impl Key {
                 let fit = candidates.iter().fold(Choice::from(0), |fit, candidate| fit | right.ct_eq(candidate));
                 fit.into()
             }
+            (Ready::Ed25519(key), Proof::Ed25519) => asymmetric::ed25519_fits(key, message, candidates),
+            (Ready::P256(key), Proof::P256) => asymmetric::p256_fits(key, message, candidates),
             (_, _) => false,
         }
     }
 
-    /// The keyed hash over `message`; nothing where the secret is no such key.
+    /// The hash over `message`; nothing where the secret is no such key, or a public one.
     pub(super) fn compute(&self, proof: Proof, message: &Message<'_>) -> Option<Vec<u8>> {
-        match (&self.0, proof) {
+        match (&self.ready, proof) {
             (Ready::Sha1(mac), Proof::Hmac(_)) => Some(hmac_of(&**mac, message)),
             (Ready::Sha256(mac), Proof::Hmac(_)) => Some(hmac_of(&**mac, message)),
             (Ready::Sha384(mac), Proof::Hmac(_)) => Some(hmac_of(&**mac, message)),
@@ -59,9 +80,15 @@ impl Key {
     /// Whether the sender showed this secret: compared by digest, without telling where or in how many bytes the
     /// texts differ.
     pub(super) fn is(&self, shown: &[u8]) -> bool {
-        match &self.0 {
-            Ready::Shown(digest) => Sha256::digest(shown).ct_eq(digest.as_slice()).into(),
-            Ready::Sha1(_) | Ready::Sha256(_) | Ready::Sha384(_) | Ready::Sha512(_) | Ready::Plain(_) => false,
+        match &self.ready {
+            Ready::Shown(digest) => same(&Sha256::digest(shown), digest.as_slice()),
+            Ready::Sha1(_)
+            | Ready::Sha256(_)
+            | Ready::Sha384(_)
+            | Ready::Sha512(_)
+            | Ready::Plain(_)
+            | Ready::Ed25519(_)
+            | Ready::P256(_) => false,
         }
     }
 }

@@ -10,21 +10,28 @@
 //!
 //! Not here: routes, clocks, replies, and what happens to an event afterwards.
 
+mod also;
+mod asymmetric;
 mod challenge;
 mod check;
+mod claims;
 mod compile;
 mod encoding;
 mod event_id;
 mod form;
 mod freshness;
 mod json;
+mod jwt;
 mod key;
+mod kinds;
+mod life;
 mod mac;
 mod raw;
 mod reading;
 mod sign;
 mod signature;
 mod source;
+mod span;
 mod template;
 mod traits;
 mod verify;
@@ -33,22 +40,27 @@ use std::fmt;
 
 use http::HeaderName;
 
+pub(in crate::domain) use challenge::Greeting;
+pub use challenge::Lack;
 pub use freshness::{Freshness, SignedAtMissing};
 pub use json::json_scalar;
 pub use key::Key;
 pub use raw::{
-    Encoding, Evidence, HashName, KeyEncoding, Kind, OneOrMany, PARTS, RawAbout, RawBodyDigest, RawChallenge, RawKey,
-    RawReply, RawScheme, RawSignature, RawSignedAt, RawTimestamp, RawToken, Span, Unit,
+    Encoding, Evidence, HashName, KeyEncoding, Kind, OneOrMany, PARTS, RawAbout, RawAlso, RawBodyDigest, RawChallenge,
+    RawKey, RawReply, RawScheme, RawSignature, RawSignedAt, RawTimestamp, RawToken, Unit,
 };
 pub use sign::Unsigned;
+pub use span::Span;
 pub use traits::{Coverage, EventIdTrait, SchemeTraits, SentTrait};
 pub use verify::{Refused, Verified};
 
+use also::Also;
 use challenge::Challenge;
 use encoding::KeyRule;
 use event_id::IdEntry;
 use freshness::{SentRule, SignedAtRule};
 use json::Pointer;
+use jwt::Jwt;
 use mac::Proof;
 use signature::{Notation, Place};
 use source::{Pointers, Source};
@@ -59,6 +71,7 @@ use template::Template;
 pub struct Scheme {
     means: Means,
     key: KeyRule,
+    also: Option<Also>,
     place: Place,
     notation: Notation,
     signed: Template,
@@ -86,17 +99,19 @@ pub struct Scheme {
 pub enum Carries {
     /// A signature: it proves this request.
     Signature,
-    /// The secret itself: it proves any request.
+    /// The secret itself, or a token that is tied to no body: it proves any request.
     Secret,
     /// Nothing that this scheme reads as a proof; times and ids are none.
     Nothing,
 }
 
 /// What proves the sender.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 enum Means {
-    /// A hash over `signed`.
+    /// A hash or a signature over `signed`.
     Signature(Proof),
+    /// A web token that makes claims about the request.
+    Jwt(Box<Jwt>),
     /// The secret in a header.
     Token,
     /// The secret in `Authorization: Basic`.
@@ -187,10 +202,11 @@ impl Scheme {
             Place::HeadersLike(start) => signature::is_like(name, start),
             Place::Json(_) | Place::Form(_) | Place::Item(_) => false,
         };
-        match self.means {
+        match &self.means {
             Means::Signature(_) if proves => Carries::Signature,
-            Means::Token | Means::Basic if proves => Carries::Secret,
-            Means::Signature(_) | Means::Token | Means::Basic => Carries::Nothing,
+            Means::Jwt(jwt) if proves && jwt.binds_body() => Carries::Signature,
+            Means::Token | Means::Basic | Means::Jwt(_) if proves => Carries::Secret,
+            Means::Signature(_) | Means::Token | Means::Basic | Means::Jwt(_) => Carries::Nothing,
         }
     }
 

@@ -3,13 +3,12 @@
 //! No meaning is given here; [`super::Scheme::compile`] does that and reports what makes no sense. What this file
 //! refuses by itself: unknown keys, unknown words, durations that are none.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::fmt;
-use std::time::Duration;
 
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::{Deserialize, Deserializer, de};
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::span::Span;
 
 /// The keys of a provider, in the order in which they are documented.
 pub const PARTS: &[&str] = &[
@@ -18,6 +17,7 @@ pub const PARTS: &[&str] = &[
     "mac",
     "key",
     "signature",
+    "also",
     "token",
     "claims",
     "signed",
@@ -48,24 +48,29 @@ pub struct RawScheme {
     pub key: Option<RawKey>,
     /// Where the signature stands and how it is written.
     pub signature: Option<RawSignature>,
+    /// A second way of signing, in other fields of the same header. Beside `kind = "hmac"` alone.
+    pub also: Option<RawAlso>,
     /// Where the token of `kind = "jwt"` stands.
     pub token: Option<RawToken>,
-    /// Claims that the token of `kind = "jwt"` must make.
+    /// Claims that the token of `kind = "jwt"` must make, each equal to its text, which may hold `{url}`,
+    /// `{sha256_hex:body}`, `{sha256_b64:body}`, `{sha256_b64u:body}`, the same of `url`, and the same with `sha1`,
+    /// `sha384` and `sha512`. Base64 is compared without its padding; `aud` may be a list that holds the text; a digest
+    /// of an empty body may be left out. A token that holds no digest of the body proves any body.
     pub claims: Option<BTreeMap<String, String>>,
     /// What is signed: text with the parts `{body} {timestamp} {id} {method} {url} {path} {encoded_path} {secret}
     /// {header:NAME} {json:/pointer} {form:NAME} {sorted_form} {signed_headers:NAME} {item:/pointer}`. Default `{body}`.
     pub signed: Option<String>,
-    /// Where the `{id}` of `signed` stands: `header:NAME`, `json:/pointer` or `form:NAME`.
+    /// Where the `{id}` of `signed` stands: `header:NAME`, `json:/pointer`, `form:NAME` or `claim:NAME`.
     pub id: Option<String>,
     /// When the request was sent.
     pub timestamp: Option<RawTimestamp>,
     /// When the reported event happened. Must be covered by the signature.
     pub signed_at: Option<RawSignedAt>,
-    /// What names the event, all of them together: `json:/pointer`, `header:NAME`, `form:NAME`, `query:NAME`.
-    /// Alternatives are separated by `|`, the first one present counts. Where one entry has none, the body names
+    /// What names the event, all of them together: `json:/pointer`, `header:NAME`, `form:NAME`, `query:NAME`,
+    /// `claim:NAME`. Alternatives are separated by `|`, the first one present counts. Where one entry has none, the body names
     /// the event.
     pub event_id: Option<Vec<String>>,
-    /// The event's type: `json:/pointer` or `header:NAME`.
+    /// The event's type: `json:/pointer`, `header:NAME` or `claim:NAME`.
     pub event_type: Option<String>,
     /// Headers that must be there with exactly this value.
     pub require: Option<BTreeMap<String, String>>,
@@ -94,11 +99,14 @@ pub enum Kind {
     Token,
     /// HTTP Basic authentication; the secret is `user:password`.
     Basic,
-    /// An Ed25519 signature; the secret is the public key.
+    /// An Ed25519 signature; the secret is the public key: 32 bytes, or its `SubjectPublicKeyInfo`, as
+    /// `key.encoding` says. With `utf8` it is PEM.
     Ed25519,
-    /// An ECDSA P-256 signature; the secret is the public key.
+    /// An ECDSA P-256 signature in DER over the SHA-256 of `signed`; the secret is the public key's
+    /// `SubjectPublicKeyInfo`, as `key.encoding` says. With `utf8` it is PEM.
     EcdsaP256,
-    /// A JSON web token with a digest of the body among its claims.
+    /// A JSON web token under the HMAC that `mac` says, with a digest of the body among its claims. It is good until
+    /// its `exp`, with 60 s for clocks that differ.
     Jwt,
 }
 
@@ -224,6 +232,22 @@ pub struct RawSignature {
     pub lead: Option<Vec<String>>,
 }
 
+/// A second way of signing: the same `signed`, written as `signature` says, under another name and with another kind of
+/// key. All four parts are needed, but for `key`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawAlso {
+    /// What proves the sender: `ed25519` or `ecdsa-p256`.
+    pub kind: Option<Kind>,
+    /// Name of the fields that are its signatures. They are tried with its own secrets alone, and those of
+    /// `signature.pick` with all others.
+    pub pick: Option<String>,
+    /// How its secrets become keys.
+    pub key: Option<RawKey>,
+    /// What its secrets begin with, which tells them from all others. It is taken off by `key.strip`, not by this.
+    pub secret: Option<String>,
+}
+
 /// One text or several.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(untagged)]
@@ -240,7 +264,7 @@ pub enum OneOrMany {
 pub struct RawToken {
     /// The header.
     pub header: Option<String>,
-    /// Text before the token.
+    /// Text before the token, in any case: `Bearer `.
     pub prefix: Option<String>,
 }
 
@@ -248,13 +272,15 @@ pub struct RawToken {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RawTimestamp {
-    /// `header:NAME`, `json:/pointer`, `form:NAME`, or `sig:NAME` for a field of the signature header.
+    /// `header:NAME`, `json:/pointer`, `form:NAME`, `sig:NAME` for a field of the signature header, or `claim:NAME`.
+    /// Default with `kind = "jwt"`: the token's `iat`, or else its `nbf`, or else its `exp`, which must not lie further
+    /// ahead than `tolerance`.
     pub from: Option<String>,
     /// How it is written. Default `s`.
     pub unit: Option<Unit>,
     /// How old it may be. Default 300 s; `0`: not checked.
     pub tolerance: Option<Span>,
-    /// How far ahead it may lie. Default: `tolerance`.
+    /// How far ahead it may lie. Default: `tolerance`; 60 s for `iat` and `nbf` of a token.
     pub future: Option<Span>,
     /// Whether the signature covers it. Always found out; if given, it must be right.
     pub covered: Option<bool>,
@@ -303,24 +329,37 @@ pub struct RawBodyDigest {
     pub encoding: Option<Encoding>,
 }
 
-/// The provider's handshake, answered here.
+/// The provider's handshake, answered here. The values of a challenge are written as sources: `json:/pointer`,
+/// `query:NAME`, `header:NAME` or `form:NAME`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RawChallenge {
-    /// The method it comes with. Default `POST`.
+    /// The method it comes with: `GET`, `HEAD` or `POST`. Default `POST`. The route takes it for challenges, whatever
+    /// its `methods` say.
     pub method: Option<String>,
-    /// What tells it from an event: a source, or `source=value`.
+    /// What tells it from an event: a source, or `source=value`. With `GET` and `HEAD` it stands in the head; without
+    /// it every such request is a challenge.
     pub when: Option<String>,
-    /// Whether it is signed like an event. Default `false`.
+    /// Whether it is signed like an event, and answered only if the signature is right and fresh. Default `false`: it
+    /// is answered without a signature. A POST with one is an event; a GET or HEAD with one must have a right one.
     pub verify: Option<bool>,
-    /// Sources and the values they must have.
+    /// What the provider signs of a GET or HEAD in place of the body: text with `{query}`, which is the query as sent.
+    /// Default: the body itself.
+    pub signed: Option<String>,
+    /// Sources and the values they must have: `{verify_token}`, which is the route's, `{hex:20..32}` for so many
+    /// hexadecimal digits in lower case, or a text.
     pub check: Option<BTreeMap<String, String>>,
-    /// `Content-Type` of the answer.
+    /// The status of the answer, 200 to 299. Default 200.
+    pub status: Option<u16>,
+    /// `Content-Type` of the answer: `text/plain`, `application/json` or `application/json; charset=utf-8`. Default
+    /// `text/plain`.
     pub reply: Option<String>,
-    /// Further headers of the answer.
+    /// Further headers of the answer; a value is text with parts, as the body is.
     pub reply_headers: Option<BTreeMap<String, String>>,
-    /// Body of the answer: text with the parts `{json:/pointer}`, `{hmac_hex:{json:/pointer}}` and
-    /// `{hmac_b64:{json:/pointer}}`.
+    /// Body of the answer: text with the parts `{json:/pointer}`, `{query:NAME}`, `{header:NAME}` and `{form:NAME}`,
+    /// with `{hmac_hex:{…}}` and `{hmac_b64:{…}}` around any of them, and with `{pick}`, which is `signature.pick`.
+    /// Values are at most 1,024 bytes without control characters; in JSON they are escaped. Without `verify = true`
+    /// only `[A-Za-z0-9_.~+/-]` with `=` at the end, at most 256 bytes, is hashed.
     pub body: Option<String>,
 }
 
@@ -379,90 +418,9 @@ pub struct RawReply {
     pub body: Option<String>,
 }
 
-/// A duration: `"300s"`, `"5m"`, `"24h"`, `"3d"`, `"50ms"`, or a whole number of seconds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Span(pub Duration);
-
-impl Span {
-    /// Reads a number and its unit; `None` for anything else.
-    #[must_use]
-    pub fn parse(text: &str) -> Option<Self> {
-        let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-        let (number, unit) = text.split_at_checked(digits)?;
-        let number: u64 = number.parse().ok()?;
-        let seconds = match unit {
-            "ms" => return Some(Self(Duration::from_millis(number))),
-            "s" => 1,
-            "m" => 60,
-            "h" => 3600,
-            "d" => 86_400,
-            _ => return None,
-        };
-        number.checked_mul(seconds).map(|seconds| Self(Duration::from_secs(seconds)))
-    }
-}
-
-impl<'de> Deserialize<'de> for Span {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(SpanVisitor)
-    }
-}
-
-struct SpanVisitor;
-
-impl de::Visitor<'_> for SpanVisitor {
-    type Value = Span;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a duration like \"30s\", \"5m\" or \"24h\", or a whole number of seconds")
-    }
-
-    fn visit_u64<E: de::Error>(self, seconds: u64) -> Result<Span, E> {
-        Ok(Span(Duration::from_secs(seconds)))
-    }
-
-    fn visit_i64<E: de::Error>(self, seconds: i64) -> Result<Span, E> {
-        u64::try_from(seconds)
-            .map(|seconds| Span(Duration::from_secs(seconds)))
-            .map_err(|_| E::invalid_value(de::Unexpected::Signed(seconds), &self))
-    }
-
-    fn visit_str<E: de::Error>(self, text: &str) -> Result<Span, E> {
-        Span::parse(text).ok_or_else(|| E::invalid_value(de::Unexpected::Str(text), &self))
-    }
-}
-
-impl JsonSchema for Span {
-    fn schema_name() -> Cow<'static, str> {
-        "Span".into()
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({
-            "description": "a duration like \"30s\", \"5m\", \"24h\" or \"3d\", or a whole number of seconds",
-            "oneOf": [
-                { "type": "string", "pattern": "^[0-9]+(ms|s|m|h|d)$" },
-                { "type": "integer", "minimum": 0 }
-            ]
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_span_has_a_unit_or_is_seconds() {
-        assert_eq!(Span::parse("300s"), Some(Span(Duration::from_secs(300))));
-        assert_eq!(Span::parse("23h"), Some(Span(Duration::from_secs(82_800))));
-        assert_eq!(Span::parse("50ms"), Some(Span(Duration::from_millis(50))));
-        for wrong in ["", "s", "300", "-1s", "1.5h", "1 s", "1w", "99999999999999999999s"] {
-            assert_eq!(Span::parse(wrong), None, "{wrong:?}");
-        }
-        let raw: RawScheme = toml_edit::de::from_str("timestamp = { tolerance = 300 }").expect("integers are seconds");
-        assert_eq!(raw.timestamp.and_then(|t| t.tolerance), Some(Span(Duration::from_secs(300))));
-    }
 
     #[test]
     fn an_unknown_key_is_an_error_that_names_it() {

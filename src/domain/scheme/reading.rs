@@ -3,9 +3,11 @@
 //! Borrowed from the request throughout. Nothing read here is believed before a signature over it was found right.
 
 use std::borrow::Cow;
+use std::cell::OnceCell;
 
 use http::{HeaderMap, HeaderName, Method};
 
+use super::claims::Claims;
 use super::form::{Form, Occurrence};
 use super::json::{self, Field, Scalar};
 use super::signature::single;
@@ -36,6 +38,8 @@ pub(super) struct Reading<'a> {
     form: Option<Form<'a>>,
     /// Values of the body, in the order of the scheme's pointers; none before they are needed.
     fields: Vec<Field>,
+    /// What the web token claims, once its MAC was found right.
+    pub(super) claims: OnceCell<Claims>,
 }
 
 impl<'a> Reading<'a> {
@@ -49,7 +53,7 @@ impl<'a> Reading<'a> {
             Read::Yes => json::extract(subject.body, scheme.pointers.as_slice()),
             Read::No => Vec::new(),
         };
-        Self { subject, form, fields }
+        Self { subject, form, fields, claims: OnceCell::new() }
     }
 
     /// The values of the body that were read, or are now.
@@ -72,8 +76,14 @@ impl<'a> Reading<'a> {
             Source::Json(place) => Ok(self.scalar(*place).map(|scalar| Cow::Borrowed(scalar.as_text().as_bytes()))),
             Source::Form(name) => self.form_field(name).map(|value| value.map(Cow::Borrowed)),
             Source::Query(name) => query_value(self.subject.query, name).map(|value| value.map(Cow::Owned)),
+            Source::Claim(names) => Ok(self.claim(names).map(|text| Cow::Borrowed(text.as_bytes()))),
             Source::Beside(_) => Ok(None),
         }
+    }
+
+    fn claim(&self, names: &[String]) -> Option<&str> {
+        let claims = self.claims.get()?;
+        names.iter().find_map(|name| claims.text(name))
     }
 
     fn scalar(&self, place: usize) -> Option<&Scalar> {

@@ -40,13 +40,19 @@ impl Scheme {
         for (name, value) in &self.require {
             put(&mut request.headers, name, value)?;
         }
-        let value = match self.means {
+        let value = match &self.means {
             Means::Token => [self.notation.prefix.as_slice(), shown.as_slice()].concat(),
             Means::Basic => format!("Basic {}", encode(Encoding::Base64, &shown)).into_bytes(),
+            Means::Jwt(jwt) => {
+                self.fill_in(request, now)?;
+                let token = jwt.write(self, &key, request, now);
+                token.ok_or_else(|| cannot("kind", "a kind that cannot be signed here"))?
+            }
+            Means::Signature(_) if key.is_public() => return Err(no_private_key()),
             Means::Signature(proof) => {
                 self.fill_in(request, now)?;
                 let time = self.time_to_sign(request, now);
-                let signature = self.with_message(request, time.as_deref(), |message| key.compute(proof, message))?;
+                let signature = self.with_message(request, time.as_deref(), |message| key.compute(*proof, message))?;
                 let signature = signature.ok_or_else(|| cannot("kind", "a kind that cannot be signed here"))?;
                 self.written(&encode(self.notation.encoding, &signature), time.as_deref())
             }
@@ -122,7 +128,7 @@ impl Scheme {
         let rule = self.sent.as_ref()?;
         match &rule.source {
             Source::Beside(_) | Source::Header(_) => Some(Moment::write(rule.unit, now).into_bytes()),
-            source @ (Source::Json(_) | Source::Form(_) | Source::Query(_)) => {
+            source @ (Source::Json(_) | Source::Form(_) | Source::Query(_) | Source::Claim(_)) => {
                 let reading = Reading::new(self, subject(request));
                 reading.value(source).ok().flatten().map(std::borrow::Cow::into_owned)
             }
@@ -187,4 +193,12 @@ fn put(headers: &mut HeaderMap, name: &HeaderName, value: &str) -> Result<(), Sc
 
 fn cannot(key: &str, found: &str) -> SchemeFault {
     SchemeFault::new(key, found, "a scheme that can be signed here: a signature, token or password in a header")
+}
+
+fn no_private_key() -> SchemeFault {
+    SchemeFault::new(
+        "secrets",
+        "a public key, which checks signatures and makes none",
+        "a secret that both sides share",
+    )
 }

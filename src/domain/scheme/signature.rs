@@ -3,6 +3,8 @@
 //! At most 16 candidates per request; more is refused rather than tried. A candidate that cannot be decoded is passed
 //! over if another can: providers add new forms beside the old ones.
 
+use std::ops::RangeInclusive;
+
 use http::{HeaderMap, HeaderName};
 
 use super::encoding::decode;
@@ -32,8 +34,8 @@ pub(super) enum Place {
 pub(super) struct Notation {
     pub(super) prefix: Vec<u8>,
     pub(super) encoding: Encoding,
-    /// Length of a signature in bytes.
-    pub(super) length: usize,
+    /// Lengths that a signature can have, in bytes.
+    pub(super) lengths: RangeInclusive<usize>,
     pub(super) group: Option<u8>,
     pub(super) split: Option<u8>,
     pub(super) kv: Option<u8>,
@@ -41,6 +43,24 @@ pub(super) struct Notation {
     pub(super) lead: Vec<Vec<u8>>,
     /// The field beside the signatures that is the timestamp.
     pub(super) time: Option<Vec<u8>>,
+    /// The fields of the second way of signing.
+    pub(super) second: Option<Second>,
+}
+
+/// Fields that are signatures of the second way.
+#[derive(Clone, Debug)]
+pub(super) struct Second {
+    pub(super) pick: Vec<u8>,
+    pub(super) lengths: RangeInclusive<usize>,
+}
+
+/// A way of signing. A signature is tried with keys of its own way alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    /// The scheme's own.
+    First,
+    /// That of `also`.
+    Second,
 }
 
 /// Signatures that share one timestamp.
@@ -50,6 +70,8 @@ pub(super) struct Group {
     pub(super) time: Option<Vec<u8>>,
     /// Decoded candidates of the right length.
     pub(super) signatures: Vec<Vec<u8>>,
+    /// The same of the second way.
+    pub(super) second: Vec<Vec<u8>>,
     /// Candidates that could not be decoded.
     malformed: usize,
 }
@@ -99,11 +121,11 @@ impl Notation {
                 return Err(Refusal::SignatureRepeated);
             }
         }
-        let tried: usize = groups.iter().map(|group| group.signatures.len() + group.malformed).sum();
+        let tried: usize = groups.iter().map(Group::tried).sum();
         if tried > MAX_SIGNATURES {
             return Err(Refusal::SignatureRepeated);
         }
-        groups.retain(|group| !group.signatures.is_empty());
+        groups.retain(|group| group.tried() > group.malformed);
         if groups.is_empty() { Err(Refusal::SignatureMalformed) } else { Ok(groups) }
     }
 
@@ -115,10 +137,10 @@ impl Notation {
             if is_time && group.time.replace(value.to_vec()).is_some() {
                 return Err(Refusal::SignatureRepeated);
             }
-            if !is_time && self.is_signature(name, index) {
-                group.add(self.decode(value));
+            if let Some(way) = self.way(name, index).filter(|_| !is_time) {
+                group.add(way, self.decode(way, value));
             }
-            if group.signatures.len() + group.malformed > MAX_SIGNATURES {
+            if group.tried() > MAX_SIGNATURES {
                 return Err(Refusal::SignatureRepeated);
             }
         }
@@ -138,28 +160,49 @@ impl Notation {
         }
     }
 
-    fn is_signature(&self, name: Option<&[u8]>, index: usize) -> bool {
+    /// The way of signing that a field belongs to, if it is a signature.
+    fn way(&self, name: Option<&[u8]>, index: usize) -> Option<Way> {
         if index < self.lead.len() {
-            return false;
+            return None;
         }
         match (self.kv, &self.pick, name) {
-            (None, _, _) | (Some(_), None, Some(_)) => true,
-            (Some(_), Some(pick), Some(name)) => pick == name,
-            (Some(_), _, None) => false,
+            (None, _, _) | (Some(_), None, Some(_)) => Some(Way::First),
+            (Some(_), Some(pick), Some(name)) if pick == name => Some(Way::First),
+            (Some(_), Some(_), Some(name)) if self.second.as_ref().is_some_and(|second| second.pick == name) => {
+                Some(Way::Second)
+            }
+            (Some(_), Some(_), Some(_)) | (Some(_), _, None) => None,
         }
     }
 
-    fn decode(&self, text: &[u8]) -> Option<Vec<u8>> {
+    fn decode(&self, way: Way, text: &[u8]) -> Option<Vec<u8>> {
+        let lengths = match (way, &self.second) {
+            (Way::Second, Some(second)) => &second.lengths,
+            (Way::First, _) | (Way::Second, None) => &self.lengths,
+        };
         let text = text.strip_prefix(self.prefix.as_slice())?;
-        decode(self.encoding, text).filter(|signature| signature.len() == self.length)
+        decode(self.encoding, text).filter(|signature| lengths.contains(&signature.len()))
     }
 }
 
 impl Group {
-    fn add(&mut self, signature: Option<Vec<u8>>) {
-        match signature {
-            Some(signature) => self.signatures.push(signature),
-            None => self.malformed += 1,
+    fn add(&mut self, way: Way, signature: Option<Vec<u8>>) {
+        match (way, signature) {
+            (Way::First, Some(signature)) => self.signatures.push(signature),
+            (Way::Second, Some(signature)) => self.second.push(signature),
+            (_, None) => self.malformed += 1,
+        }
+    }
+
+    fn tried(&self) -> usize {
+        self.signatures.len() + self.second.len() + self.malformed
+    }
+
+    /// The candidates of one way.
+    pub(super) fn of(&self, way: Way) -> &[Vec<u8>] {
+        match way {
+            Way::First => &self.signatures,
+            Way::Second => &self.second,
         }
     }
 }
@@ -183,13 +226,14 @@ mod tests {
         Notation {
             prefix: Vec::new(),
             encoding: Encoding::Hex,
-            length: 1,
+            lengths: 1..=1,
             group: None,
             split: None,
             kv: None,
             pick: None,
             lead: Vec::new(),
             time: None,
+            second: None,
         }
     }
 
@@ -201,6 +245,7 @@ mod tests {
         Group {
             time: time.map(|t| t.as_bytes().to_vec()),
             signatures: signatures.iter().map(|s| vec![*s]).collect(),
+            second: Vec::new(),
             malformed: 0,
         }
     }

@@ -17,10 +17,13 @@ pub(super) enum Source {
     Query(Vec<u8>),
     /// The field of this name beside the signature.
     Beside(Vec<u8>),
+    /// The claim of this name of the web token; of several names, the first that is there.
+    Claim(Vec<String>),
 }
 
 /// What a source looks like, for people.
-pub(super) const FORMS: &str = "\"header:NAME\", \"json:/pointer\", \"form:NAME\" or \"query:NAME\"";
+pub(super) const FORMS: &str =
+    "\"header:NAME\", \"json:/pointer\", \"form:NAME\" or \"query:NAME\", or \"claim:NAME\" with kind = \"jwt\"";
 
 /// All pointers into the body that a scheme needs, so that one pass finds them.
 #[derive(Clone, Debug, Default)]
@@ -47,7 +50,15 @@ impl Source {
     pub(super) const fn header(&self) -> Option<&HeaderName> {
         match self {
             Self::Header(name) => Some(name),
-            Self::Json(_) | Self::Form(_) | Self::Query(_) | Self::Beside(_) => None,
+            Self::Json(_) | Self::Form(_) | Self::Query(_) | Self::Beside(_) | Self::Claim(_) => None,
+        }
+    }
+
+    /// The claim's name, if it is one of the token's.
+    pub(super) fn claim(&self) -> Option<&str> {
+        match self {
+            Self::Claim(names) => names.first().map(String::as_str),
+            Self::Header(_) | Self::Json(_) | Self::Form(_) | Self::Query(_) | Self::Beside(_) => None,
         }
     }
 
@@ -59,6 +70,7 @@ impl Source {
             "json" => Pointer::parse(name).map(|pointer| Self::Json(pointers.place(pointer))),
             "form" if !name.is_empty() => Some(Self::Form(name.as_bytes().to_vec())),
             "query" if !name.is_empty() => Some(Self::Query(name.as_bytes().to_vec())),
+            "claim" if !name.is_empty() => Some(Self::Claim(vec![name.to_owned()])),
             "sig" if !name.is_empty() => Some(Self::Beside(name.as_bytes().to_vec())),
             _ => None,
         }

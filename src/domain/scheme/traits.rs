@@ -99,6 +99,11 @@ impl Scheme {
     }
 
     fn sent_trait(&self) -> SentTrait {
+        if let Means::Jwt(jwt) = &self.means
+            && let Some(tolerance) = jwt.life.tolerance
+        {
+            return SentTrait::Covered { tolerance };
+        }
         let Some(tolerance) = self.sent.as_ref().and_then(|rule| rule.window).map(|window| window.past) else {
             return SentTrait::None;
         };
@@ -128,9 +133,9 @@ impl Scheme {
     /// What is signed and how, in one line for people. Holds no secret.
     #[must_use]
     pub fn describe(&self) -> String {
-        let how = match self.means {
-            Means::Signature(super::mac::Proof::Hmac(hash)) => format!("hmac-{}", hash.as_str()),
-            Means::Signature(super::mac::Proof::Hash(hash)) => hash.as_str().to_owned(),
+        let how = match &self.means {
+            Means::Signature(proof) => proof.describe(),
+            Means::Jwt(jwt) => format!("jwt-{}", jwt.hash.as_str()),
             Means::Token => "token".to_owned(),
             Means::Basic => "basic".to_owned(),
         };
@@ -139,7 +144,9 @@ impl Scheme {
             Some(Unit::Seconds | Unit::Millis) => ", timestamp",
             Some(Unit::Rfc3339 | Unit::Rfc3339Utc) => ", timestamp in RFC 3339",
         };
-        let url = if self.signed.has(&Part::Url) { ", signed address" } else { "" };
-        format!("{how}{time}{url}")
+        let claimed = matches!(&self.means, Means::Jwt(jwt) if jwt.binds_url());
+        let url = if self.signed.has(&Part::Url) || claimed { ", signed address" } else { "" };
+        let also = self.also.as_ref().map(|also| format!(" or {}", also.proof.describe())).unwrap_or_default();
+        format!("{how}{also}{time}{url}")
     }
 }

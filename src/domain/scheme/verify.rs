@@ -3,23 +3,22 @@
 use http::HeaderMap;
 use sha2::{Digest, Sha256};
 
-use super::challenge::Challenge;
 use super::encoding::{decode, digest};
 use super::event_id::{IdParts, read_parts};
 use super::freshness::{Freshness, Moment, SignedAtMissing};
 use super::json::{self, Field};
 use super::key::Key;
+use super::life::Times;
 use super::mac::{Proof, same};
 use super::raw::Encoding;
 use super::reading::{Fill, Reading, Subject, query_value, scalar_of, with_and_without_port};
-use super::signature::{Group, MAX_SIGNATURES, Place, header_values, single};
+use super::signature::{Group, MAX_SIGNATURES, Place, Way, header_values, single};
 use super::source::Source;
 use super::template::{Message, Part};
 use super::traits::Coverage;
 use super::{Each, Means, Read, Scheme};
 use crate::domain::inbound::Inbound;
 use crate::domain::key::EventKey;
-use crate::domain::outcome::HandshakeReply;
 use crate::domain::refusal::Refusal;
 use crate::domain::time::Timestamp;
 
@@ -64,7 +63,8 @@ struct Findings {
     /// Digest of what was signed; nothing where that is the body.
     signed: Option<[u8; 32]>,
     event_type: Option<String>,
-    handshake: Option<HandshakeReply>,
+    /// The times of a web token.
+    times: Option<Times>,
 }
 
 impl Verified {
@@ -100,14 +100,15 @@ impl Verified {
 }
 
 /// What a check has found.
-struct Found {
-    secret: usize,
-    time: Option<Vec<u8>>,
-    signed: Option<[u8; 32]>,
+pub(super) struct Found {
+    pub(super) secret: usize,
+    pub(super) time: Option<Vec<u8>>,
+    pub(super) signed: Option<[u8; 32]>,
+    pub(super) times: Option<Times>,
 }
 
 /// The live keys, with the positions of their secrets.
-type Keys<'k> = [(usize, &'k Key)];
+pub(super) type Keys<'k> = [(usize, &'k Key)];
 
 impl Scheme {
     /// Checks a request against every live key, given with the positions of their secrets. `public_url` is the
@@ -136,13 +137,15 @@ impl Scheme {
         let signed_at = self.signed_moment(&reading, &fields);
         let id = read_parts(&self.event_id, &reading, &fields, self.body_signed);
         let event_type = self.read_type(&reading, &fields);
-        let handshake = self.challenge.as_ref().and_then(|c| self.answer(c, &reading, &fields, found.secret, keys));
         let (secret, signed) = (found.secret, found.signed);
-        Ok(Findings { secret, sent, signed_at, id, signed, event_type, handshake })
+        Ok(Findings { secret, sent, signed_at, id, signed, event_type, times: found.times })
     }
 
     /// Checks the age of a verified request.
     pub fn check_freshness(&self, verified: &Verified, now: Timestamp) -> Result<Freshness, Refusal> {
+        if let (Means::Jwt(jwt), Some(times)) = (&self.means, &verified.findings.times) {
+            times.check(jwt.life, now)?;
+        }
         if let (Some(sent), Some(window)) = (verified.findings.sent, self.sent.as_ref().and_then(|rule| rule.window)) {
             sent.check(window, now, Refusal::TimestampStale)?;
         }
@@ -196,22 +199,17 @@ impl Scheme {
         }
     }
 
-    /// Our answer, if the request is the provider's handshake.
-    #[must_use]
-    pub fn handshake(&self, verified: &Verified) -> Option<HandshakeReply> {
-        verified.findings.handshake.clone()
-    }
-
     fn refuse_repeated(&self, headers: &HeaderMap) -> Result<(), Refusal> {
         self.single.iter().try_for_each(|name| single(headers, name).map(drop))
     }
 
     fn prove(&self, reading: &Reading<'_>, keys: &Keys<'_>) -> Result<Found, Refusal> {
-        match self.means {
+        match &self.means {
             Means::Signature(proof) => match &self.each {
-                None => self.prove_whole(proof, reading, keys),
-                Some(each) => self.prove_items(proof, each, reading, keys),
+                None => self.prove_whole(*proof, reading, keys),
+                Some(each) => self.prove_items(*proof, each, reading, keys),
             },
+            Means::Jwt(jwt) => self.prove_jwt(jwt, reading, keys),
             Means::Token => self.prove_token(reading, keys),
             Means::Basic => self.prove_basic(reading, keys),
         }
@@ -231,9 +229,9 @@ impl Scheme {
             for url in &urls {
                 let fill = Fill { time: time.as_deref(), url, digested, item: &[] };
                 let message = reading.render(self, &fill)?;
-                if let Some(secret) = self.fitting(proof, &message, &group.signatures, keys) {
+                if let Some(secret) = self.fitting(proof, &message, group, keys) {
                     let signed = (!self.body_signed.is_yes()).then(|| message.digest());
-                    found.get_or_insert_with(|| Found { secret, time: time.clone(), signed });
+                    found.get_or_insert_with(|| Found { secret, time: time.clone(), signed, times: None });
                 }
             }
         }
@@ -255,12 +253,12 @@ impl Scheme {
             let time = self.time_text(reading, &group)?;
             let fill = Fill { time: time.as_deref(), url: reading.subject.url, digested: Read::No, item: &values };
             let message = reading.render(self, &fill)?;
-            let secret = self.fitting(proof, &message, &group.signatures, keys).ok_or(Refusal::SignatureMismatch)?;
+            let secret = self.fitting(proof, &message, &group, keys).ok_or(Refusal::SignatureMismatch)?;
             signed.update(message.digest());
             first.get_or_insert((secret, time));
         }
         let (secret, time) = first.ok_or(Refusal::SignatureMissing)?;
-        Ok(Found { secret, time, signed: Some(signed.finalize().into()) })
+        Ok(Found { secret, time, signed: Some(signed.finalize().into()), times: None })
     }
 
     fn item_signature(&self, values: &[Field]) -> Result<Group, Refusal> {
@@ -284,10 +282,14 @@ impl Scheme {
     }
 
     /// The position of the first secret that fits; all are tried whatever fits.
-    fn fitting(&self, proof: Proof, message: &Message<'_>, signatures: &[Vec<u8>], keys: &Keys<'_>) -> Option<usize> {
+    fn fitting(&self, proof: Proof, message: &Message<'_>, group: &Group, keys: &Keys<'_>) -> Option<usize> {
         let mut first = None;
         for (position, key) in keys {
-            let fits = key.fits(proof, message, signatures);
+            let proof = match (key.way, &self.also) {
+                (Way::Second, Some(also)) => also.proof,
+                (Way::First, _) | (Way::Second, None) => proof,
+            };
+            let fits = key.fits(proof, message, group.of(key.way));
             if fits && first.is_none() {
                 first = Some(*position);
             }
@@ -324,10 +326,10 @@ impl Scheme {
                 first = Some(*position);
             }
         }
-        first.map(|secret| Found { secret, time: None, signed: None }).ok_or(Refusal::SignatureMismatch)
+        first.map(|secret| Found { secret, time: None, signed: None, times: None }).ok_or(Refusal::SignatureMismatch)
     }
 
-    fn check_required(&self, headers: &HeaderMap) -> Result<(), Refusal> {
+    pub(super) fn check_required(&self, headers: &HeaderMap) -> Result<(), Refusal> {
         self.require.iter().try_for_each(|(name, wanted)| match single(headers, name)? {
             Some(value) if value == wanted.as_bytes() => Ok(()),
             Some(_) => Err(Refusal::SignatureMalformed),
@@ -352,12 +354,13 @@ impl Scheme {
         let Some(rule) = &self.sent else { return Ok(None) };
         let text = match &rule.source {
             Source::Beside(_) => group.time.clone(),
-            source @ (Source::Header(_) | Source::Json(_) | Source::Form(_) | Source::Query(_)) => {
+            source @ (Source::Header(_) | Source::Json(_) | Source::Form(_) | Source::Query(_) | Source::Claim(_)) => {
                 reading.value(source)?.map(std::borrow::Cow::into_owned)
             }
         };
         let known = match &rule.source {
             Source::Json(_) => self.reads.json_first.is_yes(),
+            Source::Claim(_) => false,
             Source::Header(_) | Source::Form(_) | Source::Query(_) | Source::Beside(_) => true,
         };
         let needed = self.signed.has(&Part::Timestamp) || (known && rule.window.is_some());
@@ -393,26 +396,13 @@ impl Scheme {
         let plain = text.len() <= MAX_TYPE_BYTES && !text.iter().any(u8::is_ascii_control);
         String::from_utf8(text).ok().filter(|_| plain)
     }
-
-    fn answer(
-        &self,
-        challenge: &Challenge,
-        reading: &Reading<'_>,
-        fields: &[Field],
-        position: usize,
-        keys: &Keys<'_>,
-    ) -> Option<HandshakeReply> {
-        let Means::Signature(proof) = self.means else { return None };
-        let (_, key) = keys.iter().find(|(at, _)| *at == position)?;
-        challenge.answer(reading, fields, key, proof)
-    }
 }
 
 /// A source's text, once the body's values are known.
 fn text(reading: &Reading<'_>, fields: &[Field], source: &Source) -> Option<Vec<u8>> {
     match source {
         Source::Json(place) => scalar_of(fields, *place).map(|scalar| scalar.as_text().as_bytes().to_vec()),
-        Source::Header(_) | Source::Form(_) | Source::Query(_) | Source::Beside(_) => {
+        Source::Header(_) | Source::Form(_) | Source::Query(_) | Source::Beside(_) | Source::Claim(_) => {
             reading.value(source).ok().flatten().map(std::borrow::Cow::into_owned)
         }
     }

@@ -430,6 +430,55 @@ fn parts_that_contradict_one_another_are_faults() {
     }
 }
 
+fn shown(scheme: &str, body: &str) -> Result<usize, Refusal> {
+    let scheme = written(scheme).expect("a sound scheme");
+    let secrets = ["old-secret-0123456789", "new-secret-0123456789"];
+    let keys = secrets.map(|text| scheme.prepare(&Secret::new(text.into())).expect("a key"));
+    let keys: Vec<(usize, &Key)> = keys.iter().enumerate().collect();
+    Ok(scheme.verify(received(request(body.as_bytes())), &keys, None)?.secret())
+}
+
+#[test]
+fn every_item_of_a_batch_shows_the_secret_or_none_is_taken() {
+    const GRAPH: &str = "kind = \"token\"\neach = \"/value/*\"\nsignature = { item = \"/clientState\" }";
+    let batch = |items: &[&str]| format!("{{\"value\":[{}]}}", items.join(","));
+    let old = r#"{"clientState":"old-secret-0123456789"}"#;
+    let new = r#"{"clientState":"new-secret-0123456789"}"#;
+    assert_eq!(shown(GRAPH, &batch(&[old])), Ok(0));
+    assert_eq!(shown(GRAPH, &batch(&[new, old])), Ok(1));
+    let mismatch = Err(Refusal::SignatureMismatch);
+    for wrong in [r#"{"clientState":"x"}"#, r#"{"clientState":"old-secret-0123456789 "}"#, r#"{"clientState":1}"#] {
+        assert_eq!(shown(GRAPH, &batch(&[wrong])), mismatch, "{wrong}");
+        assert_eq!(shown(GRAPH, &batch(&[old, wrong])), mismatch, "{wrong}");
+        assert_eq!(shown(GRAPH, &batch(&[wrong, old])), mismatch, "{wrong}");
+    }
+    let twice = r#"{"clientState":"x","clientState":"old-secret-0123456789"}"#;
+    let missing = Err(Refusal::SignatureMissing);
+    for wrong in ["{}", r#"{"clientState":""}"#, r#"{"clientState":null}"#, "1", twice] {
+        assert_eq!(shown(GRAPH, &batch(&[old, wrong])), missing, "{wrong}");
+    }
+    for body in ["", "{}", "[]", r#"{"value":[]}"#, r#"{"value":{}}"#, "{\"value\":[],\"value\":[]}"] {
+        assert_eq!(shown(GRAPH, body), missing, "{body}");
+    }
+    assert_eq!(shown(GRAPH, &batch(&vec![old; 1000])), Ok(0));
+    assert_eq!(shown(GRAPH, &batch(&vec![old; 1001])), Err(Refusal::SignatureRepeated));
+}
+
+#[test]
+fn a_token_may_stand_in_the_body() {
+    let json = "kind = \"token\"\nsignature = { json = \"/auth/token\" }";
+    assert_eq!(shown(json, r#"{"auth":{"token":"new-secret-0123456789"}}"#), Ok(1));
+    assert_eq!(shown(json, r#"{"auth":{"token":"x"}}"#), Err(Refusal::SignatureMismatch));
+    assert_eq!(shown(json, "{}"), Err(Refusal::SignatureMissing));
+    let form = "kind = \"token\"\nsignature = { form = \"token\" }";
+    assert_eq!(shown(form, "a=1&token=old-secret-0123456789"), Ok(0));
+    assert_eq!(shown(form, "a=1&token=x"), Err(Refusal::SignatureMismatch));
+    assert_eq!(shown(form, "token=x&token=old-secret-0123456789"), Err(Refusal::SignatureRepeated));
+    assert_eq!(shown(form, "a=1"), Err(Refusal::SignatureMissing));
+    let faults = written("kind = \"basic\"\neach = \"/v/*\"\nsignature = { item = \"/t\" }").expect_err("one place");
+    assert!(faults.iter().any(|fault| fault.key == "signature"), "{faults:?}");
+}
+
 #[test]
 fn a_token_is_checked_as_its_provider_makes_it() {
     for name in ["messagebird", "upstash_qstash", "vonage", "livekit"] {

@@ -114,7 +114,8 @@ impl Compiler<'_> {
         let one = match &scheme.place {
             Place::Headers(names) => names.len() == 1,
             Place::Json(_) | Place::Form(_) => true,
-            Place::HeadersLike(_) | Place::Item(_) => false,
+            Place::Item(_) => matches!(scheme.means, Means::Token),
+            Place::HeadersLike(_) => false,
         };
         if !one && matches!(scheme.means, Means::Token | Means::Basic) {
             self.fault("signature", "several places", "one place for a token or a password");

@@ -28,6 +28,7 @@ mod life;
 mod mac;
 mod raw;
 mod reading;
+mod shown;
 mod sign;
 mod signature;
 mod source;
@@ -143,7 +144,7 @@ struct Reads {
     url: Read,
 }
 
-/// A batch whose items are signed one by one.
+/// A batch whose items are signed one by one, or each show the secret.
 #[derive(Debug)]
 struct Each {
     /// Where the array of items is.

@@ -74,7 +74,8 @@ pub struct RawScheme {
     pub event_type: Option<String>,
     /// Headers that must be there with exactly this value.
     pub require: Option<BTreeMap<String, String>>,
-    /// Pointer with one `*` to the items of a batch that are signed one by one.
+    /// Pointer with one `*` to the items of a batch that are signed one by one, at most 16, or with `kind = "token"`
+    /// each carry the secret, at most 1,000. Every item must.
     pub each: Option<String>,
     /// Whether the address is also tried with and without a port. Default `false`.
     pub url_ports: Option<bool>,
@@ -95,7 +96,7 @@ pub enum Kind {
     Hmac,
     /// A plain hash over `signed`, which holds `{secret}`.
     Hash,
-    /// The secret itself, in a header.
+    /// The secret itself, where `signature` says.
     Token,
     /// HTTP Basic authentication; the secret is `user:password`.
     Basic,

@@ -210,7 +210,10 @@ impl Scheme {
                 Some(each) => self.prove_items(*proof, each, reading, keys),
             },
             Means::Jwt(jwt) => self.prove_jwt(jwt, reading, keys),
-            Means::Token => self.prove_token(reading, keys),
+            Means::Token => match &self.each {
+                None => self.prove_token(reading, keys),
+                Some(each) => self.prove_token_items(each, reading, keys),
+            },
             Means::Basic => self.prove_basic(reading, keys),
         }
     }
@@ -302,7 +305,7 @@ impl Scheme {
         self.check_required(reading.subject.headers)?;
         let value = values.first().ok_or(Refusal::SignatureMissing)?;
         let token = value.strip_prefix(self.notation.prefix.as_slice()).ok_or(Refusal::SignatureMalformed)?;
-        self.same_secret(token, keys)
+        same_secret(token, keys)
     }
 
     /// RFC 7617: the scheme in any case, one blank, canonical base64 of `user:password`.
@@ -315,18 +318,7 @@ impl Scheme {
             return Err(Refusal::SignatureMalformed);
         }
         let pair = decode(Encoding::Base64, credentials).ok_or(Refusal::SignatureMalformed)?;
-        self.same_secret(&pair, keys)
-    }
-
-    fn same_secret(&self, given: &[u8], keys: &Keys<'_>) -> Result<Found, Refusal> {
-        let mut first = None;
-        for (position, key) in keys {
-            let fits = key.is(given);
-            if fits && first.is_none() {
-                first = Some(*position);
-            }
-        }
-        first.map(|secret| Found { secret, time: None, signed: None, times: None }).ok_or(Refusal::SignatureMismatch)
+        same_secret(&pair, keys)
     }
 
     pub(super) fn check_required(&self, headers: &HeaderMap) -> Result<(), Refusal> {
@@ -396,6 +388,18 @@ impl Scheme {
         let plain = text.len() <= MAX_TYPE_BYTES && !text.iter().any(u8::is_ascii_control);
         String::from_utf8(text).ok().filter(|_| plain)
     }
+}
+
+/// The first secret that the sender showed; all are compared whatever fits.
+pub(super) fn same_secret(given: &[u8], keys: &Keys<'_>) -> Result<Found, Refusal> {
+    let mut first = None;
+    for (position, key) in keys {
+        let fits = key.is(given);
+        if fits && first.is_none() {
+            first = Some(*position);
+        }
+    }
+    first.map(|secret| Found { secret, time: None, signed: None, times: None }).ok_or(Refusal::SignatureMismatch)
 }
 
 /// A source's text, once the body's values are known.

@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use bytes::Bytes;
 use hookgate::config::builtin;
 use hookgate::domain::inbound::Inbound;
-use hookgate::domain::scheme::{KeyEncoding, Scheme, Unsigned};
+use hookgate::domain::scheme::{KeyEncoding, Kind, Scheme, Unsigned};
 use hookgate::domain::secret::Secret;
 use hookgate::domain::time::Timestamp;
 use http::{HeaderMap, HeaderValue, Method};
@@ -53,6 +53,15 @@ fn secret_for(scheme: &Scheme) -> Secret {
     Secret::new(text.as_bytes().to_vec())
 }
 
+/// Web tokens hold their claims in base64 and JSON, which are unpacked once their MAC is right.
+const TOKEN: u64 = 48;
+
+/// What a check of each provider may allocate beside its event.
+fn may(name: &str) -> u64 {
+    let kind = builtin::scheme(name).and_then(|raw| raw.kind);
+    if kind == Some(Kind::Jwt) { TOKEN } else { 0 }
+}
+
 /// What a check of each provider allocated, and what of it went into the event.
 fn counted(inside: &str) -> Vec<(&'static str, u64, u64)> {
     let mut all = Vec::new();
@@ -72,12 +81,14 @@ fn counted(inside: &str) -> Vec<(&'static str, u64, u64)> {
 
 #[test]
 fn a_check_allocates_nothing_but_the_events_own_type() {
-    let wrong: Vec<_> = counted(FLAT).into_iter().filter(|(_, count, of_event)| count != of_event).collect();
+    let wrong: Vec<_> =
+        counted(FLAT).into_iter().filter(|(name, count, of_event)| *count > of_event + may(name)).collect();
     assert!(wrong.is_empty(), "{wrong:?}");
 }
 
 #[test]
 fn reading_names_out_of_nested_json_costs_one_small_buffer_a_level() {
-    let wrong: Vec<_> = counted(NESTED).into_iter().filter(|(_, count, of_event)| *count > of_event + 2).collect();
+    let wrong: Vec<_> =
+        counted(NESTED).into_iter().filter(|(name, count, of_event)| *count > of_event + 2 + may(name)).collect();
     assert!(wrong.is_empty(), "{wrong:?}");
 }

@@ -113,14 +113,19 @@ fn check(config: &Config, line: usize, (name, inbound): (String, Inbound), now: 
 }
 
 fn judge(route: &Route, inbound: Inbound, now: Timestamp) -> Result<Verdict, Refusal> {
+    let (line, name, reason) = (0, String::new(), None);
+    if let Some(greeted) = route.greet(&inbound, now) {
+        greeted?;
+        return Ok(Verdict { line, route: name, word: "handshake", reason, secret: None, key: None, event_type: None });
+    }
     let verified = route.verify(inbound, now)?;
     route.scheme.check_freshness(&verified, now)?;
-    let handshake = route.scheme.handshake(&verified).is_some();
+    let handshake = route.handshake(&verified)?.is_some();
     Ok(Verdict {
-        line: 0,
-        route: String::new(),
+        line,
+        route: name,
         word: if handshake { "handshake" } else { "accept" },
-        reason: None,
+        reason,
         secret: Some(verified.secret()),
         key: Some(route.scheme.key(&route.name, &verified).to_hex()),
         event_type: route.scheme.event_type(&verified),

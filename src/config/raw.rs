@@ -241,6 +241,9 @@ pub(super) struct RawRoute {
     pub(super) provider: Option<Text<Name>>,
     /// Its secrets; each live one is tried. A secret's position is its name in metrics.
     pub(super) secrets: Option<Vec<RawSecret>>,
+    /// What a challenge of the provider must show, such as Meta's `hub.verify_token`. Without it such a challenge is
+    /// not answered.
+    pub(super) verify_token: Option<RawVerifyToken>,
     /// `false`: observe. Verdicts are logged and counted, and the request is passed on.
     pub(super) enforce: Option<bool>,
     /// Methods taken.
@@ -287,6 +290,27 @@ pub(super) struct RawSecret {
     pub(super) literal: Option<Hidden>,
     /// From this moment on it is no longer tried.
     pub(super) until: Option<Text<Timestamp>>,
+}
+
+/// Where a verify token is read from: exactly one of `env`, `file`, `credential` and `literal`.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawVerifyToken {
+    /// An environment variable.
+    pub(super) env: Option<Text<Name>>,
+    /// A file, relative to the one that names it.
+    pub(super) file: Option<Text<Name>>,
+    /// A systemd credential: a file in `$CREDENTIALS_DIRECTORY`.
+    pub(super) credential: Option<Text<Name>>,
+    /// The token itself. For development only.
+    pub(super) literal: Option<Hidden>,
+}
+
+impl From<RawVerifyToken> for RawSecret {
+    fn from(raw: RawVerifyToken) -> Self {
+        let RawVerifyToken { env, file, credential, literal } = raw;
+        Self { env, file, credential, literal, until: None }
+    }
 }
 
 /// Text that `Debug` does not show.

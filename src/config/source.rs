@@ -118,9 +118,10 @@ pub(super) fn is_secret(path: &[String]) -> bool {
     match parts.as_slice() {
         // A text in place of these tables is probably a secret in the wrong place.
         ["routes", _, "secrets"] | ["routes" | "providers", _, "key" | "token"] => true,
-        ["admin_token", rest @ ..] | ["dedup", "redis", "url", rest @ ..] | ["routes", _, "secrets", _, rest @ ..] => {
-            !names_a_place(rest)
-        }
+        ["admin_token", rest @ ..]
+        | ["dedup", "redis", "url", rest @ ..]
+        | ["routes", _, "secrets", _, rest @ ..]
+        | ["routes", _, "verify_token", rest @ ..] => !names_a_place(rest),
         _ => parts.contains(&"literal"),
     }
 }

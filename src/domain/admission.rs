@@ -1,8 +1,9 @@
 //! From a request to an event: what a route does with what its scheme has found.
 //!
-//! Checked, fresh, no handshake, wanted, named, and stripped of what belongs to the connection or to us. Not here:
-//! whether the event was seen before, and everything that needs a clock, a disk or a socket.
+//! Checked, fresh, no handshake, wanted, named, and stripped of what belongs to the connection or to us; or a handshake
+//! that nobody needs to have signed. Not here: whether the event was seen before, and everything that needs a clock, a disk or a socket.
 
+use http::Method;
 use http::header::{
     CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
@@ -15,7 +16,7 @@ use super::key::EventKey;
 use super::outcome::HandshakeReply;
 use super::refusal::Refusal;
 use super::route::Route;
-use super::scheme::{Freshness, Key, Refused, Scheme, Verified, json_scalar};
+use super::scheme::{Freshness, Greeting, Key, Refused, Scheme, Verified, json_scalar};
 use super::time::Timestamp;
 
 /// Headers of the connection or of the framing, which end here (RFC 9110 section 7.6.1). `Proxy-*` ends here too.
@@ -35,17 +36,59 @@ pub enum Admission {
     Handshake(HandshakeReply),
 }
 
+/// The keys that are live at a moment, with the positions of their secrets.
+type Live<'r> = SmallVec<[(usize, &'r Key); USUAL_SECRETS]>;
+
 impl Route {
+    /// Whether a request with this head is read at all: its method is taken, or it may be the provider's challenge.
+    #[must_use]
+    pub fn takes(&self, method: &Method, headers: &HeaderMap, query: Option<&str>) -> bool {
+        self.methods.contains(method) || self.scheme.may_challenge(method, headers, query, self.verify_token.as_ref())
+    }
+
+    /// Our answer to the provider's challenge, if the request is one that nobody needs to have signed. Nothing of it
+    /// may go any further.
+    #[must_use]
+    pub fn greet(&self, inbound: &Inbound, now: Timestamp) -> Option<Result<HandshakeReply, Refusal>> {
+        let greeting = self.scheme.greeting(inbound, self.verify_token.as_ref())?;
+        Some(self.welcome(greeting, now))
+    }
+
+    fn welcome(&self, mut greeting: Greeting<'_>, now: Timestamp) -> Result<HandshakeReply, Refusal> {
+        let live = self.live(now);
+        let key = match greeting.signed.take() {
+            None => live.first(),
+            Some(signed) => {
+                let verified = self.scheme.verify(signed, &live, self.public_url.as_deref())?;
+                self.scheme.check_freshness(&verified, now)?;
+                live.iter().find(|(position, _)| *position == verified.secret())
+            }
+        };
+        greeting.answer(key.map(|(_, key)| *key), self.verify_token.as_ref())
+    }
+
     /// Checks who sent a request, with the secrets that are live at `now`. Its age is not checked here.
     pub fn verify(&self, inbound: Inbound, now: Timestamp) -> Result<Verified, Refused> {
-        let live: SmallVec<[(usize, &Key); USUAL_SECRETS]> = self
-            .secrets
+        let verified = self.scheme.verify(inbound, &self.live(now), self.public_url.as_deref())?;
+        if self.scheme.may_be_our_own(verified.inbound()) {
+            return Err(Refused::new(Refusal::SignatureMismatch, verified.into_inbound()));
+        }
+        Ok(verified)
+    }
+
+    fn live(&self, now: Timestamp) -> Live<'_> {
+        self.secrets
             .iter()
             .enumerate()
             .filter(|(_, secret)| secret.until.is_none_or(|until| now < until))
             .map(|(position, secret)| (position, &secret.key))
-            .collect();
-        self.scheme.verify(inbound, &live, self.public_url.as_deref())
+            .collect()
+    }
+
+    /// Our answer, if a verified request is the provider's handshake.
+    pub fn handshake(&self, verified: &Verified) -> Result<Option<HandshakeReply>, Refusal> {
+        let key = self.secrets.get(verified.secret()).map(|secret| &secret.key);
+        self.scheme.handshake(verified, key, self.verify_token.as_ref())
     }
 
     /// What a verified request is at `now`. The event gets the name `id`; `received_at` is when the request's first
@@ -65,8 +108,11 @@ impl Route {
             Ok(headers) => headers,
             Err(refusal) => return Err(Refused::new(refusal, verified.into_inbound())),
         };
-        if let Some(reply) = self.scheme.handshake(&verified) {
-            return Ok(Admission::Handshake(reply));
+        match self.handshake(&verified) {
+            Ok(Some(reply)) => return Ok(Admission::Handshake(reply)),
+            Ok(None) if self.methods.contains(&verified.inbound().method) => {}
+            Ok(None) => return Err(Refused::new(Refusal::MethodNotAllowed, verified.into_inbound())),
+            Err(refusal) => return Err(Refused::new(refusal, verified.into_inbound())),
         }
         if !self.wants(self.scheme.event_type(&verified).as_deref()) {
             return Ok(Admission::Filtered);
@@ -216,6 +262,7 @@ mod tests {
             path: "/in".into(),
             provider: "test".into(),
             secrets: vec![secret(&scheme, "one", None), secret(&scheme, "two", Some(NOW))],
+            verify_token: None,
             scheme,
             enforcement: Enforcement::Enforce,
             methods: vec![Method::POST],

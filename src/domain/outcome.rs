@@ -137,6 +137,8 @@ pub enum Settled {
 /// Our answer to a provider's challenge.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HandshakeReply {
+    /// Its status, a 2xx.
+    pub status: StatusCode,
     /// `Content-Type`.
     pub content_type: String,
     /// Further headers that the provider wants to see.

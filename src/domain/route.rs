@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use super::breaker::BreakerPolicy;
 use super::schedule::Schedule;
 use super::scheme::Scheme;
-use super::secret::RouteSecret;
+use super::secret::{RouteSecret, Secret};
 
 /// One configured route.
 #[derive(Debug)]
@@ -25,6 +25,8 @@ pub struct Route {
     pub scheme: Scheme,
     /// Its secrets in the order of the configuration; never empty.
     pub secrets: Vec<RouteSecret>,
+    /// What a challenge must show, where the provider's does. Without it such a challenge is not answered.
+    pub verify_token: Option<Secret>,
     /// Whether verdicts are acted on.
     pub enforcement: Enforcement,
     /// Methods taken.
@@ -170,6 +172,7 @@ pub(crate) fn fixture(name: &str) -> Route {
         provider: "test".to_owned(),
         scheme: Scheme::compile(&raw).expect("a scheme"),
         secrets: Vec::new(),
+        verify_token: None,
         enforcement: Enforcement::Enforce,
         methods: vec![Method::POST],
         max_body_bytes: 1024 * 1024,

@@ -188,7 +188,8 @@ impl Gateway {
         origin: &Origin,
         arrived: Instant,
     ) -> Received {
-        if !route.methods.contains(&session.req_header().method) {
+        let head = session.req_header();
+        if !route.takes(&head.method, &head.headers, target.query.as_deref()) {
             return Settled::Refused(Refusal::MethodNotAllowed).into();
         }
         if !route.allow_from.is_empty() && !route.allow_from.iter().any(|net| net.contains(&origin.remote)) {

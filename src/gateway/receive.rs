@@ -1,6 +1,7 @@
 //! The story of a request, from its last byte to the answer: verified, admitted, claimed, delivered.
 //!
-//! Invariant: nothing of a request is parsed, stored or named before `Route::verify` has accepted it.
+//! Invariant: nothing of a request is stored or named before `Route::verify` has accepted it, and nothing is parsed but
+//! by `Route::greet`, whose answer is all that becomes of a challenge that nobody needs to have signed.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
@@ -93,15 +94,20 @@ impl Gateway {
         let received_at = self.clock.at(arrived);
         let id = EventId::new(received_at, fastrand::u128(..));
         let name: &str = &route.name;
-        let observed = (route.enforcement == Enforcement::Observe).then(|| inbound.clone());
+        let taken_anyway = route.enforcement == Enforcement::Observe && route.methods.contains(&inbound.method);
+        let observed = taken_anyway.then(|| inbound.clone());
         let body = inbound.body.clone();
         let mut said = None;
-        let admission = route.verify(inbound, now).and_then(|verified| {
-            let position = verified.secret().to_string();
-            self.metrics.secret_matches_total.with_label_values(&[name, &position]).inc();
-            said = route.scheme.signed_time(&verified);
-            route.admit(verified, now, id, received_at)
-        });
+        let admission = match route.greet(&inbound, now) {
+            Some(Ok(reply)) => Ok(Admission::Handshake(reply)),
+            Some(Err(refusal)) => Err(Refused::new(refusal, inbound)),
+            None => route.verify(inbound, now).and_then(|verified| {
+                let position = verified.secret().to_string();
+                self.metrics.secret_matches_total.with_label_values(&[name, &position]).inc();
+                said = route.scheme.signed_time(&verified);
+                route.admit(verified, now, id, received_at)
+            }),
+        };
         match (admission, observed) {
             (Ok(Admission::Event(mut event)), _) => {
                 self.clock_is_right(said);

@@ -1,7 +1,7 @@
 //! What the sender reads: a settled request as status, headers and body. It decides nothing.
 
 use bytes::Bytes;
-use http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS};
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use crate::domain::fault::Fault;
@@ -81,7 +81,8 @@ impl Reply {
             headers.insert(CONTENT_TYPE, content_type);
         }
         headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-        Self { status: StatusCode::OK, headers, body: reply.body }
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        Self { status: reply.status, headers, body: reply.body }
     }
 
     fn refused(refusal: Refusal, route: Option<&Route>) -> Self {

@@ -149,15 +149,6 @@ fn an_own_provider_that_makes_no_sense_is_said_at_its_key() {
 }
 
 #[test]
-fn a_part_of_the_scheme_language_that_is_not_built_is_refused() {
-    let fault = fault(&format!(
-        "[providers.p]\nsignature = {{ header = \"X\", encoding = \"hex\" }}\nchallenge = {{ method = \"GET\" }}\n{ROUTE}"
-    ));
-    assert_eq!((fault.kind, &fault.place), (NotImplemented, &at(3, 15)));
-    assert!(fault.to_string().starts_with("not implemented yet: providers.p.challenge.method"), "{fault}");
-}
-
-#[test]
 fn a_secret_that_gives_no_key_is_a_fault_of_the_secret() {
     let fault = fault(&ROUTE.replace("github", "standardwebhooks"));
     assert_fault(&fault, FaultKind::Secret, "routes.a.secrets[0]", &at(4, 12));

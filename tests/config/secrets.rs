@@ -237,3 +237,56 @@ fn unknown_keys_near_a_secret_are_still_found() {
         faults(&with_secrets("{ litteral = \"x\" }, { envv = \"y\" }")).into_iter().map(|f| f.key).collect();
     assert_eq!(keys, ["routes.a.secrets[0].litteral", "routes.a.secrets[1].envv"]);
 }
+
+/// A route whose provider's challenge shows a token, with this line.
+fn with_token(line: &str) -> String {
+    format!("{}{line}\n", ROUTE.replace("github", "meta"))
+}
+
+#[test]
+fn a_verify_token_is_read_like_a_secret_and_shown_nowhere() {
+    let text = with_token("verify_token = { env = \"TOKEN\" }");
+    let token = "verify-canary-d41d8cd98f00b204";
+    let environment = environment_with(&[("TOKEN", token)]);
+    let config = check_with(&text, &environment).unwrap();
+    assert_eq!(config.routes[0].verify_token.as_ref().unwrap().expose(), token.as_bytes());
+    assert!(!format!("{config:?}").contains(token));
+    assert!(note_of(&config, "routes.a.verify_token").is_none());
+    let literal = with_token(&format!("verify_token = {{ literal = \"{token}\" }}"));
+    let layers = Layers::of_text("hookgate.toml", &literal, &environment).unwrap();
+    for format in [ShowFormat::Toml, ShowFormat::Json] {
+        let shown = show(&layers, format, ShowOrigins::Yes).unwrap();
+        assert!(shown.contains("verify_token") && !shown.contains(token), "{shown}");
+    }
+}
+
+#[test]
+fn a_verify_token_that_is_blank_misplaced_or_ends_stops_the_start() {
+    let cases = [
+        ("{ env = \"UNSET\" }", Secret, "routes.a.verify_token"),
+        ("{ literal = \" \" }", Secret, "routes.a.verify_token"),
+        ("{ }", Value, "routes.a.verify_token"),
+        ("{ env = \"SECRET\", until = \"2030-01-01T00:00:00Z\" }", UnknownKey, "routes.a.verify_token.until"),
+    ];
+    for (written, kind, key) in cases {
+        let fault = fault(&with_token(&format!("verify_token = {written}")));
+        assert_eq!((fault.kind, fault.key.as_str()), (kind, key), "{written}");
+    }
+    let misplaced = check(&with_token(&format!("verify_token = \"{CANARY}\""))).unwrap_err();
+    assert!(!misplaced.plain().contains(CANARY), "{}", misplaced.plain());
+}
+
+#[test]
+fn a_handshake_that_is_off_says_how_to_turn_it_on_and_a_token_that_nobody_asks_for_is_named() {
+    let off = check(&with_token("")).unwrap();
+    let note = note_of(&off, "routes.a.verify_token").unwrap();
+    assert_eq!(note.level, NoteLevel::Note);
+    assert!(note.text.contains("say `verify_token = { env = \"NAME\" }` in [routes.a]"), "{}", note.text);
+    let idle = check(&format!("{ROUTE}verify_token = {{ env = \"SECRET\" }}\n")).unwrap();
+    let note = note_of(&idle, "routes.a.verify_token").unwrap();
+    assert_eq!(note.level, NoteLevel::Warn);
+    let braintree = check(&ROUTE.replace("github", "braintree")).unwrap();
+    assert!(note_of(&braintree, "routes.a.signature").unwrap().text.contains("pick"));
+    let picked = format!("{}signature = {{ pick = \"pub1\" }}\n", ROUTE.replace("github", "braintree"));
+    assert!(note_of(&check(&picked).unwrap(), "routes.a.signature").is_none());
+}

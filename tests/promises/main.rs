@@ -21,6 +21,7 @@ mod crash;
 mod disk;
 mod duplicates;
 mod front;
+mod handshakes;
 mod modes;
 mod outage;
 mod passthrough;

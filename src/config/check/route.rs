@@ -14,7 +14,9 @@ use crate::config::defaults::{self, lay};
 use crate::config::fault::FaultKind;
 use crate::config::layers::Origin;
 use crate::config::leaf::RequestPath;
-use crate::config::raw::{RawAck, RawApp, RawConfig, RawDelivery, RawGrowing, RawRetries, RawRoute, RawRouteDedup};
+use crate::config::raw::{
+    RawAck, RawApp, RawConfig, RawDelivery, RawGrowing, RawRetries, RawRoute, RawRouteDedup, RawSecret,
+};
 use crate::config::settings::Server;
 use crate::config::source::KeyPath;
 use crate::domain::breaker::BreakerPolicy;
@@ -50,6 +52,9 @@ impl Check<'_> {
         let methods: Vec<_> = whole.methods.iter().flatten().map(|method| method.0.clone()).collect();
         let max_body_bytes = whole.max_body_bytes?.length();
         self.route_rules(name, &methods, max_body_bytes);
+        let verify_token = whole.verify_token.map(RawSecret::from);
+        let verify_token =
+            verify_token.and_then(|raw| self.secret(&keys(&["routes", name, "verify_token"]), &raw)).map(|(it, _)| it);
         let (path, provider) = given?;
         let (raw_scheme, scheme) = scheme?;
         let secrets = self.ready(name, &scheme, secrets?);
@@ -59,6 +64,7 @@ impl Check<'_> {
             provider,
             scheme,
             secrets,
+            verify_token,
             enforcement: if whole.enforce? { Enforcement::Enforce } else { Enforcement::Observe },
             methods,
             max_body_bytes,

@@ -12,7 +12,7 @@ use crate::config::settings::Server;
 use crate::config::source::KeyPath;
 use crate::domain::route::{AckMode, Enforcement, Route};
 use crate::domain::schedule::Schedule;
-use crate::domain::scheme::{Coverage, EventIdTrait, Evidence, RawScheme, SchemeTraits, SentTrait};
+use crate::domain::scheme::{Coverage, EventIdTrait, Evidence, Lack, RawScheme, SchemeTraits, SentTrait};
 
 impl Check<'_> {
     /// All rules for one route.
@@ -23,6 +23,7 @@ impl Check<'_> {
         self.name_notes(route, scheme, &traits);
         self.budget_rules(route, &traits, server);
         self.route_notes(route, scheme, &traits);
+        self.challenge_notes(route);
         self.evidence_note(route, &traits);
     }
 
@@ -182,11 +183,6 @@ impl Check<'_> {
             let text = "the signature does not cover the whole body: who has seen one request can write others";
             self.note(&at("signed"), text.to_owned());
         }
-        let challenge = scheme.challenge.as_ref().and_then(|challenge| challenge.method.as_deref());
-        if let Some(method) = challenge.filter(|method| !route.methods.iter().any(|taken| taken.as_str() == *method)) {
-            let text = format!("{} sends its challenge by {method}, which this route does not take", route.provider);
-            self.warn(&at("methods"), text);
-        }
         if route.ack.mode == AckMode::Sync {
             let text = format!(
                 "route {} keeps nothing on disk: while the application is down its sender is told so",
@@ -197,6 +193,34 @@ impl Check<'_> {
         if route.delivery.schedule == Schedule::Listed(Vec::new()) {
             let text = "an event whose first attempt fails goes to the dead letters at once".to_owned();
             self.warn(&self.shared_key(&route.name, "delivery", "retries"), text);
+        }
+    }
+
+    /// Whether the provider's handshake is answered.
+    fn challenge_notes(&mut self, route: &Route) {
+        let at = |key: &str| keys(&["routes", &route.name, key]);
+        match route.scheme.lacks_for_challenge(route.verify_token.as_ref()) {
+            Some(Lack::VerifyToken) => {
+                let text = format!(
+                    "the handshake of {} is not answered; to turn it on, say `verify_token = {{ env = \"NAME\" }}` in \
+                     [routes.{}], with the token that you gave {0}",
+                    route.provider, route.name
+                );
+                self.note(&at("verify_token"), text);
+            }
+            Some(Lack::Pick) => {
+                let text = format!(
+                    "the handshake of {} is not answered; to turn it on, say `signature = {{ pick = \"your public key\" \
+                     }}` in [routes.{}]",
+                    route.provider, route.name
+                );
+                self.note(&at("signature"), text);
+            }
+            None => {}
+        }
+        if route.verify_token.is_some() && !route.scheme.takes_verify_token() {
+            let text = format!("nothing asks for it: {} has no challenge that shows a token", route.provider);
+            self.warn(&at("verify_token"), text);
         }
     }
 

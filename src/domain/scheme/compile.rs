@@ -304,13 +304,11 @@ impl Compiler<'_> {
 
     fn challenge(&mut self, means: &Means) -> Option<Challenge> {
         let raw = self.raw.challenge.as_ref()?;
-        if !matches!(means, Means::Signature(Proof::Hmac(_))) {
-            self.fault("challenge", "a challenge", "none, or kind = \"hmac\"");
-        }
-        match Challenge::parse(raw, &mut self.body) {
+        let proof = if let Means::Signature(proof @ Proof::Hmac(_)) = means { Some(*proof) } else { None };
+        match Challenge::parse(self.raw, raw, proof) {
             Ok(challenge) => Some(challenge),
-            Err(fault) => {
-                self.faults.push(fault);
+            Err(faults) => {
+                self.faults.extend(faults);
                 None
             }
         }

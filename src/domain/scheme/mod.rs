@@ -42,6 +42,8 @@ use std::fmt;
 
 use http::HeaderName;
 
+pub(in crate::domain) use challenge::Greeting;
+pub use challenge::Lack;
 pub use freshness::{Freshness, SignedAtMissing};
 pub use json::json_scalar;
 pub use key::Key;

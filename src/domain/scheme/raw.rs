@@ -330,24 +330,37 @@ pub struct RawBodyDigest {
     pub encoding: Option<Encoding>,
 }
 
-/// The provider's handshake, answered here.
+/// The provider's handshake, answered here. The values of a challenge are written as sources: `json:/pointer`,
+/// `query:NAME`, `header:NAME` or `form:NAME`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RawChallenge {
-    /// The method it comes with. Default `POST`.
+    /// The method it comes with: `GET`, `HEAD` or `POST`. Default `POST`. The route takes it for challenges, whatever
+    /// its `methods` say.
     pub method: Option<String>,
-    /// What tells it from an event: a source, or `source=value`.
+    /// What tells it from an event: a source, or `source=value`. With `GET` and `HEAD` it stands in the head; without
+    /// it every such request is a challenge.
     pub when: Option<String>,
-    /// Whether it is signed like an event. Default `false`.
+    /// Whether it is signed like an event, and answered only if the signature is right and fresh. Default `false`: it
+    /// is answered without a signature. A POST with one is an event; a GET or HEAD with one must have a right one.
     pub verify: Option<bool>,
-    /// Sources and the values they must have.
+    /// What the provider signs of a GET or HEAD in place of the body: text with `{query}`, which is the query as sent.
+    /// Default: the body itself.
+    pub signed: Option<String>,
+    /// Sources and the values they must have: `{verify_token}`, which is the route's, `{hex:20..32}` for so many
+    /// hexadecimal digits in lower case, or a text.
     pub check: Option<BTreeMap<String, String>>,
-    /// `Content-Type` of the answer.
+    /// The status of the answer, 200 to 299. Default 200.
+    pub status: Option<u16>,
+    /// `Content-Type` of the answer: `text/plain`, `application/json` or `application/json; charset=utf-8`. Default
+    /// `text/plain`.
     pub reply: Option<String>,
-    /// Further headers of the answer.
+    /// Further headers of the answer; a value is text with parts, as the body is.
     pub reply_headers: Option<BTreeMap<String, String>>,
-    /// Body of the answer: text with the parts `{json:/pointer}`, `{hmac_hex:{json:/pointer}}` and
-    /// `{hmac_b64:{json:/pointer}}`.
+    /// Body of the answer: text with the parts `{json:/pointer}`, `{query:NAME}`, `{header:NAME}` and `{form:NAME}`,
+    /// with `{hmac_hex:{…}}` and `{hmac_b64:{…}}` around any of them, and with `{pick}`, which is `signature.pick`.
+    /// Values are at most 1,024 bytes without control characters; in JSON they are escaped. Without `verify = true`
+    /// only `[A-Za-z0-9_.~+/-]` with `=` at the end, at most 256 bytes, is hashed.
     pub body: Option<String>,
 }
 

@@ -7,7 +7,6 @@ use sha2::{Digest, Sha256};
 use smallvec::{SmallVec, smallvec};
 
 use super::address::Address;
-use super::challenge::Challenge;
 use super::encoding::{decode, digest};
 use super::event_id::{IdParts, read_parts};
 use super::freshness::{Freshness, Moment, SignedAtMissing};
@@ -24,7 +23,6 @@ use super::traits::Coverage;
 use super::{Each, Means, Read, Scheme};
 use crate::domain::inbound::Inbound;
 use crate::domain::key::EventKey;
-use crate::domain::outcome::HandshakeReply;
 use crate::domain::refusal::Refusal;
 use crate::domain::time::Timestamp;
 
@@ -69,7 +67,6 @@ struct Findings {
     /// Digest of what was signed; nothing where that is the body.
     signed: Option<[u8; 32]>,
     event_type: Option<String>,
-    handshake: Option<HandshakeReply>,
     /// The times of a web token.
     times: Option<Times>,
 }
@@ -147,9 +144,8 @@ impl Scheme {
         let signed_at = self.signed_moment(&reading, fields);
         let id = read_parts(&self.event_id, &reading, fields, self.body_signed);
         let event_type = self.read_type(&reading, fields);
-        let handshake = self.challenge.as_ref().and_then(|c| self.answer(c, &reading, fields, found.secret, keys));
         let (secret, signed) = (found.secret, found.signed);
-        Ok(Findings { secret, sent, signed_at, id, signed, event_type, handshake, times: found.times })
+        Ok(Findings { secret, sent, signed_at, id, signed, event_type, times: found.times })
     }
 
     /// Checks the age of a verified request.
@@ -207,12 +203,6 @@ impl Scheme {
             parts.push(&whole);
         }
         EventKey::of_digest(route, &parts, &whole)
-    }
-
-    /// Our answer, if the request is the provider's handshake.
-    #[must_use]
-    pub fn handshake(&self, verified: &Verified) -> Option<HandshakeReply> {
-        verified.findings.handshake.clone()
     }
 
     fn refuse_repeated(&self, headers: &HeaderMap) -> Result<(), Refusal> {
@@ -408,19 +398,6 @@ impl Scheme {
         let text = text(reading, fields, self.event_type.as_ref()?)?;
         let plain = text.len() <= MAX_TYPE_BYTES && !text.iter().any(u8::is_ascii_control);
         String::from_utf8(text.into_owned()).ok().filter(|_| plain)
-    }
-
-    fn answer(
-        &self,
-        challenge: &Challenge,
-        reading: &Reading<'_>,
-        fields: &[Field<'_>],
-        position: usize,
-        keys: &Keys<'_>,
-    ) -> Option<HandshakeReply> {
-        let Means::Signature(proof) = self.means else { return None };
-        let (_, key) = keys.iter().find(|(at, _)| *at == position)?;
-        challenge.answer(reading, fields, key, proof)
     }
 }
 

@@ -585,7 +585,7 @@ fn a_body_of_ten_kibibytes_is_explained_in_two_seconds() {
 fn a_hostile_body_ends_at_the_bounds() {
     let desk = Desk::new();
     for text in
-        ["[".repeat(900_000), format!("{{{}\"a\":1}}", "\"a\":{\"b\":[1.5]},".repeat(10_000)), "=&".repeat(400_000)]
+        ["[".repeat(900_000), format!("{{{}\"a\":1}}", "\"a\":{\"b\":[1.5]},".repeat(4_000)), "=&".repeat(400_000)]
     {
         let began = Instant::now();
         let said = desk.of(&signed("", "plain", text.as_str(), "nobody's", &text), &["--json"]);

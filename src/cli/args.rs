@@ -193,6 +193,7 @@ pub(super) struct Verify {
 ///
 /// Ends with 0 if it is explained: it would be accepted, or something fits. With 3 if it is refused and nothing fits.
 #[derive(Debug, Args)]
+#[command(after_long_help = super::explain::tried())]
 #[command(group = clap::ArgGroup::new("which").required(true).args(["id", "last", "input", "curl", "headers", "list"]))]
 #[allow(clippy::struct_excessive_bools, reason = "each is a flag on the command line")]
 pub(super) struct Explain {

@@ -15,7 +15,7 @@ use super::output::{put_json, put_table};
 use super::{Context, Exit, Failure, Outcome, curl, verify};
 use crate::app::candidates;
 use crate::config::Config;
-use crate::domain::explain::{Case, explain as explained, hypotheses};
+use crate::domain::explain::{Case, Hypothesis, explain as explained, hypotheses};
 use crate::domain::inbound::Inbound;
 use crate::domain::route::Route;
 use crate::domain::time::Timestamp;
@@ -34,6 +34,12 @@ pub(super) fn explain(context: &Context, asked: &Explain) -> Outcome {
         return told(asked, &explanation);
     }
     offline(context, asked)
+}
+
+/// What is tried, for the help.
+pub(super) fn tried() -> String {
+    let line = |hypothesis: &Hypothesis| format!("\n  {:<28} {}", hypothesis.id, hypothesis.meaning);
+    format!("What is tried; perhaps{}", hypotheses().map(line).collect::<String>())
 }
 
 /// The hypotheses themselves.

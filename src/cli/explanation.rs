@@ -135,11 +135,12 @@ impl Page {
         if no.is_empty() {
             return;
         }
-        let fits = !with("fits").is_empty();
-        if !fits {
+        if with("fits").is_empty() {
             self.line("  Nothing that was tried would have matched.");
+            self.fact("not it", &no.join(", "));
+        } else {
+            self.fact("not it", &format!("what else was tried ({})", no.len()));
         }
-        self.column("  Not it", 12, &no.join(", "));
     }
 }
 
@@ -164,7 +165,7 @@ mod tests {
             "Refused: signature_mismatch   route veedeo   2026-01-31T12:00:00Z\n  request   POST http://h/x\n  \
              proof     x-sig: <64 hex>\n  body      3 bytes, sha256 ab, application/json\n  secrets   0 env:A\n  \
              What would have matched:\n    ✔ secret-whitespace       it\u{fffd} fits\n                        \
-             fix   trim it (operator)\n  Not it    secret-hex\n"
+             fix   trim it (operator)\n  not it    what else was tried (1)\n"
         );
     }
 }

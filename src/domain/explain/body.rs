@@ -199,7 +199,7 @@ pub(super) fn reserialised(bench: &mut Bench<'_>) -> Option<Found> {
     let document = Document::parse(std::str::from_utf8(bare).ok()?)?;
     let mut seen = HashSet::from([digest(&body)]);
     for style in document.styles() {
-        let text = document.write(&style);
+        let Some(text) = document.write(&style) else { continue };
         for (end, also) in [("", ""), ("\n", ", with a newline at its end")] {
             let text: Cow<'_, str> = if end.is_empty() { (&text).into() } else { format!("{text}{end}").into() };
             if bench.is_spent() {

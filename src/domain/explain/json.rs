@@ -6,6 +6,8 @@ use std::fmt;
 
 use serde_json::value::RawValue;
 
+/// Longest text that is written, in bytes: indentation can make a small one large.
+const LONGEST: usize = 8 * 1024 * 1024;
 /// Deepest nesting that is written anew.
 const MAX_DEPTH: usize = 128;
 
@@ -147,11 +149,11 @@ impl<'t> Document<'t> {
         styles
     }
 
-    /// The text in this style.
-    pub(super) fn write(&self, style: &Style) -> String {
+    /// The text in this style; `None` if that is longer than 8 MiB.
+    pub(super) fn write(&self, style: &Style) -> Option<String> {
         let mut writer = Writer { text: String::new(), style: *style };
         writer.node(&self.root, 0);
-        writer.text
+        (writer.text.len() <= LONGEST).then_some(writer.text)
     }
 }
 
@@ -269,6 +271,9 @@ struct Writer {
 
 impl Writer {
     fn node(&mut self, node: &Node<'_>, depth: usize) {
+        if self.text.len() > LONGEST {
+            return;
+        }
         match node {
             Node::Plain(spelt) => match self.style.numbers {
                 Numbers::JavaScript if is_long_number(node) => self.text.push_str(&javascript_number(spelt)),
@@ -388,7 +393,7 @@ mod tests {
 
     fn all(text: &str) -> Vec<String> {
         let document = Document::parse(text).expect("JSON");
-        document.styles().iter().map(|style| document.write(style)).collect()
+        document.styles().iter().map(|style| document.write(style).expect("a short text")).collect()
     }
 
     #[test]
@@ -423,6 +428,15 @@ mod tests {
         assert!(Document::parse(&deep(100)).is_some());
         assert!(Document::parse(&deep(1000)).is_none());
         assert!(Document::parse(&deep(200_000)).is_none());
+    }
+
+    #[test]
+    fn indentation_cannot_fill_the_memory() {
+        let text = format!("{}{}1{}", "[".repeat(120), "1,".repeat(100_000), "]".repeat(120));
+        let document = Document::parse(&text).expect("JSON");
+        let lengths = document.styles().into_iter().map(|style| document.write(&style).map_or(0, |text| text.len()));
+        let lengths: Vec<usize> = lengths.collect();
+        assert!(lengths.contains(&0) && lengths.contains(&text.len()), "{lengths:?}");
     }
 
     #[test]

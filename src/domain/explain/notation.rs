@@ -103,6 +103,7 @@ pub(super) fn prefix(bench: &mut Bench<'_>) -> Option<Found> {
         let raw = bench.with_signature(|signature| signature.prefix = Some(prefix.clone()));
         if bench.fits_raw(&raw).is_some() {
             let text = match (own.is_empty(), prefix.is_empty()) {
+                _ if !bench.signs() => "the secret is right behind another prefix".to_owned(),
                 (false, true) => format!("the signature is right, and {own:?} does not stand before it"),
                 (true, _) => format!("the signature is right behind {prefix:?}"),
                 (false, false) => format!("the signature is right behind {prefix:?}, expected was {own:?}"),

@@ -362,7 +362,7 @@ const HINTS: &[Hypothesis] = &[
     ),
     hint(
         "signature-length",
-        "the signature has the length of another hash function",
+        "the signature is longer or shorter than it must be",
         Whose::Operator,
         "compare `mac` and `signature.encoding` of the route with the sender's settings",
         seen::signature_length,

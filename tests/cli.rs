@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use hookgate::admin::{AdminState, Control, ReloadRefused, Reloaded, RouteFacts};
+use hookgate::admin::{AdminState, Control, Explained, ReloadRefused, Reloaded, RouteFacts};
 use hookgate::claims::embedded::Embedded;
 use hookgate::clock::Clock;
 use hookgate::disk::{Disk, DiskSettings};
@@ -387,6 +387,10 @@ impl Control for Roof {
     }
 
     fn wake(&self) {}
+
+    fn explain(&self, _: Option<&str>) -> Option<Explained> {
+        None
+    }
 }
 
 impl Gateway {
@@ -410,6 +414,7 @@ impl Gateway {
             control: Arc::new(Roof),
             token: Some(Secret::new(TOKEN.into())),
             address: admin,
+            explaining: Arc::new(tokio::sync::Semaphore::new(1)),
         };
         let readiness = http::Readiness::default();
         let pages = http::router(metrics, readiness.clone());

@@ -6,6 +6,7 @@
 //! |---|---|
 //! | `GET /api/status`, `/api/routes[/{name}]` | numbers of routes, spool and dedup store |
 //! | `GET /api/events[/{id}[/body]]` | what was received, from memory and from disk |
+//! | `GET /api/events/{id}/explain` | why a request was refused that is still in memory; `last`: the newest |
 //! | `POST /api/events/{id}/replay` | a dead letter made due again |
 //! | `GET /api/dead-letters[/export]`, `POST /api/dead-letters/retry\|drop` | dead letters |
 //! | `GET\|DELETE /api/dedup/{route}/{key}` | what the dedup store remembers |
@@ -18,6 +19,7 @@ mod bulk;
 mod dead;
 mod dedup;
 mod events;
+mod explain;
 mod guard;
 mod operate;
 mod problem;
@@ -37,10 +39,13 @@ use axum::extract::DefaultBodyLimit;
 use axum::http::HeaderName;
 use axum::routing::{get, post, put};
 use axum::{Router, middleware};
+use serde::Serialize;
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 
 use crate::claims::store::ClaimStore;
 use crate::clock::Clock;
+use crate::domain::explain::Explanation;
 use crate::domain::scheme::Carries;
 use crate::domain::secret::Secret;
 use crate::spool::Spool;
@@ -74,6 +79,8 @@ pub struct AdminState {
     pub token: Option<Secret>,
     /// The listener's own address: which `Host` is ours.
     pub address: SocketAddr,
+    /// Who explains a refusal: one at a time, it is work.
+    pub explaining: Arc<Semaphore>,
 }
 
 /// What the admin listener asks of the roof, which alone knows the configuration.
@@ -90,6 +97,19 @@ pub trait Control: Send + Sync {
     fn set_log_level(&self, level: Level) -> Result<(), String>;
     /// Events have become due: the deliverer is to look.
     fn wake(&self);
+    /// Why the newest request of this id was refused, or the newest of all; `None`: none is kept. Computes for up to
+    /// some seconds: called off the async threads.
+    fn explain(&self, request_id: Option<&str>) -> Option<Explained>;
+}
+
+/// A refusal that is kept, explained.
+#[derive(Clone, Debug, Serialize)]
+pub struct Explained {
+    /// Its `X-Request-Id`.
+    pub request_id: String,
+    /// Why, and what would have matched.
+    #[serde(flatten)]
+    pub explanation: Explanation,
 }
 
 /// A route as operators see it.
@@ -132,6 +152,7 @@ pub fn router(state: Arc<AdminState>) -> Router {
         .route("/api/events", get(events::list))
         .route("/api/events/{id}", get(events::show))
         .route("/api/events/{id}/body", get(events::body))
+        .route("/api/events/{id}/explain", get(explain::explain))
         .route("/api/events/{id}/replay", post(events::replay))
         .route("/api/dead-letters", get(dead::list))
         .route("/api/dead-letters/export", get(dead::export))

@@ -11,9 +11,10 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
+use tokio::sync::Semaphore;
 use tower_service::Service;
 
-use super::{AdminState, Control, ReloadRefused, Reloaded, RouteFacts, router};
+use super::{AdminState, Control, Explained, ReloadRefused, Reloaded, RouteFacts, router};
 use crate::claims::embedded::Embedded;
 use crate::claims::store::{Claim, ClaimStore};
 use crate::clock::Clock;
@@ -72,9 +73,14 @@ impl Control for Roof {
     fn wake(&self) {
         self.woken.fetch_add(1, Ordering::Relaxed);
     }
+
+    fn explain(&self, _: Option<&str>) -> Option<Explained> {
+        None
+    }
 }
 
 struct World {
+    explaining: Arc<Semaphore>,
     router: Router,
     spool: Spool,
     claims: Arc<dyn ClaimStore>,
@@ -93,6 +99,7 @@ fn world(token: Option<&str>) -> World {
     let disk = Disk::open(settings, NOW, metrics.clone()).unwrap().disk;
     let claims: Arc<dyn ClaimStore> = Arc::new(Embedded::new(disk.clone()));
     let (spool, recent, roof) = (Spool::new(disk), Recent::default(), Arc::new(Roof::default()));
+    let explaining = Arc::new(Semaphore::new(1));
     let state = AdminState {
         spool: spool.clone(),
         claims: claims.clone(),
@@ -103,8 +110,9 @@ fn world(token: Option<&str>) -> World {
         control: roof.clone(),
         token: token.map(|token| Secret::new(token.into())),
         address: "127.0.0.1:9465".parse::<SocketAddr>().unwrap(),
+        explaining: explaining.clone(),
     };
-    World { router: router(Arc::new(state)), spool, claims, recent, roof, metrics, _folder: folder }
+    World { explaining, router: router(Arc::new(state)), spool, claims, recent, roof, metrics, _folder: folder }
 }
 
 fn event(number: u8, route: &str) -> Event {
@@ -421,4 +429,19 @@ async fn what_is_not_there_is_a_problem_too() {
         let (found, problem) = world.ask(method, path, Value::Null).await;
         assert_eq!((found, &problem["status"]), (status, &json!(status.as_u16())), "{problem}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_that_is_not_kept_is_not_there_and_one_is_explained_at_a_time() {
+    let world = world(None);
+    for id in ["last", "request", "a%2Fb"] {
+        let (status, problem) = world.ask("GET", &format!("/api/events/{id}/explain"), Value::Null).await;
+        assert_eq!(status, StatusCode::NOT_FOUND, "{problem}");
+        assert!(problem["detail"].as_str().unwrap().contains("kept"), "{problem}");
+    }
+    let turn = world.explaining.clone().acquire_owned().await.unwrap();
+    let (status, problem) = world.ask("GET", "/api/events/last/explain", Value::Null).await;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{problem}");
+    drop(turn);
+    assert_eq!(world.ask("GET", "/api/events/last/explain", Value::Null).await.0, StatusCode::NOT_FOUND);
 }

@@ -6,7 +6,7 @@ use arc_swap::ArcSwap;
 use http::HeaderName;
 
 use super::{Loaded, Reread, wiring};
-use crate::admin::{Control, ReloadRefused, Reloaded, RouteFacts};
+use crate::admin::{Control, Explained, ReloadRefused, Reloaded, RouteFacts};
 use crate::clock::Clock;
 use crate::disk::Disk;
 use crate::domain::route::Route;
@@ -128,5 +128,9 @@ impl Control for Core {
 
     fn wake(&self) {
         self.deliverer.wake();
+    }
+
+    fn explain(&self, request_id: Option<&str>) -> Option<Explained> {
+        self.explain_refusal(request_id)
     }
 }

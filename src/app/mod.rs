@@ -4,6 +4,7 @@
 //! within `server.shutdown_grace`, running attempts are waited for, the disk is closed last.
 
 mod control;
+mod explain;
 mod signals;
 mod wiring;
 
@@ -16,6 +17,8 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
+
+pub use self::explain::candidates;
 
 use self::control::Core;
 use self::signals::Signals;
@@ -227,6 +230,7 @@ impl Running {
             token: config.admin_token.clone(),
             address: self.addresses.admin,
             control: core,
+            explaining: Arc::new(tokio::sync::Semaphore::new(1)),
         };
         let router = crate::admin::router(Arc::new(state));
         let stopped = self.side_stopped();

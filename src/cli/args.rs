@@ -37,6 +37,8 @@ pub(super) enum Command {
     Send(Send),
     /// Check captured requests against the configured routes, without a gateway
     Verify(Verify),
+    /// Why a request was refused, and what would have matched
+    Explain(Explain),
     /// What a running gateway holds, route by route
     Status(Status),
     /// What was received, and what became of it
@@ -184,6 +186,60 @@ pub(super) struct Verify {
     /// The moment of the check, in Unix seconds [default: now]
     #[arg(long, value_name = "UNIX", allow_negative_numbers = true)]
     pub(super) at: Option<i64>,
+}
+
+/// Says why a request was refused, and which change would have made it right: in the secret, the scheme or the request.
+///
+/// A refusal that a running gateway still keeps in memory is named by its id, as `events list` shows it, or is the last
+/// one. A captured request is explained without a gateway: from a line of `verify`'s format, from a curl command, or
+/// from saved headers and body. Nothing printed holds a secret or a signature that would be right.
+///
+/// Ends with 0 if it is explained: it would be accepted, or something fits. With 3 if it is refused and nothing fits.
+#[derive(Debug, Args)]
+#[command(after_long_help = super::explain::tried())]
+#[command(group = clap::ArgGroup::new("which").required(true).args(["id", "last", "input", "curl", "headers", "list"]))]
+#[allow(clippy::struct_excessive_bools, reason = "each is a flag on the command line")]
+pub(super) struct Explain {
+    /// A refused request: its `X-Request-Id`
+    pub(super) id: Option<String>,
+    /// The newest refusal
+    #[arg(long)]
+    pub(super) last: bool,
+    /// Captured requests, one JSON object a line; - for stdin
+    #[arg(long, value_name = "FILE")]
+    pub(super) input: Option<PathBuf>,
+    /// Of these requests only this one, counted from 1
+    #[arg(long, value_name = "N", requires = "input")]
+    pub(super) line: Option<usize>,
+    /// A curl command as it was typed; - for stdin
+    #[arg(long, value_name = "FILE")]
+    pub(super) curl: Option<PathBuf>,
+    /// Saved headers, one a line, with or without the request line
+    #[arg(long, value_name = "FILE")]
+    pub(super) headers: Option<PathBuf>,
+    /// The body that belongs to them, byte for byte; - for stdin [default: none]
+    #[arg(long, value_name = "FILE", requires = "headers")]
+    pub(super) body: Option<PathBuf>,
+    /// The address that was called [default: the request line's, on the `Host` of the headers]
+    #[arg(long, value_name = "URL", requires = "headers")]
+    pub(super) url: Option<String>,
+    /// The method [default: the request line's, else POST]
+    #[arg(long, value_name = "METHOD", requires = "headers")]
+    pub(super) method: Option<String>,
+    /// The route that checks it [default: the line's; the one of this path; the only one]
+    #[arg(long, value_name = "ROUTE", conflicts_with_all = ["id", "last"])]
+    pub(super) route: Option<String>,
+    /// The moment of the check, in Unix seconds [default: now]
+    #[arg(long, value_name = "UNIX", allow_negative_numbers = true, conflicts_with_all = ["id", "last"])]
+    pub(super) at: Option<i64>,
+    /// List what is tried, and do nothing
+    #[arg(long)]
+    pub(super) list: bool,
+    /// One JSON object a request
+    #[arg(long)]
+    pub(super) json: bool,
+    #[command(flatten)]
+    pub(super) door: Door,
 }
 
 /// How the admin listener is reached.

@@ -39,7 +39,7 @@ fn list(context: &Context, asked: &EventsList) -> Outcome {
             cell("reason"),
             cell("status"),
             cell("ack_ms"),
-            cell("id"),
+            id_of(item),
         ]
     };
     put_table(&["RECEIVED", "ROUTE", "EVENT", "BECAME", "REASON", "STATUS", "MS", "ID"], items.iter().map(row))?;
@@ -47,6 +47,14 @@ fn list(context: &Context, asked: &EventsList) -> Outcome {
         say("no such events; `hookgate send ROUTE` sends one");
     }
     Ok(Exit::Ok)
+}
+
+/// By what a request is asked for: its event, or its own id where it carried none that was believed.
+fn id_of(item: &Value) -> String {
+    match text(item, "id") {
+        none if none.is_empty() => text(item, "request_id"),
+        id => id,
+    }
 }
 
 /// All pages of a listing, as far as `limit`.

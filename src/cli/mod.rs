@@ -7,9 +7,12 @@ mod admin;
 mod args;
 mod bulk;
 mod config;
+mod curl;
 mod dead;
 mod dedup;
 mod events;
+mod explain;
+mod explanation;
 mod healthcheck;
 mod output;
 mod papers;
@@ -147,6 +150,7 @@ fn dispatch(context: &Context, command: Command) -> Outcome {
         Command::Providers(asked) => providers::providers(asked),
         Command::Send(asked) => send::send(context, &asked),
         Command::Verify(asked) => verify::verify(context, &asked),
+        Command::Explain(asked) => explain::explain(context, &asked),
         Command::Status(asked) => status::status(context, &asked),
         Command::Events(asked) => events::events(context, asked),
         Command::Replay(asked) => dead::replay(context, asked),

@@ -11,7 +11,7 @@ use super::{Exit, Failure, Outcome};
 const GROUPS: &[(&str, &[&str])] = &[
     ("Start", &["run", "demo", "healthcheck", "reload"]),
     ("Configure", &["config", "validate", "providers"]),
-    ("Try", &["send", "verify"]),
+    ("Try", &["send", "verify", "explain"]),
     ("Look and repair", &["status", "events", "replay", "dlq", "spool", "dedup"]),
     ("More", &["completions", "man"]),
 ];

@@ -9,6 +9,7 @@ use std::io::{self, BufRead, BufReader};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 
+use bytes::Bytes;
 use data_encoding::BASE64;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 use serde::{Deserialize, Serialize};
@@ -67,7 +68,8 @@ pub(super) fn verify(context: &Context, asked: &Verify) -> Outcome {
     Ok(exit)
 }
 
-fn lines(input: &Path) -> Result<Box<dyn Iterator<Item = io::Result<String>>>, Failure> {
+/// The lines of a file of captured requests; - is stdin.
+pub(super) fn lines(input: &Path) -> Result<Box<dyn Iterator<Item = io::Result<String>>>, Failure> {
     if input == Path::new("-") {
         return Ok(Box::new(BufReader::new(io::stdin()).lines()));
     }
@@ -77,9 +79,8 @@ fn lines(input: &Path) -> Result<Box<dyn Iterator<Item = io::Result<String>>>, F
 }
 
 /// A line's route and request, or what is wrong with the line.
-fn read(text: &str) -> Result<(String, Inbound), String> {
+pub(super) fn read(text: &str) -> Result<(String, Inbound), String> {
     let captured: Captured = serde_json::from_str(text).map_err(|error| error.to_string())?;
-    let uri: Uri = captured.url.parse().map_err(|error| format!("url: {error}"))?;
     let mut headers = HeaderMap::new();
     for (name, value) in &captured.headers {
         let name: HeaderName = name.parse().map_err(|_| format!("headers: {name:?} is not a header's name"))?;
@@ -87,17 +88,23 @@ fn read(text: &str) -> Result<(String, Inbound), String> {
         headers.append(name.clone(), value.map_err(|_| format!("headers: {name} holds bytes that no header can"))?);
     }
     let body = BASE64.decode(captured.body_b64.as_bytes()).map_err(|error| format!("body_b64: {error}"))?;
-    let inbound = Inbound {
-        method: captured.method.parse::<Method>().map_err(|_| format!("method: {:?}", captured.method))?,
+    let inbound = request(&captured.method, &captured.url, headers, body.into())?;
+    Ok((captured.route, inbound))
+}
+
+/// The request of these parts, as the gateway would have read it.
+pub(super) fn request(method: &str, url: &str, headers: HeaderMap, body: Bytes) -> Result<Inbound, String> {
+    let uri: Uri = url.parse().map_err(|error| format!("url: {error}"))?;
+    Ok(Inbound {
+        method: method.parse::<Method>().map_err(|_| format!("method: {method:?}"))?,
         path: uri.path().to_owned(),
         query: uri.query().map(str::to_owned),
         headers,
-        body: body.into(),
+        body,
         authority: uri.authority().map(ToString::to_string).unwrap_or_default(),
         https: uri.scheme_str() == Some("https"),
         remote: IpAddr::V4(Ipv4Addr::LOCALHOST),
-    };
-    Ok((captured.route, inbound))
+    })
 }
 
 fn check(config: &Config, line: usize, (name, inbound): (String, Inbound), now: Timestamp) -> Verdict {

@@ -5,6 +5,7 @@
 pub mod admission;
 pub mod breaker;
 pub mod event;
+pub mod explain;
 pub mod fault;
 pub mod inbound;
 pub mod key;

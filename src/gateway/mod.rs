@@ -12,6 +12,7 @@ mod head;
 pub mod listener;
 mod proxy;
 mod receive;
+mod refused;
 pub mod reply;
 pub mod site;
 
@@ -20,7 +21,10 @@ use std::sync::{Arc, Mutex};
 
 use arc_swap::ArcSwap;
 
+pub use self::refused::KeptRefusal;
+
 use self::body::Buffers;
+use self::refused::Refusals;
 use self::site::Site;
 use crate::claims::Claims;
 use crate::clock::Clock;
@@ -38,6 +42,7 @@ pub struct Gateway {
     clock: Clock,
     metrics: Arc<Metrics>,
     recent: Recent,
+    refusals: Refusals,
     buffers: Buffers,
     clock_watch: Mutex<ClockWatch>,
     /// Whether the watch holds anything: spares a request that is fresh the mutex.
@@ -57,6 +62,7 @@ impl Gateway {
         max_buffered_bytes: usize,
     ) -> Self {
         let buffers = Buffers::new(max_buffered_bytes, metrics.clone());
+        let refusals = Refusals::new(metrics.clone());
         let clock_watch = Mutex::default();
         let clock_in_doubt = AtomicBool::new(false);
         Self {
@@ -68,7 +74,14 @@ impl Gateway {
             clock,
             metrics,
             recent,
+            refusals,
             buffers,
         }
+    }
+
+    /// A request that was refused and is still kept: the newest of this request id, or the newest of all.
+    #[must_use]
+    pub fn refusal(&self, request_id: Option<&str>) -> Option<Arc<KeptRefusal>> {
+        self.refusals.find(request_id)
     }
 }

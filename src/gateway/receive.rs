@@ -117,13 +117,19 @@ impl Gateway {
             }
             (Ok(Admission::Filtered), _) => Admitted::Answered(Settled::Filtered),
             (Ok(Admission::Handshake(reply)), _) => Admitted::Answered(Settled::Handshake(reply)),
-            (Err(Refused { refusal, .. }), Some(inbound)) => {
+            (Err(refused), Some(inbound)) => {
+                let refusal = refused.refusal;
+                self.refusals.keep(&route.name, &origin.request_id, now, refused);
                 self.note_observed(route, origin, refusal);
                 let (mut event, _) = route.observe(inbound, now, id, received_at);
                 origin.tell(&mut event.headers);
                 Admitted::Unbelieved(event)
             }
-            (Err(Refused { refusal, .. }), None) => Admitted::Answered(self.blame(refusal, &body, said, now)),
+            (Err(refused), None) => {
+                let refusal = refused.refusal;
+                self.refusals.keep(&route.name, &origin.request_id, now, refused);
+                Admitted::Answered(self.blame(refusal, &body, said, now))
+            }
         }
     }
 

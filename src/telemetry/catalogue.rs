@@ -116,6 +116,7 @@ pub const CATALOGUE: &[Spec] = &[
     counter("connections_turned_away_total", &[], "Connections answered 503 because none could be closed for them."),
     gauge("buffered_bytes", &[], "Bytes of request bodies in memory."),
     gauge("buffered_bytes_capacity", &[], "server.max_buffered_bytes."),
+    gauge("refused_kept_bytes", &[], "Bytes of refused requests kept in memory to be explained; bound: 8 MiB."),
     gauge("config_last_reload_successful", &[], "1 if the last load of the configuration succeeded."),
     gauge("config_last_reload_timestamp_seconds", &[], "When the configuration in force was loaded."),
     gauge("secrets_loaded_timestamp_seconds", &["route"], "When the route's secrets were last read."),

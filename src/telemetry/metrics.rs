@@ -100,6 +100,8 @@ pub struct Metrics {
     pub buffered_bytes: IntGauge,
     /// Most bytes in memory.
     pub buffered_bytes_capacity: IntGauge,
+    /// Bytes in memory now.
+    pub refused_kept_bytes: IntGauge,
     /// 1 from the start: without a configuration there is no process.
     pub config_last_reload_successful: IntGauge,
     /// Unix seconds.
@@ -154,6 +156,7 @@ impl Metrics {
             connections_turned_away_total: make.counter("connections_turned_away_total")?,
             buffered_bytes: make.gauge("buffered_bytes")?,
             buffered_bytes_capacity: make.gauge("buffered_bytes_capacity")?,
+            refused_kept_bytes: make.gauge("refused_kept_bytes")?,
             config_last_reload_successful: make.gauge("config_last_reload_successful")?,
             config_last_reload_timestamp_seconds: make.real_gauge("config_last_reload_timestamp_seconds")?,
             secrets_loaded_timestamp_seconds: make.real_gauges("secrets_loaded_timestamp_seconds")?,

@@ -20,6 +20,7 @@ mod commands;
 mod crash;
 mod disk;
 mod duplicates;
+mod explain;
 mod front;
 mod handshakes;
 mod modes;

@@ -551,3 +551,18 @@ async fn a_stopped_spool_can_be_looked_at() {
     let Err(missing) = Spool::open_read_only(&dir.path().join("nowhere")) else { panic!("there is no such spool") };
     assert!(missing.to_string().contains("nowhere"), "{missing}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_doubt_that_is_still_in_memory_never_hides_what_the_disk_knows_was_processed() {
+    let dir = tempfile::tempdir().unwrap();
+    let world = world(dir.path());
+    let mark = |number, kind| Mark { kind, ..Mark::new(&event(number), START.plus(DAY)) };
+    for number in 0..200 {
+        world.disk.put_mark(mark(number, MarkKind::Processed), START);
+        // A later job: what was queued before it is on disk.
+        world.disk.prompt(|_| Ok(())).await.unwrap();
+        world.disk.put_mark(mark(number, MarkKind::Perhaps), START);
+        let recall = world.disk.recall(mark(number, MarkKind::Perhaps).key, START).await.unwrap();
+        assert!(matches!(recall.same, Some((MarkKind::Processed, _))), "{number}: {recall:?}");
+    }
+}

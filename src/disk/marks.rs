@@ -364,10 +364,11 @@ impl Rx<'_> {
         let mut rows = query.query(params![key.slot])?;
         while let Some(row) = rows.next()? {
             let fingerprint = row.get_ref(0)?.as_blob().unwrap_or_default();
-            if fingerprint == key.fingerprint && recall.same.is_some() {
+            let kind = if row.get::<_, i64>(1)? == 0 { MarkKind::Processed } else { MarkKind::Perhaps };
+            // What memory says is newer, but "perhaps" never takes the place of a "processed" that counts.
+            if fingerprint == key.fingerprint && recall.same.is_some() && kind == MarkKind::Perhaps {
                 continue;
             }
-            let kind = if row.get::<_, i64>(1)? == 0 { MarkKind::Processed } else { MarkKind::Perhaps };
             recall.add(fingerprint, key, kind, Timestamp::from_millis(row.get(2)?), now);
         }
         Ok(())

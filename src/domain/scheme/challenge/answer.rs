@@ -52,15 +52,11 @@ impl Scheme {
         let Some(challenge) = self.challenge.as_ref().filter(|challenge| challenge.lack(token).is_none()) else {
             return false;
         };
-        let at_head = || match &challenge.when {
-            None => true,
-            Some(when) => match &when.source {
-                Source::Header(_) | Source::Query(_) => when.holds(&Look::of_head(headers, query)),
-                Source::Json(_) | Source::Form(_) => true,
-                Source::Beside(_) | Source::Claim(_) => false,
-            },
+        let at_head = |when: &When| {
+            let in_body = matches!(when.source, Source::Json(_) | Source::Form(_));
+            in_body || when.holds(&Look::of_head(headers, query))
         };
-        challenge.method == *method && at_head()
+        challenge.method == *method && challenge.when.as_ref().is_none_or(at_head)
     }
 
     /// What a route with this `verify_token` must still say before the provider's challenge can be answered.

@@ -275,7 +275,8 @@ impl Parser<'_> {
         if text.strip_prefix("json:").is_some_and(|pointer| Pointer::parse(pointer).is_none()) {
             return None;
         }
-        Source::parse(text, &mut self.pointers).filter(|source| !matches!(source, Source::Beside(_) | Source::Claim(_)))
+        Source::parse(text, &mut self.pointers)
+            .filter(|source| matches!(source, Source::Header(_) | Source::Json(_) | Source::Form(_) | Source::Query(_)))
     }
 
     /// What the parts mean together.

@@ -236,6 +236,19 @@ fn a_get_that_is_signed_must_be_signed_right() {
 }
 
 #[test]
+fn a_get_that_is_signed_must_be_fresh() {
+    let scheme = format!(
+        "{SIGNATURE}\nsigned = \"{{timestamp}}:{{body}}\"\ntimestamp = {{ from = \"header:T\" }}\n\
+         challenge = {{ method = \"GET\", when = \"query:c\", body = \"{{query:c}}\" }}"
+    );
+    let route = route_of(&scheme);
+    let ask = signed(&route, get("c=x"));
+    assert_eq!(body(&route, &ask), "x");
+    let late = NOW.plus(Duration::from_secs(301));
+    assert_eq!(route.greet(&ask, late), Some(Err(Refusal::TimestampStale)));
+}
+
+#[test]
 fn a_token_that_comes_with_a_get_must_be_right() {
     let scheme = "kind = \"token\"\nsignature = { header = \"Authorization\" }\n\
                   challenge = { method = \"GET\", when = \"header:X-C\", body = \"{header:X-C}\" }";

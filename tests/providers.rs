@@ -20,7 +20,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 const NOW: Timestamp = Timestamp::from_seconds(1_760_000_000);
 const BODY: &[u8] = br#"{"webhookTimestamp":1760000000000,"id":"evt_1","type":"a.b","data":{"n":0.0}}"#;
 /// Schemes whose signature stands in the body, which is never written here.
-const SIGNED_INSIDE: [&str; 3] = ["adyen", "braintree", "mailgun"];
+const SIGNED_INSIDE: [&str; 4] = ["adyen", "braintree", "mailgun", "msgraph"];
 
 /// A signed request and all that is needed to check it.
 struct Case {

@@ -452,3 +452,47 @@ fn acknowledgement_of_adyen_is_the_text_that_it_wants() {
     assert_refused(&changed, 401, "signature_mismatch");
     assert_eq!(world.app.wait_for(1)[0].body, body.as_bytes());
 }
+
+#[test]
+fn handshake_of_microsoft_graph_echoes_the_token_of_an_empty_post() {
+    let world = world_of("msgraph", &[]);
+    let ask = |body: &str| world.send(&Request::post("/msgraph?validationToken=Validation%3A+Testing%20it", body));
+    assert_answer(&ask(""), 200, "text/plain", "Validation: Testing it");
+    assert_refused(&ask(r#"{"value":[{"clientState":"wrong"}]}"#), 401, "signature_mismatch");
+    assert_nothing_else(&world, "msgraph", 1, 1);
+    assert_eq!(ask(&format!(r#"{{"value":[{{"clientState":"{SECRET}"}}]}}"#)).status, 200);
+    assert_eq!(world.app.count(), 1);
+}
+
+#[test]
+fn handshake_of_monday_is_an_unsigned_echo() {
+    let world = world_of("monday", &[]);
+    let body = r#"{"challenge":"3eZbrw1aBm2rZgRNFdxV2595"}"#;
+    assert_answer(&world.send(&Request::post("/monday", body)), 200, "application/json", body);
+    assert_refused(
+        &world.send(&Request::post("/monday", body).with("Authorization", "a.b.c")),
+        401,
+        "signature_malformed",
+    );
+    assert_nothing_else(&world, "monday", 1, 1);
+}
+
+#[test]
+fn handshake_of_discord_is_a_signed_ping() {
+    let key = ed25519_dalek::SigningKey::from_bytes(&[7; 32]);
+    let public = HEXLOWER.encode(key.verifying_key().as_bytes());
+    for (name, ping, status, answer) in
+        [("discord", r#"{"type":1}"#, 200, r#"{"type":1}"#), ("discord_events", r#"{"type":0}"#, 204, "")]
+    {
+        let world = world_of(name, &[&format!("secrets = [{{ literal = '{public}' }}]")]);
+        let ask = |signed: &str| {
+            let unix = now_unix();
+            let signature = ed25519_dalek::Signer::sign(&key, format!("{unix}{signed}").as_bytes());
+            let request = Request::post(&format!("/{name}"), ping).with("X-Signature-Timestamp", unix.to_string());
+            world.send(&request.with("X-Signature-Ed25519", HEXLOWER.encode(&signature.to_bytes())))
+        };
+        assert_answer(&ask(ping), status, "application/json", answer);
+        assert_refused(&ask("x"), 401, "signature_mismatch");
+        assert_nothing_else(&world, name, 1, 1);
+    }
+}

@@ -5,7 +5,7 @@ CARGO ?= cargo
 HOOKGATE_TORTURE ?= 20
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test fmt lint docs unit bench torture image
+.PHONY: help demo test fmt lint docs unit bench torture fuzz image
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +39,10 @@ bench: ## the benchmarks
 torture: ## the tests with crashes and floods at many times their everyday size: HOOKGATE_TORTURE=20
 	@scripts/ensure-tools cargo cc cmake redis-server cargo-nextest
 	@HOOKGATE_TORTURE=$(HOOKGATE_TORTURE) $(CARGO) nextest run --locked --release --no-fail-fast --run-ignored all -E 'not test(child_)'
+
+fuzz: ## the fuzz targets for FUZZ_SECONDS=60 each: headers, times, pointers, forms, tokens
+	@scripts/ensure-tools cargo cc cmake
+	@scripts/fuzz
 
 image: ## the container image, with docker or what DOCKER names
 	@$(or $(DOCKER),docker) build -f deploy/Dockerfile -t hookgate:local .

@@ -200,3 +200,14 @@ fn the_page_lists_what_is_not_supported_with_the_reason() {
         .collect();
     assert_eq!(listed, refused);
 }
+
+#[test]
+fn the_number_of_built_ins_is_right_wherever_it_is_told() {
+    let number = providers().iter().filter(|facts| facts["unsupported"].is_null()).count();
+    for (paper, sentence) in [
+        ("README.md", format!("{number} providers are built in")),
+        ("CHANGELOG.md", format!("{number} built-in providers")),
+    ] {
+        assert!(read(paper).contains(&sentence), "{paper} does not say {sentence:?}");
+    }
+}

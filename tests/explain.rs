@@ -39,6 +39,7 @@ const SECRETS: &[(&str, &str)] = &[
     ("VEEDEO", "canary-veedeo-8d1f0b7c52e94f63a0"),
     ("ADDRESS", "canary-address-4d2f8e0177e0c3"),
     ("TOKEN", "canary-token-0c3a9514b4d2f8e0"),
+    ("WEB", "canary-web-5f22e94f63a08d1f"),
 ];
 
 const CONFIG: &str = r#"
@@ -60,6 +61,10 @@ signed = "{url}{body}"
 [providers.token]
 kind = "token"
 signature = { header = "X-Token" }
+[providers.web]
+kind = "jwt"
+token = { header = "Authorization", prefix = "Bearer " }
+claims = { iss = "me", sha256 = "{sha256_hex:body}", aud = "{url}" }
 "#;
 
 fn config() -> String {
@@ -83,6 +88,7 @@ fn config() -> String {
         route("veedeo", "veedeo", ""),
         route("address", "address", "public_url = \"https://hooks.example.com/in\""),
         route("token", "token", ""),
+        route("web", "web", "public_url = \"https://hooks.example.com/web\""),
     ];
     CONFIG.to_owned() + &routes.concat()
 }
@@ -171,7 +177,7 @@ fn body(id: &'static str, body: impl Into<Vec<u8>>, text: impl AsRef<[u8]>) -> R
 }
 
 fn rows() -> Vec<Row> {
-    [facts(), secrets(), notation(), texts_and_times(), addresses(), bodies(), reserialised(), hints()]
+    [facts(), secrets(), notation(), tokens(), texts_and_times(), addresses(), bodies(), reserialised(), hints()]
         .into_iter()
         .flatten()
         .collect()
@@ -187,6 +193,34 @@ fn facts() -> Vec<Row> {
         right("required-header", "required"),
         right("required-header", "required").with("X-Version", "2"),
         right("connection-header", "plain").with("Connection", "close, X-Sig"),
+    ]
+}
+
+fn tokens() -> Vec<Row> {
+    let part = |text: &str| data_encoding::BASE64URL_NOPAD.encode(text.as_bytes());
+    let key = secret("web").as_bytes();
+    let digest = HEXLOWER.encode(&sha2::Digest::finalize(<Sha256 as sha2::Digest>::new_with_prefix(JSON)));
+    let claims = |iss: &str, digest: &str, aud: &str| {
+        format!(r#"{{"iss":"{iss}","sha256":"{digest}","aud":"{aud}","iat":{NOW}}}"#)
+    };
+    let url = "https://hooks.example.com/web";
+    let token = |id, claims: String| {
+        let text = format!("{}.{}", part(r#"{"alg":"HS256"}"#), part(&claims));
+        let mac = data_encoding::BASE64URL_NOPAD.encode(&mac(key, text.as_bytes()));
+        bare(id, "web", JSON).with("Authorization", format!("Bearer {text}.{mac}"))
+    };
+    let strong = {
+        let text = format!("{}.{}", part(r#"{"alg":"HS512"}"#), part(&claims("me", &digest, url)));
+        let mut mac = Hmac::<sha2::Sha512>::new_from_slice(key).unwrap();
+        mac.update(text.as_bytes());
+        format!("Bearer {text}.{}", data_encoding::BASE64URL_NOPAD.encode(&mac.finalize().into_bytes()))
+    };
+    let right = token("token-prefix", claims("me", &digest, url)).headers.remove(0).1;
+    vec![
+        token("token-claim", claims("you", &digest, url)),
+        token("token-claim", claims("me", &digest, "https://hooks.example.com/other")),
+        bare("token-algorithm", "web", JSON).with("Authorization", strong),
+        bare("token-prefix", "web", JSON).with("Authorization", right.replace("Bearer ", "JWT ")),
     ]
 }
 

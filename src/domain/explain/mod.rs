@@ -19,6 +19,7 @@ mod secrets;
 mod seen;
 mod signed;
 mod table;
+mod token;
 
 use serde::Serialize;
 

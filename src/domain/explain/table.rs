@@ -3,11 +3,11 @@
 
 use super::Whose;
 use super::hypothesis::{Hypothesis, any, hint, riddle, right, wrong};
-use super::{address, body, clock, notation, secrets, seen, signed};
+use super::{address, body, clock, notation, secrets, seen, signed, token};
 
 /// All hypotheses, in the order in which they are tested: cheap ones first.
 pub fn hypotheses() -> impl Iterator<Item = &'static Hypothesis> {
-    [FACTS, SECRETS, NOTATION, SIGNED, TIMES, ADDRESS, BODY, MISSING, HINTS].into_iter().flatten()
+    [FACTS, SECRETS, NOTATION, TOKEN, SIGNED, TIMES, ADDRESS, BODY, MISSING, HINTS].into_iter().flatten()
 }
 
 /// What is so, whatever was signed.
@@ -164,6 +164,30 @@ const NOTATION: &[Hypothesis] = &[
         Whose::Operator,
         "set the route's `provider` to that one",
         notation::other_provider,
+    ),
+];
+
+const TOKEN: &[Hypothesis] = &[
+    wrong(
+        "token-claim",
+        "the web token is signed right, and one of its claims is not what is wanted",
+        Whose::Operator,
+        "set the claim for the route, or let the sender make it",
+        token::claim,
+    ),
+    wrong(
+        "token-algorithm",
+        "the web token is signed with another hash: HS256, HS384 or HS512",
+        Whose::Operator,
+        "set `mac` for the route, or the algorithm at the sender",
+        token::hash,
+    ),
+    wrong(
+        "token-prefix",
+        "something else stands before the web token",
+        Whose::Operator,
+        "set `token.prefix` for the route to what the sender writes",
+        token::prefix,
     ),
 ];
 

@@ -11,11 +11,13 @@ use smallvec::SmallVec;
 const MAX_FIELDS: usize = 4096;
 
 /// A parsed form.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Form {
     /// Names and values one after the other, unescaped.
     text: SmallVec<[u8; 1024]>,
     fields: SmallVec<[Field; 32]>,
+    /// Names and values without separators, once they are sorted.
+    sorted: SmallVec<[u8; 1024]>,
 }
 
 /// Where a field's name and its value stand in the text.
@@ -42,19 +44,29 @@ pub(super) enum Occurrence<'f> {
 impl Form {
     /// `None` if there are more than 4096 fields.
     pub(super) fn parse(text: &[u8]) -> Option<Self> {
-        let mut form = Self { text: SmallVec::from_elem(0, text.len()), fields: SmallVec::new() };
+        let mut form = Self::default();
+        form.read(text).is_some().then_some(form)
+    }
+
+    /// Reads `text` in place: a form is too large to be moved about for nothing. `None` if there are more than 4096
+    /// fields.
+    pub(super) fn read(&mut self, text: &[u8]) -> Option<&Self> {
+        self.text.resize(text.len(), 0);
         let mut end = 0;
         for piece in text.split(|b| *b == b'&').filter(|piece| !piece.is_empty()) {
-            if form.fields.len() == MAX_FIELDS {
+            if self.fields.len() == MAX_FIELDS {
                 return None;
             }
-            let mut halves = piece.splitn(2, |b| *b == b'=');
-            let name = form.take_in(halves.next().unwrap_or_default(), end);
-            let value = form.take_in(halves.next().unwrap_or_default(), name.end);
+            let (name, value) = match piece.iter().position(|b| *b == b'=').and_then(|at| piece.split_at_checked(at)) {
+                Some((name, value)) => (name, value.get(1..).unwrap_or_default()),
+                None => (piece, &[] as &[u8]),
+            };
+            let name = self.take_in(name, end);
+            let value = self.take_in(value, name.end);
             end = value.end;
-            form.fields.push(Field { name, value });
+            self.fields.push(Field { name, value });
         }
-        Some(form)
+        Some(self)
     }
 
     /// Unescaped text is never longer than it was.
@@ -77,12 +89,29 @@ impl Form {
         }
     }
 
-    /// Names and values, names in byte order, values of one name in byte order and each once.
-    pub(super) fn sorted(&self) -> SmallVec<[Pair<'_>; 32]> {
+    /// Names and values without separators, names in byte order, values of one name in byte order and each once; empty
+    /// before [`Self::sort`].
+    pub(super) fn sorted(&self) -> &[u8] {
+        &self.sorted
+    }
+
+    /// Sorts the fields.
+    pub(super) fn sort(&mut self) {
+        let mut text = std::mem::take(&mut self.sorted);
+        text.resize(self.text.len(), 0);
         let mut pairs: SmallVec<[Pair<'_>; 32]> = self.pairs().collect();
         pairs.sort_unstable();
         pairs.dedup();
-        pairs
+        let mut end = 0;
+        for bytes in pairs.iter().flat_map(|(name, value)| [name, value]) {
+            if let Some(free) = text.get_mut(end..end + bytes.len()) {
+                free.copy_from_slice(bytes);
+                end += bytes.len();
+            }
+        }
+        text.truncate(end);
+        drop(pairs);
+        self.sorted = text;
     }
 }
 
@@ -139,9 +168,9 @@ mod tests {
 
     #[test]
     fn sorting_puts_upper_case_first_and_drops_equal_values() {
-        let form = Form::parse(b"b=2&a=z&a=y&a=z&B=1").expect("few fields");
-        let text: Vec<u8> = form.sorted().iter().flat_map(|(name, value)| [*name, *value].concat()).collect();
-        assert_eq!(text, b"B1ayazb2");
+        let mut form = Form::parse(b"b=2&a=z&a=y&a=z&B=1").expect("few fields");
+        form.sort();
+        assert_eq!(form.sorted(), b"B1ayazb2");
     }
 
     #[test]

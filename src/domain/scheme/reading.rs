@@ -180,10 +180,7 @@ impl<'a> Reading<'a> {
         match (fill.digested, self.form) {
             (Read::Yes, _) => Ok(()),
             (Read::No, Some(form)) => {
-                for (name, value) in form.sorted() {
-                    message.put(name);
-                    message.put(value);
-                }
+                message.put(form.sorted());
                 Ok(())
             }
             (Read::No, None) => Err(Refusal::SignatureMalformed),
@@ -191,10 +188,16 @@ impl<'a> Reading<'a> {
     }
 }
 
-/// The body as a form, where the scheme needs it.
-pub(super) fn form_of(scheme: &Scheme, body: &[u8]) -> Option<Form> {
+/// The body as a form, where the scheme needs it, read into `form`.
+pub(super) fn form_of<'f>(scheme: &Scheme, body: &[u8], form: &'f mut Form) -> Option<&'f Form> {
     match scheme.reads.form {
-        Read::Yes => Form::parse(body),
+        Read::Yes => {
+            form.read(body)?;
+            if scheme.signed.has(&Part::SortedForm) {
+                form.sort();
+            }
+            Some(form)
+        }
         Read::No => None,
     }
 }

@@ -7,6 +7,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
 use super::address::Address;
 use super::encoding::{digest, encode};
+use super::form::Form;
 use super::freshness::Moment;
 use super::raw::Encoding;
 use super::reading::{Fill, Reading, Subject, form_of, query_value};
@@ -130,8 +131,9 @@ impl Scheme {
         match &rule.source {
             Source::Beside(_) | Source::Header(_) => Some(Moment::write(rule.unit, now).into_bytes()),
             source @ (Source::Json(_) | Source::Form(_) | Source::Query(_) | Source::Claim(_)) => {
-                let form = form_of(self, &request.body);
-                let reading = Reading::new(self, subject(request), form.as_ref());
+                let mut form = Form::default();
+                let form = form_of(self, &request.body, &mut form);
+                let reading = Reading::new(self, subject(request), form);
                 reading.value(source).ok().flatten().map(std::borrow::Cow::into_owned)
             }
         }
@@ -144,8 +146,9 @@ impl Scheme {
         use_it: impl FnOnce(&super::template::Message<'_>) -> T,
     ) -> Result<T, SchemeFault> {
         let refused = |_: Refusal| cannot("signed", "a request without all that is signed");
-        let form = form_of(self, &request.body);
-        let reading = Reading::new(self, subject(request), form.as_ref());
+        let mut form = Form::default();
+        let form = form_of(self, &request.body, &mut form);
+        let reading = Reading::new(self, subject(request), form);
         let digested = match &self.body_digest {
             Some(rule) => {
                 Read::when(query_value(query_of(&request.url), &rule.query).is_ok_and(|value| value.is_some()))

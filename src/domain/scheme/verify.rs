@@ -9,6 +9,7 @@ use smallvec::{SmallVec, smallvec};
 use super::address::Address;
 use super::encoding::{decode, digest};
 use super::event_id::{IdParts, read_parts};
+use super::form::Form;
 use super::freshness::{Freshness, Moment, SignedAtMissing};
 use super::json::{self, Field};
 use super::key::Key;
@@ -135,8 +136,9 @@ impl Scheme {
             headers: &inbound.headers,
             body: &inbound.body,
         };
-        let form = form_of(self, &inbound.body);
-        let reading = Reading::new(self, subject, form.as_ref());
+        let mut form = Form::default();
+        let form = form_of(self, &inbound.body, &mut form);
+        let reading = Reading::new(self, subject, form);
         let found = self.prove(&reading, keys)?;
         let later = reading.later(self);
         let fields = later.as_ref().unwrap_or(reading.fields());

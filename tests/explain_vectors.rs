@@ -3,6 +3,7 @@
 
 #![allow(
     clippy::unwrap_used,
+    clippy::expect_used,
     clippy::indexing_slicing,
     clippy::panic,
     reason = "a test that stops is a test that fails"
@@ -10,11 +11,10 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use data_encoding::{BASE64, BASE64_NOPAD, BASE64URL_NOPAD, HEXLOWER};
+use data_encoding::{BASE64_NOPAD, BASE64URL_NOPAD, HEXLOWER};
 use hookgate::app::candidates;
 use hookgate::config::{Environment, Layers, builtin};
 use hookgate::domain::explain::{Case, Explanation, Verdict, explain};
@@ -22,52 +22,21 @@ use hookgate::domain::inbound::Inbound;
 use hookgate::domain::route::Route;
 use hookgate::domain::scheme::{Carries, Coverage, Scheme, Unsigned};
 use hookgate::domain::time::Timestamp;
-use http::{HeaderMap, HeaderName, HeaderValue, Method};
-use serde::Deserialize;
+use http::{HeaderMap, Method};
 
 /// Every how many rows one is explained: all of them take a minute.
 const EVERY: usize = 13;
 const NOW: Timestamp = Timestamp::from_seconds(1_760_000_000);
 
-#[derive(Deserialize)]
-struct Row {
-    provider: String,
-    case: String,
-    tier: String,
-    method: String,
-    url: String,
-    headers: Vec<(String, String)>,
-    body_b64: String,
-    secrets: Vec<String>,
-    now_unix: i64,
-}
+#[allow(unreachable_pub, reason = "shared by two test programs")]
+#[path = "vectors/row.rs"]
+mod row;
 
-impl Row {
-    fn inbound(&self) -> Inbound {
-        let (_, rest) = self.url.split_once("://").unwrap();
-        let (authority, target) = rest.split_at(rest.find('/').unwrap());
-        let (path, query) = target.split_once('?').map_or((target, None), |(path, query)| (path, Some(query)));
-        let mut headers = HeaderMap::new();
-        for (name, value) in &self.headers {
-            let name: HeaderName = name.parse().unwrap();
-            headers.append(name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
-        }
-        Inbound {
-            method: self.method.parse().unwrap(),
-            path: path.to_owned(),
-            query: query.map(str::to_owned),
-            headers,
-            body: Bytes::from(BASE64.decode(self.body_b64.as_bytes()).unwrap()),
-            authority: authority.to_owned(),
-            https: self.url.starts_with("https:"),
-            remote: IpAddr::V4(Ipv4Addr::LOCALHOST),
-        }
-    }
+use row::Row;
 
-    /// Nothing if its secret is no key at all: such a gateway does not start.
-    fn route(&self) -> Option<Arc<Route>> {
-        route(&self.provider, &self.secrets, Some(self.url.split('?').next().unwrap()))
-    }
+/// A row's route. Nothing if its secret is no key at all: such a gateway does not start.
+fn route_of(row: &Row) -> Option<Arc<Route>> {
+    route(&row.provider, &row.secrets, Some(row.public_url()))
 }
 
 fn route(provider: &str, secrets: &[String], public_url: Option<&str>) -> Option<Arc<Route>> {
@@ -85,18 +54,6 @@ fn route(provider: &str, secrets: &[String], public_url: Option<&str>) -> Option
         Err(faults) if faults.contains("`routes.r.secrets[") => None,
         Err(faults) => panic!("{faults}"),
     }
-}
-
-fn rows() -> Vec<Row> {
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/vectors");
-    let mut rows = Vec::new();
-    let mut files: Vec<_> = std::fs::read_dir(directory).unwrap().map(|file| file.unwrap().path()).collect();
-    files.sort();
-    for file in files {
-        let text = std::fs::read_to_string(file).unwrap();
-        rows.extend(text.lines().map(|line| serde_json::from_str::<Row>(line).unwrap()));
-    }
-    rows
 }
 
 fn explained(
@@ -123,10 +80,10 @@ fn holds_no_secret(text: &str, secrets: &[String], what: &str) {
 
 #[test]
 fn nothing_that_is_said_of_the_providers_requests_helps_to_sign_one() {
-    let (rows, candidates) = (rows(), candidates());
+    let ((_, rows), candidates) = (row::read_all(), candidates());
     let mut signatures: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     for row in rows.iter().filter(|row| row.tier == "valid") {
-        let Some(route) = row.route() else { continue };
+        let Some(route) = route_of(row) else { continue };
         let carries = |name: &str| route.scheme.carries(&name.parse().unwrap()) != Carries::Nothing;
         let values = row.headers.iter().filter(|(name, _)| carries(name)).map(|(_, value)| value);
         let words = values.flat_map(|value| value.split(['=', ',', ' ', ';', '&', '|']));
@@ -138,7 +95,7 @@ fn nothing_that_is_said_of_the_providers_requests_helps_to_sign_one() {
     for row in rows.iter().step_by(EVERY) {
         let what = format!("{} {}", row.provider, row.case);
         let now = Timestamp::from_seconds(row.now_unix);
-        let Some(route) = row.route() else { continue };
+        let Some(route) = route_of(row) else { continue };
         let (explanation, text) = explained(&row.inbound(), &route, &candidates, now);
         refused += usize::from(matches!(explanation.verdict, Verdict::Refuse { .. }));
         holds_no_secret(&text, &row.secrets, &what);

@@ -334,6 +334,27 @@ fn verify_says_which_line_is_none() {
 }
 
 #[test]
+fn a_line_that_cannot_be_checked_does_not_keep_verify_from_the_others() {
+    let desk = Desk::new();
+    let line = |name: &str| {
+        let headers = [(name, "v")];
+        serde_json::json!({ "route": "none", "method": "POST", "url": "/", "headers": headers, "body_b64": "" })
+    };
+    let verdicts = |text: String| {
+        desk.write("lines.jsonl", &text);
+        let said = desk.run(&["verify", "--input", "lines.jsonl"]);
+        let words = said.lines().iter().map(|row| format!("{} {}", row["line"], row["reason"])).collect::<Vec<_>>();
+        (said.code, words.join(", "), said.err)
+    };
+    let (code, rows, err) = verdicts(format!("{}\n\nnot json\n{}\n", line("a"), line("b")));
+    assert_eq!((code, rows.as_str()), (1, "1 \"no_route\", 4 \"no_route\""));
+    assert!(err.contains("line 3: ") && err.contains("\"body_b64\""), "{err}");
+    let (code, rows, err) = verdicts(format!("{}\n{}\n", line("a b"), line("b")));
+    assert_eq!((code, rows.as_str()), (3, "1 \"bad_request\", 2 \"no_route\""));
+    assert!(err.contains("line 1: headers: \"a b\""), "{err}");
+}
+
+#[test]
 fn without_a_gateway_everything_that_asks_one_is_unreachable() {
     let desk = Desk::new();
     let key = "0".repeat(64);

@@ -224,3 +224,73 @@ fn no_part_of_an_address_that_the_signature_covers_can_be_changed() {
     }
     assert!(seen >= 6, "only {seen} schemes sign the address");
 }
+
+/// How long a sender waits and how long it repeats itself, in seconds; 0 where that is not known. A horizon under a day is
+/// less than what is assumed without one, so that hearsay is no ground for it.
+const PATIENCE: &[(&str, u64, u64)] = &[
+    ("sentry", 1, 0),
+    ("discord", 3, 0),
+    ("okta", 3, 0),
+    ("slack", 3, 0),
+    ("zoom", 3, 0),
+    ("customerio", 4, 0),
+    ("circleci", 5, 0),
+    ("gitea", 5, 0),
+    ("hubspot_v1", 5, 86_400),
+    ("hubspot_v2", 5, 86_400),
+    ("hubspot_v3", 5, 86_400),
+    ("intercom", 5, 0),
+    ("linear", 5, 0),
+    ("paddle", 5, 259_200),
+    ("razorpay", 5, 86_400),
+    ("segment", 5, 0),
+    ("shopify", 5, 172_800),
+    ("xero", 5, 86_400),
+    ("adyen", 10, 0),
+    ("asana", 10, 86_400),
+    ("bitbucket", 10, 0),
+    ("dropbox", 10, 0),
+    ("github", 10, 0),
+    ("square", 10, 0),
+    ("twitter", 10, 0),
+    ("calendly", 15, 86_400),
+    ("standardwebhooks", 15, 345_600),
+    ("svix", 15, 345_600),
+    ("twilio", 15, 0),
+    ("chargebee", 20, 345_600),
+    ("box", 30, 0),
+    ("typeform", 30, 0),
+    ("veedeo", 30, 2_700),
+    ("videopilot", 30, 0),
+    ("revenuecat", 60, 0),
+    ("docusign", 100, 0),
+    ("coinbase_commerce", 0, 259_200),
+    ("meta", 0, 129_600),
+    ("msgraph", 3, 14_400),
+    ("mux", 0, 86_400),
+    ("notion", 0, 86_400),
+    ("stripe", 0, 259_200),
+    ("vercel", 0, 86_400),
+];
+
+#[test]
+fn what_is_known_of_a_senders_patience_is_written_down() {
+    for (name, budget, horizon) in PATIENCE {
+        let scheme = Scheme::compile(&builtin::scheme(name).expect("a built-in")).expect("a sound scheme");
+        let traits = scheme.traits();
+        let seconds = |span: Option<std::time::Duration>| span.map_or(0, |span| span.as_secs());
+        assert_eq!((seconds(traits.budget), seconds(traits.retry_horizon)), (*budget, *horizon), "{name}");
+    }
+}
+
+#[test]
+fn shopify_may_name_its_headers_as_its_events_api_does() {
+    let case = Case::sign("shopify").expect("a signed request");
+    let mut inbound = case.inbound.clone();
+    let signature = inbound.headers.remove("x-shopify-hmac-sha256").expect("a signature");
+    assert_eq!(case.judge(inbound.clone()), Err(Refusal::SignatureMissing));
+    inbound.headers.insert("shopify-hmac-sha256", signature);
+    assert_eq!(case.judge(inbound.clone()), Ok(()));
+    inbound.headers.insert("shopify-hmac-sha256", HeaderValue::from_static("AAAA"));
+    assert!(case.judge(inbound).is_err());
+}

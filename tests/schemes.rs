@@ -354,7 +354,7 @@ fn a_scheme_says_what_it_can_promise() {
     assert_eq!((github.sent, github.event_id), (SentTrait::None, EventIdTrait::Unsigned));
     assert_eq!(builtin("mailgun").traits().body, Coverage::Uncovered);
     assert_eq!(builtin("square").traits().url, Coverage::Covered);
-    assert_eq!(builtin("onfido").traits().event_id, EventIdTrait::None);
+    assert_eq!(builtin("mailersend").traits().event_id, EventIdTrait::None);
 }
 
 #[test]

@@ -3,7 +3,11 @@
 //! A line in: `{"route","method","url","headers":[["Name","value"],…],"body_b64"}`; header values are the bytes of the
 //! JSON string in UTF-8. A line out: `{"line","verdict","reason","secret",…}`. The line's `route` decides which route
 //! checks it; its path is used only where the URL is signed. Nothing is looked up among the events already seen.
+//!
+//! A line that is no captured request is named on stderr and the others are checked all the same; the command has failed
+//! then. A request that HTTP cannot carry is refused as the gateway refuses it, `bad_request`.
 
+use std::fmt;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 use std::net::{IpAddr, Ipv4Addr};
@@ -15,13 +19,16 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 use serde::{Deserialize, Serialize};
 
 use super::args::Verify;
-use super::output::put_json;
+use super::output::{put_json, say};
 use super::{Context, Exit, Failure, Outcome};
 use crate::config::Config;
 use crate::domain::inbound::Inbound;
 use crate::domain::refusal::Refusal;
 use crate::domain::route::Route;
 use crate::domain::time::Timestamp;
+
+/// A line in, for people.
+const SHAPE: &str = r#"{"route": "…", "method": "…", "url": "…", "headers": [["Name", "value"], …], "body_b64": "…"}"#;
 
 /// A captured request.
 #[derive(Debug, Deserialize)]
@@ -58,9 +65,18 @@ pub(super) fn verify(context: &Context, asked: &Verify) -> Outcome {
         if text.trim().is_empty() {
             continue;
         }
-        let captured = read(&text).map_err(|what| Failure::failed(format!("line {line}: {what}")))?;
-        let verdict = check(&config, line, captured, now);
-        if verdict.word == "refuse" {
+        let verdict = match read(&text) {
+            Ok(captured) => check(&config, line, captured, now),
+            Err(fault) => {
+                say(&format!("line {line}: {fault}"));
+                let Unread::Request { route, .. } = fault else {
+                    exit = Exit::Failed;
+                    continue;
+                };
+                refused(line, route, Refusal::BadRequest)
+            }
+        };
+        if verdict.word == "refuse" && exit == Exit::Ok {
             exit = Exit::Refused;
         }
         put_json(&verdict)?;
@@ -78,25 +94,56 @@ pub(super) fn lines(input: &Path) -> Result<Box<dyn Iterator<Item = io::Result<S
     Ok(Box::new(BufReader::new(file).lines()))
 }
 
+/// Why a line was not checked against its route.
+#[derive(Debug)]
+pub(super) enum Unread {
+    /// It is no captured request.
+    Line(String),
+    /// It is one that cannot have come by HTTP; a gateway answers it with 400.
+    Request { route: String, what: String },
+}
+
+impl fmt::Display for Unread {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Line(what) | Self::Request { what, .. } => f.write_str(what),
+        }
+    }
+}
+
 /// A line's route and request, or what is wrong with the line.
-pub(super) fn read(text: &str) -> Result<(String, Inbound), String> {
-    let captured: Captured = serde_json::from_str(text).map_err(|error| error.to_string())?;
+pub(super) fn read(text: &str) -> Result<(String, Inbound), Unread> {
+    let captured: Captured = serde_json::from_str(text).map_err(|error| Unread::Line(no_line(&error)))?;
+    let body = BASE64.decode(captured.body_b64.as_bytes());
+    let body = body.map_err(|error| Unread::Line(format!("body_b64: no canonical base64: {error}")))?;
+    let inbound = headers(&captured.headers)
+        .and_then(|headers| request(&captured.method, &captured.url, headers, body.into()))
+        .map_err(|what| Unread::Request { route: captured.route.clone(), what })?;
+    Ok((captured.route, inbound))
+}
+
+fn headers(written: &[(String, String)]) -> Result<HeaderMap, String> {
     let mut headers = HeaderMap::new();
-    for (name, value) in &captured.headers {
+    for (name, value) in written {
         let name: HeaderName = name.parse().map_err(|_| format!("headers: {name:?} is not a header's name"))?;
         let value = HeaderValue::from_bytes(value.as_bytes());
         headers.append(name.clone(), value.map_err(|_| format!("headers: {name} holds bytes that no header can"))?);
     }
-    let body = BASE64.decode(captured.body_b64.as_bytes()).map_err(|error| format!("body_b64: {error}"))?;
-    let inbound = request(&captured.method, &captured.url, headers, body.into())?;
-    Ok((captured.route, inbound))
+    Ok(headers)
+}
+
+/// What is wrong with the JSON of a line, which is counted by its own number and not by that of the reader.
+fn no_line(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    let what = text.rsplit_once(" at line ").map_or(text.as_str(), |(what, _)| what);
+    format!("{what} at column {}; expected {SHAPE}", error.column())
 }
 
 /// The request of these parts, as the gateway would have read it.
 pub(super) fn request(method: &str, url: &str, headers: HeaderMap, body: Bytes) -> Result<Inbound, String> {
     let uri: Uri = url.parse().map_err(|error| format!("url: {error}"))?;
     Ok(Inbound {
-        method: method.parse::<Method>().map_err(|_| format!("method: {method:?}"))?,
+        method: method.parse::<Method>().map_err(|_| format!("method: {method:?} is not a method"))?,
         path: uri.path().to_owned(),
         query: uri.query().map(str::to_owned),
         headers,
@@ -112,11 +159,13 @@ fn check(config: &Config, line: usize, (name, inbound): (String, Inbound), now: 
     let judged = route.ok_or(Refusal::NoRoute).and_then(|route| judge(route, inbound, now));
     match judged {
         Ok(verdict) => Verdict { line, route: name, ..verdict },
-        Err(refusal) => {
-            let reason = Some(refusal.as_str());
-            Verdict { line, route: name, word: "refuse", reason, secret: None, key: None, event_type: None }
-        }
+        Err(refusal) => refused(line, name, refusal),
     }
+}
+
+fn refused(line: usize, route: String, refusal: Refusal) -> Verdict {
+    let reason = Some(refusal.as_str());
+    Verdict { line, route, word: "refuse", reason, secret: None, key: None, event_type: None }
 }
 
 fn judge(route: &Route, inbound: Inbound, now: Timestamp) -> Result<Verdict, Refusal> {
@@ -160,7 +209,31 @@ mod tests {
         let line =
             |body: &str| format!(r#"{{"route":"r","method":"POST","url":"/","headers":[],"body_b64":"{body}"}}"#);
         assert!(read(&line("AA==")).is_ok());
-        assert!(read(&line("A")).unwrap_err().starts_with("body_b64"));
-        assert!(read("{}").is_err());
+        let said = |text: &str| match read(text).unwrap_err() {
+            Unread::Line(what) => ("line", what),
+            Unread::Request { route, what } => {
+                assert_eq!(route, "r");
+                ("request", what)
+            }
+        };
+        assert!(said(&line("A")).1.starts_with("body_b64"));
+        let (of, what) = said(r#"{"route":"r"}"#);
+        assert!(of == "line" && what.starts_with("missing field `method` at column 13; expected {\"route\""), "{what}");
+        assert_eq!(said("no").0, "line");
+        let request = |method: &str, url: &str, name: &str, value: &str| {
+            let headers = [(name, value)];
+            let line =
+                serde_json::json!({ "route": "r", "method": method, "url": url, "headers": headers, "body_b64": "" });
+            said(&line.to_string())
+        };
+        for (parts, wanted) in [
+            (("GE T", "/", "a", "b"), "method: \"GE T\" is not a method"),
+            (("GET", "http://[x", "a", "b"), "url: "),
+            (("GET", "/", "a b", "c"), "headers: \"a b\" is not a header's name"),
+            (("GET", "/", "a", "b\nc"), "headers: a holds bytes that no header can"),
+        ] {
+            let (of, what) = request(parts.0, parts.1, parts.2, parts.3);
+            assert!(of == "request" && what.starts_with(wanted), "{what}");
+        }
     }
 }

@@ -32,6 +32,7 @@ impl Reply {
             Settled::AppRejected(answer) => Self::rejected(answer),
             Settled::AppFailed(Err(status)) => Self::failed(status),
             Settled::Spooled | Settled::Filtered => Self::acknowledgement(route),
+            Settled::Duplicate if route.is_some_and(is_read_as_text) => Self::acknowledgement(route),
             Settled::Duplicate => {
                 let status = route.map_or(StatusCode::OK, |route| route.ack.reply.status);
                 Self::json(status, DUPLICATE)
@@ -124,6 +125,14 @@ impl Reply {
             _ => Some(self.body.len()),
         }
     }
+}
+
+/// Whether the provider reads the text of its acknowledgement, as Adyen does its `[accepted]` and Xero that there is none:
+/// for a duplicate it waits for the same words, and repeats itself until it sees them.
+fn is_read_as_text(route: &Route) -> bool {
+    let asked = route.scheme.as_written().about.as_ref().and_then(|about| about.reply.as_ref());
+    let text = asked.map(|reply| reply.body.as_deref().unwrap_or_default().as_bytes());
+    text.is_some_and(|text| !text.starts_with(b"{") && text == route.ack.reply.body)
 }
 
 fn error_body(error: &str, reason: &str) -> String {

@@ -148,6 +148,47 @@ fn an_own_provider_that_makes_no_sense_is_said_at_its_key() {
     assert_fault(&fault, Value, "providers.p.signed", &at(3, 10));
 }
 
+/// The lines of an own provider, then the key in it and the line and column where the report points.
+const OWN_CASES: &[(&str, FaultKind, &str, usize, usize)] = &[
+    (
+        "signature = { header = \"X\", encoding = \"hex\" }\nevent_id = [\"json:/a\", \"json:id\"]",
+        Value,
+        "event_id[1]",
+        3,
+        24,
+    ),
+    ("signature = { header = \"X\" }", Missing, "signature.encoding", 2, 1),
+    ("signature = { encoding = \"hex\" }", Value, "signature", 2, 13),
+    ("signature = { header = \"X\", encoding = \"hex\" }\nsigned = \"{timestamp}{body}\"", Missing, "timestamp", 1, 12),
+    ("signature = { item = \"/s\", encoding = \"hex\" }\nsigned = \"{item:/a}\"", Missing, "each", 1, 12),
+    (
+        "timestamp = { from = \"sig:t\" }\nsignature = { header = \"X\", kv = \"=\", pick = \"v1\", encoding = \"hex\" }",
+        Missing,
+        "signature.split",
+        3,
+        1,
+    ),
+];
+
+#[test]
+fn a_fault_of_an_own_provider_points_into_the_provider_and_not_into_a_route() {
+    for (lines, kind, key, line, column) in OWN_CASES {
+        let fault = fault(&format!("[providers.p]\n{lines}\n{}", ROUTE.replace("github", "p")));
+        assert_fault(&fault, *kind, &format!("providers.p.{key}"), &at(*line, *column));
+        assert!(!fault.advice().is_empty(), "{}", fault.line());
+    }
+}
+
+#[test]
+fn a_fault_points_into_the_table_that_gives_the_part() {
+    let base = "[providers.base]\nsignature = { header = \"X\" }\n[providers.p]\nextends = \"base\"\n";
+    let below = fault(&format!("{base}{}", ROUTE.replace("github", "p")));
+    assert_fault(&below, Missing, "providers.base.signature.encoding", &at(2, 1));
+    let route = format!("{}event_id = [\"json:id\"]\n", ROUTE.replace("github", "p"));
+    let own = "[providers.p]\nsignature = { header = \"X\", encoding = \"hex\" }\n";
+    assert_fault(&fault(&format!("{own}{route}")), Value, "routes.a.event_id[0]", &at(7, 13));
+}
+
 #[test]
 fn a_secret_that_gives_no_key_is_a_fault_of_the_secret() {
     let fault = fault(&ROUTE.replace("github", "standardwebhooks"));

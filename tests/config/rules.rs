@@ -110,6 +110,17 @@ fn an_own_provider_takes_whole_parts_from_the_one_it_extends() {
 }
 
 #[test]
+fn a_token_that_holds_nothing_of_the_body_is_noted_with_what_would() {
+    let own = "[providers.p]\nkind = \"jwt\"\ntoken = { header = \"X\" }\n";
+    let route = ROUTE.replace("github", "p");
+    let loose = fine(&format!("{own}{route}"));
+    let note = note_of(&loose, "routes.a.claims").unwrap();
+    assert!(note.text.contains("sha256 = \"{sha256_hex:body}\""), "{note:?}");
+    let bound = fine(&format!("{own}claims = {{ h = \"{{sha256_hex:body}}\" }}\n{route}"));
+    assert!(note_of(&bound, "routes.a.claims").is_none());
+}
+
+#[test]
 fn a_fault_in_a_provider_that_no_route_uses_is_found() {
     let fault = fault(&format!("[providers.p]\nextends = \"githbu\"\n{ROUTE}"));
     assert_fault(&fault, Value, "providers.p.extends", &at(2, 11));

@@ -292,6 +292,9 @@ fn handshake_of_xero_is_an_empty_answer_and_a_bad_signature_is_a_401() {
     let event = r#"{"events":[{}],"firstEventSequence": 1,"lastEventSequence": 1, "entropy":"x"}"#;
     assert_eq!(ask(event, event).status, 200);
     assert_eq!(world.app.only().body, event.as_bytes());
+    let again = ask(event, event);
+    assert_eq!((again.status, again.text().as_str()), (200, ""), "{again:?}");
+    assert_eq!(world.app.count(), 1, "a duplicate reached the application");
 }
 
 #[test]
@@ -451,6 +454,10 @@ fn acknowledgement_of_adyen_is_the_text_that_it_wants() {
     let changed = world.send(&Request::post("/adyen", body.replace("1130", "1")));
     assert_refused(&changed, 401, "signature_mismatch");
     assert_eq!(world.app.wait_for(1)[0].body, body.as_bytes());
+    let again = world.send(&Request::post("/adyen", body.as_bytes()));
+    assert_eq!((again.status, again.text().as_str()), (200, "[accepted]"), "{again:?}");
+    assert_eq!(again.headers.get("content-type").as_deref(), Some("text/plain"));
+    assert_eq!(world.app.count(), 1, "a duplicate reached the application");
 }
 
 #[test]

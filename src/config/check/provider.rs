@@ -8,7 +8,7 @@ use super::{Check, Parts, keys};
 use crate::config::builtin;
 use crate::config::defaults::lay;
 use crate::config::fault::FaultKind;
-use crate::config::layers::Origin;
+use crate::config::layers::{Layers, Origin};
 use crate::config::raw::RawConfig;
 use crate::config::read::{closest, read};
 use crate::config::source::{KeyPath, Source};
@@ -26,12 +26,10 @@ impl Check<'_> {
         let table = self.provider(&at, provider)?;
         let table = lay(table, parts.get(route).cloned().unwrap_or_default());
         let layers = self.layers;
-        let key = |path: &[String]| {
-            let prefixes = [vec!["routes", route], vec!["providers", provider]];
-            let full = prefixes.iter().map(|prefix| join(prefix, path));
-            let written = full.into_iter().find(|key| layers.origin(key) != Origin::Default);
-            written.unwrap_or_else(|| join(&["routes", route], path))
-        };
+        let own = self.own_chain(provider);
+        let tables = own.iter().map(|name| ["providers", name.as_str()]);
+        let tables: Vec<[&str; 2]> = std::iter::once(["routes", route]).chain(tables).collect();
+        let key = |path: &[String]| written_key(layers, &tables, path);
         let known_wrong = PARTS.iter().any(|part| self.faulted(&keys(&["routes", route, part])));
         if known_wrong { None } else { self.compile(table, &key) }
     }
@@ -69,7 +67,7 @@ impl Check<'_> {
     }
 
     fn scheme_fault(&mut self, fault: &SchemeFault, key: &dyn Fn(&[String]) -> KeyPath) {
-        let path: KeyPath = fault.key.split('.').map(str::to_owned).collect();
+        let path: KeyPath = fault.key.split(['.', '[']).map(|part| part.trim_end_matches(']').to_owned()).collect();
         let path = key(&path);
         let is_given = self.layers.origin(&path) != Origin::Default;
         if fault.expected.starts_with(UNBUILT) || fault.found.starts_with(UNBUILT) {
@@ -110,6 +108,18 @@ impl Check<'_> {
         None
     }
 
+    /// The tables of this file that a provider is made of, itself first.
+    fn own_chain(&self, name: &str) -> Vec<String> {
+        let mut chain: Vec<String> = Vec::new();
+        let mut next = Some(name.to_owned());
+        while let Some(name) = next.filter(|name| !chain.contains(name)) {
+            let Some(own) = self.own_provider(&name) else { break };
+            chain.push(name);
+            next = own.get("extends").and_then(Value::as_str).map(str::to_owned);
+        }
+        chain
+    }
+
     fn own_provider(&self, name: &str) -> Option<Dict> {
         self.clean.get("providers")?.as_dict()?.get(name)?.as_dict().cloned()
     }
@@ -134,6 +144,18 @@ impl Check<'_> {
             fault.suggestion = meant;
         }
     }
+}
+
+/// The key of a part of a scheme in the table that gives it, or the most of the way to it: the route's, the provider's,
+/// those that it extends. What nobody gives a part of is missing from the provider where it is one of this file's, and
+/// else from the route.
+fn written_key(layers: &Layers, tables: &[[&str; 2]], path: &[String]) -> KeyPath {
+    let parts = (1..=path.len()).rev().filter_map(|length| path.get(..length));
+    let given = parts
+        .flat_map(|part| tables.iter().map(move |table| (table, join(table, part))))
+        .find(|(_, key)| layers.origin(key) != Origin::Default)
+        .map(|(table, _)| table);
+    join(given.or(tables.get(1)).or(tables.first()).unwrap_or(&["routes", ""]), path)
 }
 
 /// The table of a built-in provider.

@@ -12,7 +12,7 @@ use crate::config::settings::Server;
 use crate::config::source::KeyPath;
 use crate::domain::route::{AckMode, Enforcement, Route};
 use crate::domain::schedule::Schedule;
-use crate::domain::scheme::{Coverage, EventIdTrait, Evidence, Lack, RawScheme, SchemeTraits, SentTrait};
+use crate::domain::scheme::{Coverage, EventIdTrait, Evidence, Kind, Lack, RawScheme, SchemeTraits, SentTrait};
 
 impl Check<'_> {
     /// All rules for one route.
@@ -180,8 +180,12 @@ impl Check<'_> {
             self.warn(&at("public_url"), text);
         }
         if traits.body == Coverage::Uncovered {
-            let text = "the signature does not cover the whole body: who has seen one request can write others";
-            self.note(&at("signed"), text.to_owned());
+            let (part, what) = if scheme.kind == Some(Kind::Jwt) {
+                ("claims", "the token holds no digest of the body, as `sha256 = \"{sha256_hex:body}\"` would be")
+            } else {
+                ("signed", "the signature does not cover the whole body")
+            };
+            self.note(&at(part), format!("{what}: who has seen one request can write others"));
         }
         if route.ack.mode == AckMode::Sync {
             let text = format!(

@@ -84,7 +84,8 @@ impl Compiler<'_> {
             Means::Signature(_) | Means::Token | Means::Basic | Means::Jwt(_) => {}
         }
         if signed.has(&Part::Timestamp) && self.raw.timestamp.is_none() {
-            self.fault("timestamp", "nothing", "where the {timestamp} of signed stands");
+            let expected = "where the {timestamp} of signed stands: { from = \"header:NAME\", unit = \"s\" }";
+            self.fault("timestamp", "nothing", expected);
         }
         if signed.has(&Part::Id) && self.raw.id.is_none() {
             self.fault("id", "nothing", "where the {id} of signed stands: \"header:NAME\"");
@@ -104,6 +105,9 @@ impl Compiler<'_> {
         if notation.time.is_some() && notation.kv.is_none() && notation.lead.is_empty() {
             let expected = "signature.kv or signature.lead that names it";
             self.fault("timestamp.from", "a field beside the signature", expected);
+        }
+        if notation.time.is_some() && notation.kv.is_some() && notation.split.is_none() {
+            self.fault("signature.split", "nothing", "what stands between a field and the next: split = \",\"");
         }
         if notation.pick.is_some() && notation.kv.is_none() {
             self.fault("signature.pick", "a name", "signature.kv too, which tells names from values");

@@ -148,7 +148,7 @@ impl Compiler<'_> {
             }
             _ => {
                 let places = places(raw);
-                let found = if places.is_empty() { "none of them".to_owned() } else { places.join(" and ") };
+                let found = if places.is_empty() { "nowhere".to_owned() } else { places.join(" and ") };
                 self.fault("signature", found, "exactly one of header, json, form and item");
                 None
             }

@@ -17,6 +17,7 @@ use super::outcome::HandshakeReply;
 use super::refusal::Refusal;
 use super::route::Route;
 use super::scheme::{Freshness, Greeting, Key, Refused, Scheme, Verified, json_scalar};
+use super::secret::Secret;
 use super::time::Timestamp;
 
 /// Headers of the connection or of the framing, which end here (RFC 9110 section 7.6.1). `Proxy-*` ends here too.
@@ -83,6 +84,12 @@ impl Route {
             .filter(|(_, secret)| secret.until.is_none_or(|until| now < until))
             .map(|(position, secret)| (position, &secret.key))
             .collect()
+    }
+
+    /// Whether `secret` is one of this route's.
+    #[must_use]
+    pub fn has_secret(&self, secret: &Secret) -> bool {
+        self.secrets.iter().any(|own| own.secret.expose() == secret.expose())
     }
 
     /// Our answer, if a verified request is the provider's handshake.
@@ -243,7 +250,7 @@ mod tests {
     };
     use super::super::schedule::Schedule;
     use super::super::scheme::Unsigned;
-    use super::super::secret::{RouteSecret, Secret, SecretOrigin};
+    use super::super::secret::{RouteSecret, SecretOrigin};
     use super::*;
 
     const NOW: Timestamp = Timestamp::from_seconds(1_760_000_000);

@@ -292,6 +292,11 @@ fn handshake_of_xero_is_an_empty_answer_and_a_bad_signature_is_a_401() {
     let event = r#"{"events":[{}],"firstEventSequence": 1,"lastEventSequence": 1, "entropy":"x"}"#;
     assert_eq!(ask(event, event).status, 200);
     assert_eq!(world.app.only().body, event.as_bytes());
+    // Where a sequence begins is nowhere said: events that begin at 0 are events.
+    let first = r#"{"events":[{},{}],"firstEventSequence": 0,"lastEventSequence": 1, "entropy":"y"}"#;
+    assert_eq!(ask(first, first).status, 200);
+    let seen = world.app.seen();
+    assert_eq!(seen.iter().map(|it| &it.body[..]).collect::<Vec<_>>(), [event.as_bytes(), first.as_bytes()]);
 }
 
 #[test]

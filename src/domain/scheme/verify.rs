@@ -396,8 +396,8 @@ impl Scheme {
 
     fn read_type(&self, reading: &Reading<'_>, fields: &[Field<'_>]) -> Option<String> {
         let text = text(reading, fields, self.event_type.as_ref()?)?;
-        let plain = text.len() <= MAX_TYPE_BYTES && !text.iter().any(u8::is_ascii_control);
-        String::from_utf8(text.into_owned()).ok().filter(|_| plain)
+        let text = String::from_utf8(text.into_owned()).ok().filter(|text| text.len() <= MAX_TYPE_BYTES)?;
+        (!text.chars().any(char::is_control)).then_some(text)
     }
 }
 

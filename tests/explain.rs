@@ -616,6 +616,17 @@ fn a_body_of_ten_kibibytes_is_explained_in_two_seconds() {
 }
 
 #[test]
+fn a_form_of_as_many_fields_as_are_checked_is_written_anew_and_a_longer_one_is_not() {
+    let found = |fields: usize| {
+        let form = |blank: &str| vec![format!("a={blank}b"); fields].join("&");
+        let row = signed("", "plain", form("%20"), secret("plain"), form("+"));
+        found(&Desk::new().of(&row, &["--json"]).json()[0], &["fits"])
+    };
+    assert!(found(4096).contains("body-form-encoding"));
+    assert!(!found(4097).contains("body-form-encoding"));
+}
+
+#[test]
 fn a_hostile_body_ends_at_the_bounds() {
     let desk = Desk::new();
     for text in

@@ -559,6 +559,9 @@ fn a_second_way_of_signing_is_tried_with_its_own_keys_alone() {
     let many = |pairs: usize| vec![both.as_str(); pairs].join(" ");
     assert_eq!(verdict(&[SHARED, &public], &many(8)), Ok(0));
     assert_eq!(verdict(&[SHARED, &public], &format!("{} {v1a}", many(8))), Err(Refusal::SignatureRepeated));
+    let asymmetric = |count: usize| vec![v1a.as_str(); count].join(" ");
+    assert_eq!(verdict(&[&public], &asymmetric(8)), Ok(0));
+    assert_eq!(verdict(&[&public], &asymmetric(9)), Err(Refusal::SignatureRepeated), "each hashes the body anew");
 }
 
 #[test]

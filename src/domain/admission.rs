@@ -17,6 +17,7 @@ use super::outcome::HandshakeReply;
 use super::refusal::Refusal;
 use super::route::Route;
 use super::scheme::{Freshness, Greeting, Key, Refused, Scheme, Verified, json_scalar};
+use super::secret::Secret;
 use super::time::Timestamp;
 
 /// Headers of the connection or of the framing, which end here (RFC 9110 section 7.6.1). `Proxy-*` ends here too.
@@ -83,6 +84,12 @@ impl Route {
             .filter(|(_, secret)| secret.until.is_none_or(|until| now < until))
             .map(|(position, secret)| (position, &secret.key))
             .collect()
+    }
+
+    /// Whether `secret` is one of this route's.
+    #[must_use]
+    pub fn has_secret(&self, secret: &Secret) -> bool {
+        self.secrets.iter().any(|own| own.secret.expose() == secret.expose())
     }
 
     /// Our answer, if a verified request is the provider's handshake.
@@ -193,14 +200,14 @@ impl Route {
 /// The headers to send on. A request that declares one of the scheme's headers to be the connection's own is refused:
 /// the application could not check what was checked here.
 fn end_to_end(scheme: &Scheme, headers: &HeaderMap) -> Result<HeaderMap, Refusal> {
-    if named_by_connection(headers).any(|name| scheme.guards(&name)) {
+    if named_by_connection(headers).any(|name| scheme.guards_in(headers, &name)) {
         return Err(Refusal::BadRequest);
     }
     Ok(without_named(scheme, headers))
 }
 
 fn without_named(scheme: &Scheme, headers: &HeaderMap) -> HeaderMap {
-    let named: Vec<HeaderName> = named_by_connection(headers).filter(|name| !scheme.guards(name)).collect();
+    let named: Vec<HeaderName> = named_by_connection(headers).filter(|name| !scheme.guards_in(headers, name)).collect();
     let mut kept = HeaderMap::with_capacity(headers.keys_len());
     for (name, value) in headers {
         if !ends_here(name) && !named.contains(name) {
@@ -243,7 +250,7 @@ mod tests {
     };
     use super::super::schedule::Schedule;
     use super::super::scheme::Unsigned;
-    use super::super::secret::{RouteSecret, Secret, SecretOrigin};
+    use super::super::secret::{RouteSecret, SecretOrigin};
     use super::*;
 
     const NOW: Timestamp = Timestamp::from_seconds(1_760_000_000);
@@ -388,6 +395,49 @@ mod tests {
         assert!(event.headers.contains_key("x-sig"));
         assert_eq!(event.headers.get_all("x-twice").iter().count(), 2);
         assert_eq!(event.headers.len(), 4);
+    }
+
+    #[test]
+    fn a_connection_header_cannot_take_a_header_away_that_the_request_lists_as_signed() {
+        let plain =
+            "signature = { header = \"X-Sig\", encoding = \"hex\" }\nsigned = \"{signed_headers:x-list}{body}\"";
+        let scheme = Scheme::compile(&toml_edit::de::from_str(plain).expect("a scheme")).expect("a sound scheme");
+        let secrets = vec![secret(&scheme, "one", None)];
+        let route = Route { scheme, secrets, ..route("") };
+        let listed = |named: &str| {
+            let mut inbound = signed(&route, "one", &[]);
+            inbound.headers.insert("x-list", "X-List,X-Topic".parse().expect("a value"));
+            inbound.headers.insert("x-topic", "a".parse().expect("a value"));
+            let text = format!("x-list:X-List,X-Topic;x-topic:a{BODY}");
+            inbound.headers.insert("x-sig", mac("one", &text).parse().expect("hex"));
+            inbound.headers.insert("connection", named.parse().expect("a value"));
+            admit(&route, inbound).map(drop)
+        };
+        assert_eq!(listed("close, x-other"), Ok(()));
+        for named in ["x-topic", "close, X-TOPIC", "x-list"] {
+            assert_eq!(listed(named), Err(Refusal::BadRequest), "{named}");
+        }
+    }
+
+    /// HMAC-SHA256 in hex.
+    fn mac(key: &str, text: &str) -> String {
+        use hmac::{Hmac, KeyInit, Mac};
+        let mut mac = Hmac::<Sha256>::new_from_slice(key.as_bytes()).expect("a key");
+        mac.update(text.as_bytes());
+        data_encoding::HEXLOWER.encode(&mac.finalize().into_bytes())
+    }
+
+    #[test]
+    fn a_type_that_holds_control_characters_is_none() {
+        let route = route("");
+        for (body, event_type) in
+            [(r#"{"type":"a\u0085"}"#, None), (r#"{"type":"\u009b2J"}"#, None), (r#"{"type":"é"}"#, Some("é"))]
+        {
+            let mut inbound = signed(&route, "one", &[]);
+            inbound.body = Bytes::from_static(body.as_bytes());
+            inbound.headers.insert("x-sig", mac("one", body).parse().expect("hex"));
+            assert_eq!(event(&route, inbound).event_type.as_deref(), event_type, "{body}");
+        }
     }
 
     #[test]

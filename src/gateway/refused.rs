@@ -1,7 +1,7 @@
 //! The requests refused last, whole, so that an operator can ask why: a ring in memory, gone with the process. It is
 //! never written to disk, and a request that was accepted never comes near it.
 //!
-//! Bounds: [`MOST_REQUESTS`] requests and [`MOST_BYTES`] of headers and bodies together, the oldest go first; a body
+//! Bounds: [`MOST_REQUESTS`] requests and [`MOST_BYTES`] of targets, headers and bodies together, the oldest go first; a body
 //! longer than [`LONGEST_BODY`] is left out. What it holds shows in `hookgate_refused_kept_bytes`. Whoever sends refused
 //! requests in numbers pushes older ones out: it is a look at the last ones, no record.
 
@@ -19,7 +19,7 @@ use crate::telemetry::Metrics;
 
 /// Most requests kept.
 const MOST_REQUESTS: usize = 64;
-/// Most bytes of headers and bodies kept, all requests together.
+/// Most bytes of targets, headers and bodies kept, all requests together.
 const MOST_BYTES: usize = 8 * 1024 * 1024;
 /// Longest body kept, in bytes.
 const LONGEST_BODY: usize = 1024 * 1024;
@@ -49,8 +49,10 @@ impl KeptRefusal {
     }
 
     fn bytes(&self) -> usize {
-        let headers = self.inbound.headers.iter().map(|(name, value)| name.as_str().len() + value.len());
-        self.inbound.body.len() + headers.sum::<usize>()
+        let Inbound { path, query, headers, body, authority, .. } = &self.inbound;
+        let headers = headers.iter().map(|(name, value)| name.as_str().len() + value.len());
+        let target = path.len() + query.as_ref().map_or(0, String::len) + authority.len();
+        body.len() + headers.sum::<usize>() + target
     }
 }
 
@@ -138,7 +140,7 @@ mod tests {
     fn refused(body: usize) -> Inbound {
         Inbound {
             method: Method::POST,
-            path: "/".into(),
+            path: String::new(),
             query: None,
             headers: HeaderMap::new(),
             body: Bytes::from(vec![b'x'; body]),
@@ -178,6 +180,18 @@ mod tests {
         assert!(ring.find(Some("64")).is_none() && ring.find(Some("long 0")).is_none());
         assert!(ring.find(Some("long 1")).is_some());
         assert_eq!(metrics.refused_kept_bytes.get(), i64::try_from(8 * LONGEST_BODY).unwrap());
+    }
+
+    #[test]
+    fn a_long_target_counts_as_what_it_occupies() {
+        let (ring, metrics) = ring();
+        let inbound = Inbound { query: Some("q".repeat(LONGEST_BODY)), ..refused(1) };
+        for number in 0..9 {
+            let refused = Refused { refusal: Refusal::SignatureMismatch, inbound: Box::new(inbound.clone()) };
+            ring.keep(&"r".into(), &number.to_string(), Timestamp::from_seconds(1), refused);
+        }
+        assert!(ring.find(Some("1")).is_none() && ring.find(Some("2")).is_some());
+        assert!(metrics.refused_kept_bytes.get() <= i64::try_from(MOST_BYTES).unwrap());
     }
 
     #[test]

@@ -4,7 +4,7 @@ use hookgate::config::FaultKind::{Conflict, Value};
 use hookgate::config::{Config, NoteLevel};
 use hookgate::domain::pass_path::PassPath;
 
-use super::{ROUTE, assert_fault, at, check, fault, note_of};
+use super::{ROUTE, assert_fault, at, check, check_with, environment_with, fault, note_of};
 
 const VEEDEO: &str = "[routes.v]\npath = \"/v\"\nprovider = \"veedeo\"\nsecrets = [{ env = \"SECRET\" }]\n";
 
@@ -44,6 +44,21 @@ fn a_timestamp_that_is_not_signed_and_a_provider_that_signs_no_time_are_noted() 
     let note = note_of(&github, "routes.a.timestamp").unwrap();
     assert!(note.text.contains("signs no time") && note.text.contains("24h"), "{note:?}");
     assert_eq!(note.level, NoteLevel::Note);
+}
+
+#[test]
+fn a_secret_with_which_a_challenge_of_another_route_is_hashed_is_warned_of() {
+    let twitter = ROUTE.replace("[routes.a]", "[routes.x]").replace("/a", "/x").replace("github", "twitter");
+    let config = fine(&format!("{ROUTE}{twitter}"));
+    let note = note_of(&config, "routes.a.secrets[0]").unwrap();
+    assert!(note.text.contains("it is a secret of route x too") && note.level == NoteLevel::Warn, "{note:?}");
+    assert!(note_of(&config, "routes.x.secrets[0]").is_none());
+    let other = twitter.replace("\"SECRET\"", "\"OTHER\"");
+    let config = check_with(&format!("{ROUTE}{other}"), &environment_with(&[("OTHER", "another-secret-0123456789")]));
+    assert!(note_of(&config.unwrap(), "routes.a.secrets[0]").is_none());
+    assert!(
+        note_of(&fine(&format!("{ROUTE}{}", twitter.replace("twitter", "slack"))), "routes.a.secrets[0]").is_none()
+    );
 }
 
 #[test]

@@ -143,7 +143,7 @@ fn handshake_of_x_hashes_tokens_and_never_an_event() {
     let answer = |token: &str| format!(r#"{{"response_token":"sha256={}"}}"#, base64_of(token));
     assert_answer(&world.send(&ask("MjQ4NTFkY2Q")), 200, "application/json", &answer("MjQ4NTFkY2Q"));
     let event = r#"{"for_user_id":"1","tweet_create_events":[]}"#;
-    for oracle in [event, "a=b&c=d", "[1]", " 1", "\"a\"", "a:b", &"a".repeat(257)] {
+    for oracle in [event, "a=b&c=d", "[1]", " 1", "\"a\"", "a:b", "eyJh.e30", &"a".repeat(257)] {
         assert_refused(&world.send(&ask(&percent(oracle))), 400, "bad_request");
     }
     let signed = |query: &str| {
@@ -158,7 +158,7 @@ fn handshake_of_x_hashes_tokens_and_never_an_event() {
         .with("x-twitter-webhooks-signature", format!("sha256={}", base64_of("12345")));
     assert_answer(&world.send(&ask("12345")), 200, "application/json", &answer("12345"));
     assert_refused(&world.send(&forged), 401, "signature_mismatch");
-    assert_nothing_else(&world, "twitter", 3, 9);
+    assert_nothing_else(&world, "twitter", 3, 10);
     let honest =
         Request::post("/twitter", event).with("x-twitter-webhooks-signature", format!("sha256={}", base64_of(event)));
     assert_eq!(world.send(&honest).status, 200);
@@ -295,6 +295,11 @@ fn handshake_of_xero_is_an_empty_answer_and_a_bad_signature_is_a_401() {
     let again = ask(event, event);
     assert_eq!((again.status, again.text().as_str()), (200, ""), "{again:?}");
     assert_eq!(world.app.count(), 1, "a duplicate reached the application");
+    // Where a sequence begins is nowhere said: events that begin at 0 are events.
+    let first = r#"{"events":[{},{}],"firstEventSequence": 0,"lastEventSequence": 1, "entropy":"y"}"#;
+    assert_eq!(ask(first, first).status, 200);
+    let seen = world.app.seen();
+    assert_eq!(seen.iter().map(|it| &it.body[..]).collect::<Vec<_>>(), [event.as_bytes(), first.as_bytes()]);
 }
 
 #[test]

@@ -86,6 +86,7 @@ impl Check<'_> {
         }
         let routes: Vec<_> =
             raw.routes.iter().filter_map(|(name, route)| self.route(name, route, parts, server.as_ref())).collect();
+        self.shared_secrets(&routes);
         self.unused_providers(raw, parts);
         let passthrough: Vec<_> = whole.passthrough.paths.iter().flatten().map(|path| path.0.clone()).collect();
         self.paths(raw, &passthrough);

@@ -27,6 +27,23 @@ impl Check<'_> {
         self.evidence_note(route, &traits);
     }
 
+    /// A challenge that hashes texts for anybody hashes them for every route that has the same secret.
+    pub(super) fn shared_secrets(&mut self, routes: &[Route]) {
+        let asked = |route: &&Route| route.scheme.hashes_for_anybody(route.verify_token.as_ref());
+        for oracle in routes.iter().filter(asked) {
+            for other in routes.iter().filter(|other| other.provider != oracle.provider) {
+                if let Some(position) = other.secrets.iter().position(|secret| oracle.has_secret(&secret.secret)) {
+                    let text = format!(
+                        "it is a secret of route {} too, whose provider {} has texts hashed with it for whoever asks: \
+                         give each route a secret of its own",
+                        oracle.name, oracle.provider
+                    );
+                    self.warn(&keys(&["routes", &other.name, "secrets", &position.to_string()]), text);
+                }
+            }
+        }
+    }
+
     /// A captured request must be a duplicate as long as its time is accepted.
     fn replay_rules(&mut self, route: &Route, traits: &SchemeTraits) {
         let ttl = span(route.dedup_ttl);

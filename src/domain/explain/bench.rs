@@ -97,7 +97,8 @@ impl<'a> Bench<'a> {
             return None;
         }
         self.checks_left = self.checks_left.saturating_sub(keys.len());
-        self.bytes_left = self.bytes_left.saturating_sub(inbound.body.len().saturating_mul(keys.len()).max(1));
+        let hashed = inbound.body.len().saturating_mul(keys.len()).saturating_mul(scheme.hashings(&inbound.headers));
+        self.bytes_left = self.bytes_left.saturating_sub(hashed.max(1));
         scheme.verify(inbound, keys, public_url).ok()
     }
 

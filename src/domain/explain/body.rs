@@ -18,6 +18,8 @@ use super::json::{self, Document};
 const LONGEST_UNPACKED: u64 = 8 * 1024 * 1024;
 /// Most fields of a form that are looked into.
 const MOST_FIELDS: usize = 16;
+/// Most fields of a form that is written anew: as many as a check reads, and a bound on what a body of separators costs.
+const LONGEST_FORM: usize = 4096;
 
 const BOM: &[u8] = b"\xef\xbb\xbf";
 
@@ -152,6 +154,9 @@ const FORM_PLAIN: [(&[u8], &str); 3] =
 pub(super) fn form_encoding(bench: &mut Bench<'_>) -> Option<Found> {
     let body = bench.inbound().body.clone();
     if !may_rewrite(bench) || !body.contains(&b'=') || body.first().is_some_and(|byte| matches!(byte, b'{' | b'[')) {
+        return None;
+    }
+    if body.split(|byte| *byte == b'&').nth(LONGEST_FORM).is_some() {
         return None;
     }
     let fields: Vec<Vec<Vec<u8>>> =

@@ -306,6 +306,10 @@ impl Writer {
         let empty = items.len() == 0;
         self.text.push(open);
         for (number, item) in items.enumerate() {
+            // The indentation of many small items alone would be far longer than the text that is given up.
+            if self.text.len() > LONGEST {
+                return;
+            }
             if number > 0 {
                 self.text.push_str(if self.style.layout == Layout::Spaced { ", " } else { "," });
             }
@@ -394,6 +398,22 @@ mod tests {
     fn all(text: &str) -> Vec<String> {
         let document = Document::parse(text).expect("JSON");
         document.styles().iter().map(|style| document.write(style).expect("a short text")).collect()
+    }
+
+    #[test]
+    fn a_text_that_grows_too_long_is_given_up_at_the_bound() {
+        let deep = format!("{}0{}{}", "[".repeat(120), ",0".repeat(100_000), "]".repeat(120));
+        let document = Document::parse(&deep).expect("JSON");
+        let style = Style {
+            layout: Layout::Lines("    "),
+            order: Order::Kept,
+            escapes: Escapes::Least,
+            numbers: Numbers::Kept,
+        };
+        let mut writer = Writer { text: String::new(), style };
+        writer.node(&document.root, 0);
+        assert!((LONGEST..LONGEST + 64 * 1024).contains(&writer.text.len()), "{}", writer.text.len());
+        assert_eq!(document.write(&style), None);
     }
 
     #[test]

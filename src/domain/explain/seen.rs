@@ -147,7 +147,8 @@ pub(super) fn connection_header(bench: &mut Bench<'_>) -> Option<Found> {
     let named =
         bench.inbound().headers.get_all(CONNECTION).iter().flat_map(|value| value.as_bytes().split(|b| *b == b','));
     let named: Vec<HeaderName> = named.filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok()).collect();
-    let guarded: Vec<&str> = named.iter().filter(|name| route.scheme.guards(name)).map(HeaderName::as_str).collect();
+    let guards = |name: &&HeaderName| route.scheme.guards_in(&bench.inbound().headers, name);
+    let guarded: Vec<&str> = named.iter().filter(guards).map(HeaderName::as_str).collect();
     let live = bench.live();
     let keys: Vec<(usize, &Key)> = live.iter().map(|(position, secret)| (*position, &secret.key)).collect();
     let mut inbound = bench.inbound().clone();

@@ -76,11 +76,11 @@ impl ClaimRule {
     }
 
     /// Whether `claims` say so. A digest of an empty body may be left out: senders do, and a token that leaves it out
-    /// is good for an empty body alone.
+    /// is good for an empty body alone. What says anything else besides may not.
     pub(super) fn holds(&self, claims: &Claims, url: &str, body: &[u8]) -> bool {
         let expected = self.expected(url, body);
         match claims.get(&self.name) {
-            None => body.is_empty() && self.binds_body(),
+            None => body.is_empty() && matches!(self.parts.as_slice(), [Part::Digest(Of::Body, _, _)]),
             Some(Claim::List(texts)) => self.name == "aud" && texts.contains(&expected),
             Some(Claim::Text(said) | Claim::Number(said)) => match self.parts.as_slice() {
                 [Part::Digest(_, _, Encoding::Hex)] => said.eq_ignore_ascii_case(&expected),
@@ -292,8 +292,10 @@ mod tests {
         assert!(!rule.holds(&claims("{}"), URL, b"x"));
         assert!(!rule.holds(&claims(r#"{"h":null}"#), URL, b""));
         assert!(!rule.holds(&claims(r#"{"h":"44136fa355b3678a"}"#), URL, b""));
-        let iss = ClaimRule::parse("iss", "x").expect("a template");
-        assert!(!iss.holds(&claims("{}"), URL, b""));
+        for more in ["x", "{url}", "{url}{sha256_hex:body}", "v1:{sha256_hex:body}"] {
+            let rule = ClaimRule::parse("c", more).expect("a template");
+            assert!(!rule.holds(&claims("{}"), URL, b""), "{more}");
+        }
     }
 
     #[test]

@@ -40,7 +40,7 @@ mod verify;
 
 use std::fmt;
 
-use http::HeaderName;
+use http::{HeaderMap, HeaderName};
 
 pub(in crate::domain) use challenge::Greeting;
 pub use challenge::Lack;
@@ -66,7 +66,7 @@ use jwt::Jwt;
 use mac::Proof;
 use signature::{Notation, Place};
 use source::{Pointers, Source};
-use template::Template;
+use template::{Part, Template};
 
 /// A compiled scheme: everything about a provider that can be settled before its first request.
 #[derive(Debug)]
@@ -194,6 +194,30 @@ impl Scheme {
             Place::Headers(_) | Place::Json(_) | Place::Form(_) | Place::Item(_) => false,
         };
         like || self.single.contains(name)
+    }
+
+    /// The same for one request, which may say itself which of its headers are signed.
+    #[must_use]
+    pub fn guards_in(&self, headers: &HeaderMap, name: &HeaderName) -> bool {
+        let lists = self.signed.parts.iter().filter_map(|part| match part {
+            Part::SignedHeaders(list) => headers.get(list),
+            Part::Text(_)
+            | Part::Body
+            | Part::Timestamp
+            | Part::Id
+            | Part::Method
+            | Part::Url
+            | Part::Path
+            | Part::EncodedPath
+            | Part::Secret
+            | Part::Header(_)
+            | Part::Json(_)
+            | Part::Form(_)
+            | Part::SortedForm
+            | Part::Item(_) => None,
+        });
+        let mut listed = lists.flat_map(|list| list.as_bytes().split(|byte| *byte == b','));
+        self.guards(name) || listed.any(|it| it.trim_ascii().eq_ignore_ascii_case(name.as_str().as_bytes()))
     }
 
     /// What the header `name` carries that must not be shown.

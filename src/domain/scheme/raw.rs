@@ -360,7 +360,7 @@ pub struct RawChallenge {
     /// Body of the answer: text with the parts `{json:/pointer}`, `{query:NAME}`, `{header:NAME}` and `{form:NAME}`,
     /// with `{hmac_hex:{…}}` and `{hmac_b64:{…}}` around any of them, and with `{pick}`, which is `signature.pick`.
     /// Values are at most 1,024 bytes without control characters; in JSON they are escaped. Without `verify = true`
-    /// only `[A-Za-z0-9_.~+/-]` with `=` at the end, at most 256 bytes, is hashed.
+    /// only `[A-Za-z0-9_~+/-]` with `=` at the end, at most 256 bytes, is hashed.
     pub body: Option<String>,
 }
 

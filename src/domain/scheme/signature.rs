@@ -1,7 +1,7 @@
 //! Where signatures stand and how they are written: from header values to candidate bytes.
 //!
-//! At most 16 candidates per request; more is refused rather than tried. A candidate that cannot be decoded is passed
-//! over if another can: providers add new forms beside the old ones.
+//! At most 16 candidates per request, 8 of them for the second way; more is refused rather than tried. A candidate that
+//! cannot be decoded is passed over if another can: providers add new forms beside the old ones.
 
 use std::ops::RangeInclusive;
 
@@ -15,6 +15,10 @@ use crate::domain::refusal::Refusal;
 
 /// Most signatures, and most groups of them, that are tried for one request.
 pub(super) const MAX_SIGNATURES: usize = 16;
+
+/// Most signatures of the second way among them. A keyed hash is computed once for all of them; an Ed25519 signature
+/// has the whole message hashed once more for itself.
+const MAX_SECOND: usize = 8;
 
 /// One signature, decoded.
 pub(super) type Candidate = Decoded;
@@ -138,11 +142,20 @@ impl Notation {
             }
         }
         let tried: usize = groups.iter().map(Group::tried).sum();
-        if tried > MAX_SIGNATURES {
+        let second: usize = groups.iter().map(|group| group.second.len()).sum();
+        if tried > MAX_SIGNATURES || second > MAX_SECOND {
             return Err(Refusal::SignatureRepeated);
         }
         groups.retain(|group| group.tried() > group.malformed);
         if groups.is_empty() { Err(Refusal::SignatureMalformed) } else { Ok(groups) }
+    }
+
+    /// How often the message is hashed, at most, for signatures written in `value`: once for each group, and once more
+    /// for each signature of the second way.
+    pub(super) fn hashings(&self, value: &[u8]) -> usize {
+        let groups = if self.group.is_some() { pieces(value, self.group).count() } else { 1 };
+        let second = if self.second.is_some() { pieces(value, self.split).count().min(MAX_SECOND) } else { 0 };
+        (groups + second).clamp(1, MAX_SIGNATURES)
     }
 
     fn read_group<'h>(&self, text: &'h [u8]) -> Result<Group<'h>, Refusal> {
@@ -279,6 +292,16 @@ mod tests {
     fn a_timestamp_beside_the_signature_comes_once() {
         assert_eq!(stripe().groups(&[b"t=1,t=2,v1=aa"]), Err(Refusal::SignatureRepeated));
         assert_eq!(stripe().groups(&[b"t=,v1=aa"]), Ok(found([group(None, &[0xaa])])));
+    }
+
+    #[test]
+    fn what_a_check_costs_is_known_before_it() {
+        assert_eq!(stripe().hashings(b"t=1,v1=aa,v1=bb"), 1);
+        let grouped = Notation { group: Some(b' '), ..stripe() };
+        assert_eq!(grouped.hashings(b"t=1,v1=aa t=2,v1=bb  t=3"), 3);
+        assert_eq!(grouped.hashings("t=1,v1=aa ".repeat(40).as_bytes()), 16);
+        let second = Some(Second { pick: b"v2".to_vec(), lengths: 1..=1 });
+        assert_eq!(Notation { second, ..stripe() }.hashings(b"v2=aa,v2=bb"), 3);
     }
 
     #[test]

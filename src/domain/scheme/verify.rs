@@ -21,7 +21,7 @@ use super::signature::{Group, MAX_SIGNATURES, Place, Values, Way, header_values,
 use super::source::Source;
 use super::template::{Message, Part};
 use super::traits::Coverage;
-use super::{Each, Means, Read, Scheme};
+use super::{Carries, Each, Means, Read, Scheme};
 use crate::domain::inbound::Inbound;
 use crate::domain::key::EventKey;
 use crate::domain::refusal::Refusal;
@@ -148,6 +148,13 @@ impl Scheme {
         let event_type = self.read_type(&reading, fields);
         let (secret, signed) = (found.secret, found.signed);
         Ok(Findings { secret, sent, signed_at, id, signed, event_type, times: found.times })
+    }
+
+    /// How often the message is hashed, at most, to check a request with these headers against one key.
+    #[must_use]
+    pub fn hashings(&self, headers: &HeaderMap) -> usize {
+        let carried = headers.iter().filter(|(name, _)| self.carries(name) != Carries::Nothing);
+        carried.map(|(_, value)| self.notation.hashings(value.as_bytes())).sum::<usize>().clamp(1, MAX_SIGNATURES)
     }
 
     /// Checks the age of a verified request.
@@ -398,8 +405,8 @@ impl Scheme {
 
     fn read_type(&self, reading: &Reading<'_>, fields: &[Field<'_>]) -> Option<String> {
         let text = text(reading, fields, self.event_type.as_ref()?)?;
-        let plain = text.len() <= MAX_TYPE_BYTES && !text.iter().any(u8::is_ascii_control);
-        String::from_utf8(text.into_owned()).ok().filter(|_| plain)
+        let text = String::from_utf8(text.into_owned()).ok().filter(|text| text.len() <= MAX_TYPE_BYTES)?;
+        (!text.chars().any(char::is_control)).then_some(text)
     }
 }
 

@@ -71,6 +71,14 @@ impl Scheme {
         self.challenge.as_ref().is_some_and(Challenge::takes_token)
     }
 
+    /// Whether the provider's challenge has texts hashed for whoever asks.
+    #[must_use]
+    pub fn hashes_for_anybody(&self, token: Option<&Secret>) -> bool {
+        self.challenge.as_ref().is_some_and(|challenge| {
+            challenge.trust == Trust::Anybody && challenge.hashes().next().is_some() && challenge.lack(token).is_none()
+        })
+    }
+
     /// Our answer, if a verified request is the provider's challenge. `key` is the one that fitted.
     pub fn handshake(
         &self,
@@ -331,8 +339,9 @@ fn is_opaque(text: &[u8]) -> bool {
     (1..=MAX_OPAQUE_BYTES).contains(&text.len()) && plain.iter().all(|b| is_opaque_char(char::from(*b)))
 }
 
+/// No dot: it stands between the parts of what many others sign, web tokens (RFC 7515 section 5.1) among them.
 pub(super) fn is_opaque_char(c: char) -> bool {
-    c.is_ascii_alphanumeric() || "_.~+/-".contains(c)
+    c.is_ascii_alphanumeric() || "_~+/-".contains(c)
 }
 
 /// Whether anybody can have had `text` hashed.

@@ -14,7 +14,7 @@
 //! - Whatever `check` names must be right, tokens in constant time. Without the route's `verify_token` a challenge that
 //!   needs it is off, as if the provider had none.
 //! - A hash of a text that anybody may choose must prove nothing: without a signature only texts of
-//!   `[A-Za-z0-9_.~+/-]` with `=` at their end, at most 256 bytes, are hashed, and an event whose signed text is such a
+//!   `[A-Za-z0-9_~+/-]` with `=` at their end, at most 256 bytes, are hashed, and an event whose signed text is such a
 //!   text is refused, since the signature may be our own answer. Schemes where the two could meet in another way are
 //!   refused when they are compiled.
 //!

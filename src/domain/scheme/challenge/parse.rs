@@ -71,7 +71,8 @@ impl Challenge {
         if parser.faults.is_empty() { Ok(challenge) } else { Err(parser.faults) }
     }
 
-    fn hashes(&self) -> impl Iterator<Item = &Source> {
+    /// The values that an answer holds hashed.
+    pub(super) fn hashes(&self) -> impl Iterator<Item = &Source> {
         self.headers.iter().flat_map(|(_, text)| text).chain(&self.body).filter_map(|chunk| match chunk {
             Chunk::Hmac(_, source) => Some(source),
             Chunk::Text(_) | Chunk::Value(_) => None,

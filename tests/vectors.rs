@@ -87,6 +87,30 @@ fn headers_that_come_twice_are_refused_and_bodies_that_are_no_text_are_not() {
 }
 
 #[test]
+fn a_form_that_signs_one_of_its_fields_is_no_other_kind_of_body() {
+    let rows = rows();
+    let schemes = schemes(&rows);
+    let mut judged = 0;
+    for row in rows.into_iter().filter(|row| row.provider == "braintree" && row.tier == "valid") {
+        let scheme = &schemes["braintree"];
+        let is_type = |name: &str| name.eq_ignore_ascii_case("content-type");
+        let others: Vec<(String, String)> = row.headers.iter().filter(|(name, _)| !is_type(name)).cloned().collect();
+        for (media, wanted) in [
+            (Some("Application/X-WWW-Form-Urlencoded; charset=utf-8"), Ok(())),
+            (Some("application/json"), Err(Refusal::SignatureMalformed)),
+            (Some("multipart/form-data; boundary=x"), Err(Refusal::SignatureMalformed)),
+            (None, Err(Refusal::SignatureMalformed)),
+        ] {
+            let typed = media.map(|media| ("Content-Type".to_owned(), media.to_owned()));
+            let row = Row { headers: others.iter().cloned().chain(typed).collect(), ..row.clone() };
+            assert_eq!(judge(&row, scheme).map(drop), wanted, "{media:?} {}", row.case);
+            judged += 1;
+        }
+    }
+    assert!(judged >= 12, "{judged}");
+}
+
+#[test]
 fn the_secret_that_fitted_is_known_by_its_position() {
     let rows = rows();
     let schemes = schemes(&rows);

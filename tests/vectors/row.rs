@@ -10,7 +10,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use serde::Deserialize;
 
 /// One request and what must become of it.
-#[derive(Deserialize)]
+#[derive(Clone, Deserialize)]
 pub struct Row {
     /// The built-in's name.
     pub provider: String,
@@ -18,12 +18,14 @@ pub struct Row {
     pub case: String,
     /// `valid` must be accepted, `attack` must be refused, `edge` is a choice.
     pub tier: String,
-    method: String,
+    /// The method.
+    pub method: String,
     /// The address that the sender called.
     pub url: String,
     /// Names and values.
     pub headers: Vec<(String, String)>,
-    body_b64: String,
+    /// The body in base64.
+    pub body_b64: String,
     /// What the route holds.
     pub secrets: Vec<String>,
     /// The moment, in seconds since 1970.

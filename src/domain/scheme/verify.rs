@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use http::HeaderMap;
+use http::header::CONTENT_TYPE;
 use sha2::{Digest, Sha256};
 use smallvec::{SmallVec, smallvec};
 
@@ -235,6 +236,9 @@ impl Scheme {
 
     fn prove_whole<'r>(&self, proof: Proof, reading: &'r Reading<'_>, keys: &Keys<'_>) -> Result<Found<'r>, Refusal> {
         let groups = self.notation.groups(&self.signature_values(reading)?)?;
+        if matches!(self.place, Place::Form(_)) && !self.body_signed.is_yes() {
+            check_is_form(reading.subject.headers)?;
+        }
         self.check_required(reading.subject.headers)?;
         let digested = self.check_body_digest(reading)?;
         let address = reading.subject.address;
@@ -408,6 +412,15 @@ impl Scheme {
         let text = String::from_utf8(text.into_owned()).ok().filter(|text| text.len() <= MAX_TYPE_BYTES)?;
         (!text.chars().any(char::is_control)).then_some(text)
     }
+}
+
+/// A signature in a form covers a field and not the body: whoever reads the body as something else reads what nobody
+/// signed.
+fn check_is_form(headers: &HeaderMap) -> Result<(), Refusal> {
+    const FORM: &[u8] = b"application/x-www-form-urlencoded";
+    let given = single(headers, CONTENT_TYPE)?.unwrap_or_default();
+    let media = given.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
+    if media.eq_ignore_ascii_case(FORM) { Ok(()) } else { Err(Refusal::SignatureMalformed) }
 }
 
 /// The first secret that the sender showed; all are compared whatever fits.

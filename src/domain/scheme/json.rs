@@ -134,7 +134,8 @@ pub(super) fn extract<'b>(body: &'b [u8], pointers: &[Pointer]) -> Fields<'b> {
 }
 
 /// The elements of the array at `pointer`, as they are spelt; `None` if there is no such array or it is unclear.
-pub(super) fn elements<'b>(body: &'b [u8], pointer: &Pointer) -> Option<Vec<&'b [u8]>> {
+/// Of more than `most` only one more is given.
+pub(super) fn elements<'b>(body: &'b [u8], pointer: &Pointer, most: usize) -> Option<Vec<&'b [u8]>> {
     let body = without_bom(body);
     if too_deep(body) {
         return None;
@@ -147,8 +148,43 @@ pub(super) fn elements<'b>(body: &'b [u8], pointer: &Pointer) -> Option<Vec<&'b 
             (_, Child::Repeated) => return None,
         }
     }
-    let raw: Vec<&RawValue> = serde_json::from_slice(at).ok()?;
-    Some(raw.into_iter().map(|value| value.get().as_bytes()).collect())
+    let mut reader = serde_json::Deserializer::from_slice(at);
+    let elements = Elements { most }.deserialize(&mut reader).ok()?;
+    reader.end().ok()?;
+    Some(elements)
+}
+
+/// The elements of an array, and no more of them than one beyond `most`: the array may be the work of anybody.
+struct Elements {
+    most: usize,
+}
+
+impl<'de> DeserializeSeed<'de> for Elements {
+    type Value = Vec<&'de [u8]>;
+
+    fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_seq(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Elements {
+    type Value = Vec<&'de [u8]>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an array")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+        let mut elements = Vec::new();
+        while elements.len() <= self.most {
+            match seq.next_element::<&RawValue>()? {
+                Some(value) => elements.push(value.get().as_bytes()),
+                None => return Ok(elements),
+            }
+        }
+        while seq.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(elements)
+    }
 }
 
 /// `text` as it stands between the quotes of a JSON string.
@@ -422,6 +458,16 @@ mod tests {
         let pointers = [Pointer::parse("/a").expect("valid"), Pointer::parse("/a/b").expect("valid")];
         let fields = extract(br#"{"a":{"b":"c"}}"#, &pointers);
         assert_eq!(fields.as_slice(), [Field::Absent, Field::Is(Scalar::Text("c".into()))]);
+    }
+
+    #[test]
+    fn of_an_array_no_more_than_one_beyond_the_most_is_held() {
+        let at = |body: &'static str, most| elements(body.as_bytes(), &Pointer::parse("/v").expect("valid"), most);
+        assert_eq!(at(r#"{"v":[1,[2],{"a":3}]}"#, 3), Some(vec![b"1".as_slice(), b"[2]", br#"{"a":3}"#]));
+        assert_eq!(at(r#"{"v":[1,2,3,4,5]}"#, 2).map(|found| found.len()), Some(3));
+        for wrong in [r#"{"v":[1,2,3,4"#, r#"{"v":[1,2,3,x]}"#, r#"{"v":1}"#, r#"{"v":[],"v":[]}"#] {
+            assert_eq!(at(wrong, 2), None, "{wrong}");
+        }
     }
 
     #[test]

@@ -21,7 +21,7 @@ impl Scheme {
         keys: &Keys<'_>,
     ) -> Result<Found<'static>, Refusal> {
         self.check_required(reading.subject.headers)?;
-        let items = json::elements(reading.subject.body, &each.array).ok_or(Refusal::SignatureMissing)?;
+        let items = json::elements(reading.subject.body, &each.array, MAX_ITEMS).ok_or(Refusal::SignatureMissing)?;
         if items.len() > MAX_ITEMS {
             return Err(Refusal::SignatureRepeated);
         }

@@ -267,7 +267,8 @@ impl Scheme {
         keys: &Keys<'_>,
     ) -> Result<Found<'static>, Refusal> {
         self.check_required(reading.subject.headers)?;
-        let items = json::elements(reading.subject.body, &each.array).ok_or(Refusal::SignatureMissing)?;
+        let items =
+            json::elements(reading.subject.body, &each.array, MAX_SIGNATURES).ok_or(Refusal::SignatureMissing)?;
         if items.len() > MAX_SIGNATURES {
             return Err(Refusal::SignatureRepeated);
         }

@@ -359,7 +359,11 @@ fn a_signed_field_that_we_may_have_hashed_is_refused_too() {
                   body = \"{hmac_hex:{query:c}}\" }";
     let route = route_of(scheme);
     let answer = body(&route, &get("c=abcd"));
-    let event = |text: &str, signature: &str| admit(&route, post(&format!("s={signature}&p={text}")), NOW).map(drop);
+    let event = |text: &str, signature: &str| {
+        let is_form = [("content-type", "application/x-www-form-urlencoded")];
+        let form = request(Method::POST, "", &is_form, &format!("s={signature}&p={text}"));
+        admit(&route, form, NOW).map(drop)
+    };
     assert_eq!(event("abcd", &answer), Err(Refusal::SignatureMismatch));
     assert_eq!(event("PHhtbD4", &mac("PHhtbD4")), Ok(()));
 }

@@ -315,11 +315,17 @@ fn handshake_of_braintree_holds_the_public_key_and_hashes_only_digits() {
         assert_refused(&ask(wrong), 400, "bad_request");
     }
     let forged = format!("bt_signature={}&bt_payload={value}", percent(&format!("pub1|{}", hash(value))));
-    assert_refused(&world.send(&Request::post("/braintree", forged)), 401, "signature_mismatch");
+    let form = |body: String| {
+        let typed = Request::post("/braintree", body).without("Content-Type");
+        typed.with("Content-Type", "application/x-www-form-urlencoded")
+    };
+    assert_refused(&world.send(&form(forged)), 401, "signature_mismatch");
     assert_nothing_else(&world, "braintree", 1, 5);
     let payload = "PG5vdGlmaWNhdGlvbj4=";
     let honest = format!("bt_signature={}&bt_payload={payload}", percent(&format!("pub1|{}", hash(payload))));
-    assert_eq!(world.send(&Request::post("/braintree", honest)).status, 200);
+    let as_json = Request::post("/braintree", honest.clone());
+    assert_refused(&world.send(&as_json), 401, "signature_malformed");
+    assert_eq!(world.send(&form(honest)).status, 200);
 }
 
 #[test]

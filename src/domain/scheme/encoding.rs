@@ -5,8 +5,8 @@
 use data_encoding::{BASE64, BASE64URL, BASE64URL_NOPAD, HEXLOWER, HEXLOWER_PERMISSIVE};
 use sha1::Sha1;
 use sha2::{Digest, Sha256, Sha384, Sha512};
-use smallvec::SmallVec;
-use zeroize::Zeroizing;
+use smallvec::{Array, SmallVec};
+use zeroize::{Zeroize, Zeroizing};
 
 use super::raw::{Encoding, HashName, KeyEncoding};
 use crate::domain::secret::Secret;
@@ -61,6 +61,13 @@ pub(super) fn digest(hash: HashName, bytes: &[u8]) -> SmallVec<[u8; 64]> {
         HashName::Sha384 => SmallVec::from_slice(&Sha384::digest(bytes)),
         HashName::Sha512 => SmallVec::from_slice(&Sha512::digest(bytes)),
     }
+}
+
+/// The bytes, and nothing left of them where they were.
+fn wiped<A: Array<Item = u8>>(mut bytes: SmallVec<A>) -> Vec<u8> {
+    let moved = bytes.to_vec();
+    bytes.as_mut_slice().zeroize();
+    moved
 }
 
 /// How a secret becomes a key.
@@ -119,13 +126,13 @@ impl KeyRule {
         };
         let bytes = Zeroizing::new(match encoding {
             KeyEncoding::Utf8 => text.to_vec(),
-            KeyEncoding::Base64 => decode(Encoding::Base64, text)?.to_vec(),
-            KeyEncoding::Hex => decode(Encoding::Hex, text)?.to_vec(),
+            KeyEncoding::Base64 => wiped(decode(Encoding::Base64, text)?),
+            KeyEncoding::Hex => wiped(decode(Encoding::Hex, text)?),
         });
         if bytes.is_empty() {
             return None;
         }
-        Some(self.hash.map_or(bytes.clone(), |hash| Zeroizing::new(digest(hash, &bytes).to_vec())))
+        Some(self.hash.map_or(bytes.clone(), |hash| Zeroizing::new(wiped(digest(hash, &bytes)))))
     }
 }
 

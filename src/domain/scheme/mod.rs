@@ -199,23 +199,7 @@ impl Scheme {
     /// The same for one request, which may say itself which of its headers are signed.
     #[must_use]
     pub fn guards_in(&self, headers: &HeaderMap, name: &HeaderName) -> bool {
-        let lists = self.signed.parts.iter().filter_map(|part| match part {
-            Part::SignedHeaders(list) => headers.get(list),
-            Part::Text(_)
-            | Part::Body
-            | Part::Timestamp
-            | Part::Id
-            | Part::Method
-            | Part::Url
-            | Part::Path
-            | Part::EncodedPath
-            | Part::Secret
-            | Part::Header(_)
-            | Part::Json(_)
-            | Part::Form(_)
-            | Part::SortedForm
-            | Part::Item(_) => None,
-        });
+        let lists = self.signed.parts.iter().filter_map(Part::list).filter_map(|list| headers.get(list));
         let mut listed = lists.flat_map(|list| list.as_bytes().split(|byte| *byte == b','));
         self.guards(name) || listed.any(|it| it.trim_ascii().eq_ignore_ascii_case(name.as_str().as_bytes()))
     }

@@ -74,6 +74,13 @@ impl Part {
     }
 }
 
+impl Part {
+    /// The header that lists which headers are signed, if this part is one.
+    pub(super) const fn list(&self) -> Option<&HeaderName> {
+        if let Self::SignedHeaders(name) = self { Some(name) } else { None }
+    }
+}
+
 /// A parsed template.
 #[derive(Clone, Debug)]
 pub(super) struct Template {

@@ -5,6 +5,8 @@
 
 mod control;
 mod explain;
+mod handover;
+mod listeners;
 mod signals;
 mod wiring;
 
@@ -19,14 +21,18 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 pub use self::explain::candidates;
+pub use self::handover::{HandoverFault, Inherited};
 
 use self::control::Core;
+use self::handover::Successor;
+use self::listeners::{Handles, Listeners};
 use self::signals::Signals;
 use crate::admin::AdminState;
-use crate::config::{self, Config, ConfigFaults, Environment, Layers, NoteLevel, ShowFormat, ShowOrigins};
+use crate::config::{self, Config, ConfigFaults, Environment, Layers, NoteLevel, Program, ShowFormat, ShowOrigins};
 use crate::disk::DiskFault;
 use crate::domain::time::Timestamp;
 use crate::forward::Settlement;
+use crate::gateway::listener::LINGER;
 use crate::telemetry::http::Condition;
 use crate::telemetry::logs::{self, LogControl};
 use crate::telemetry::{Metrics, RouteLabels};
@@ -49,6 +55,8 @@ pub struct Running {
     side_stop: watch::Sender<bool>,
     /// The tasks beside the senders' door; awaited or aborted by [`Running::stop`].
     sides: Mutex<Vec<JoinHandle<()>>>,
+    /// Second handles of the listeners, for a process that takes over. Given up by [`Running::stop`].
+    handles: Mutex<Handles>,
 }
 
 /// The three listeners.
@@ -69,7 +77,7 @@ pub enum StartFault {
     #[error("cannot listen on {address} (`{key}`): {error}")]
     Bind {
         /// The configuration key.
-        key: &'static str,
+        key: String,
         /// The address.
         address: SocketAddr,
         /// What the system said.
@@ -78,6 +86,9 @@ pub enum StartFault {
     /// The spool cannot be opened.
     #[error(transparent)]
     Disk(#[from] DiskFault),
+    /// Nothing could be taken over.
+    #[error(transparent)]
+    Handover(#[from] HandoverFault),
     /// The dedup store cannot be set up.
     #[error("cannot set up the dedup store: {0}")]
     Dedup(String),
@@ -104,6 +115,8 @@ pub enum Stop {
     Drain,
     /// They get a second.
     Quick,
+    /// As much of the grace as the senders who wait for the next process can spare.
+    HandOver,
 }
 
 /// How a run ended.
@@ -113,6 +126,16 @@ pub enum Stopped {
     Orderly,
     /// A second signal cut the waiting short.
     CutShort,
+    /// Everything was answered and closed, and the process that was to go on does not serve.
+    Unsucceeded,
+}
+
+/// Where a gateway comes from, and what is started when it is to be replaced.
+pub struct Succession {
+    /// How this process was started.
+    pub program: Program,
+    /// What the process before handed over.
+    pub inherited: Option<Inherited>,
 }
 
 /// A configuration, checked and as text.
@@ -136,10 +159,12 @@ pub fn read(explicit: Option<&Path>, environment: &Environment) -> Result<Loaded
 
 /// Runs a gateway until a signal ends it. `reread` reads the configuration anew on SIGHUP and `POST /-/reload`.
 ///
-/// SIGTERM drains, SIGINT stops quickly; a second one of either cuts the waiting short.
+/// SIGTERM drains, SIGINT stops quickly; a second one of either cuts the waiting short. SIGQUIT hands over to a new
+/// process.
 pub fn run(
     loaded: &Loaded,
     reread: impl Fn() -> Result<Loaded, ConfigFaults> + Send + Sync + 'static,
+    succession: Succession,
 ) -> Result<Stopped, StartFault> {
     let config = &loaded.config;
     let metrics = metrics_for(config)?;
@@ -151,11 +176,17 @@ pub fn run(
     let runtime = runtime(config.server.threads)?;
     let control = logs.control.clone();
     let stopped = runtime.block_on(async {
-        let signals = Signals::listen()?;
-        let running = Running::start(loaded, metrics, Some(control), Box::new(reread)).await?;
+        let mut signals = Signals::listen()?;
+        let starting = Running::come(loaded, metrics, Some(control), Box::new(reread), succession.inherited);
+        let running = tokio::select! {
+            biased;
+            running = starting => running?,
+            () = signals.ended() => return Ok(Stopped::Orderly),
+        };
         tracing::info!(listen = %running.addresses.listen, telemetry = %running.addresses.telemetry,
-            admin = %running.addresses.admin, routes = config.routes.len(), "ready");
-        Ok(signals::serve_until_told(signals, &running).await)
+            admin = %running.addresses.admin, routes = config.routes.len(), process = std::process::id(), "ready");
+        signals::tell_supervisor(&[signals::State::Ready, signals::State::MainPid(std::process::id())]);
+        Ok(signals::serve_until_told(signals, &running, &succession.program).await)
     });
     runtime.shutdown_timeout(QUICK);
     drop(logs.flush);
@@ -184,22 +215,53 @@ impl Running {
         log: Option<LogControl>,
         reread: Reread,
     ) -> Result<Self, StartFault> {
-        let config = &loaded.config;
+        Self::come(loaded, metrics, log, reread, None).await
+    }
+
+    /// Puts a gateway into operation, in place of the one that handed over to it if there is one.
+    async fn come(
+        loaded: &Loaded,
+        metrics: Arc<Metrics>,
+        log: Option<LogControl>,
+        reread: Reread,
+        inherited: Option<Inherited>,
+    ) -> Result<Self, StartFault> {
         // Every address is taken before anything else happens: a gateway that cannot listen changes nothing.
-        let (listener, listen) = bind("listen", config.listen).await?;
-        let (telemetry_listener, telemetry) = bind("telemetry", config.telemetry).await?;
-        let (admin_listener, admin) = bind("admin", config.admin).await?;
+        let Some(mut inherited) = inherited else {
+            let listeners = Listeners::take(&loaded.config, Handles::new())?;
+            return Self::on(listeners, Instant::now(), loaded, metrics, log, reread);
+        };
+        let listeners = Listeners::take(&loaded.config, std::mem::take(&mut inherited.handles))?;
+        let (announcement, waiting_since) = inherited.wait().await?;
+        let running = Self::on(listeners, waiting_since, loaded, metrics, log, reread)?;
+        announcement.serving().await;
+        Ok(running)
+    }
+
+    /// Opens the disk and serves. `waiting_since`: connections may have been waiting since then.
+    fn on(
+        listeners: Listeners,
+        waiting_since: Instant,
+        loaded: &Loaded,
+        metrics: Arc<Metrics>,
+        log: Option<LogControl>,
+        reread: Reread,
+    ) -> Result<Self, StartFault> {
+        let config = &loaded.config;
+        let handles = listeners.handles()?;
+        let addresses = listeners.addresses();
         let core = Arc::new(wiring::core(loaded, metrics, log, reread)?);
         let running = Self {
-            addresses: Addresses { listen, telemetry, admin },
+            addresses,
             core,
             grace: config.server.shutdown_grace,
             side_stop: watch::channel(false).0,
             sides: Mutex::default(),
+            handles: Mutex::new(handles),
         };
-        running.aside(running.core.door.clone().serve(listener));
-        running.serve_telemetry(telemetry_listener);
-        running.serve_admin(admin_listener, config);
+        running.aside(running.core.door.clone().serve(listeners.listen.socket, waiting_since));
+        running.serve_telemetry(listeners.telemetry.socket);
+        running.serve_admin(listeners.admin.socket, config);
         running.aside(keep_gauges(running.core.clone()));
         if let Some(shared) = running.core.stores.tended.clone() {
             running.aside(async move { shared.tend().await });
@@ -275,17 +337,28 @@ impl Running {
         self.core.clock.now()
     }
 
+    /// Starts the process that is to take over, and waits until it is ready to.
+    async fn successor(&self, program: &Program) -> Result<Successor, HandoverFault> {
+        let handles = std::mem::take(&mut *self.handles.lock().unwrap_or_else(PoisonError::into_inner));
+        let started = Successor::start(program, &handles).await;
+        *self.handles.lock().unwrap_or_else(PoisonError::into_inner) = handles;
+        started
+    }
+
     /// Stops: no new connections, every open request answered, attempts waited for, the disk closed.
     ///
     /// Dropped half-way, the disk is not marked as cleanly closed and the next start flags what may have been sent.
     pub async fn stop(&self, how: Stop) {
         let core = &self.core;
-        let grace = match how {
-            Stop::Drain => self.grace,
-            Stop::Quick => QUICK + CLOSING,
-        };
-        let closed_by = Instant::now() + grace.saturating_sub(CLOSING);
-        core.readiness.withdraw(Condition::ListenerBound);
+        let closed_by = Instant::now() + self.grace_of(how).saturating_sub(CLOSING);
+        if how == Stop::HandOver {
+            // Connections in use end with their next answer while this process still accepts new ones.
+            core.door.announce();
+            tokio::time::sleep(LINGER).await;
+        } else {
+            core.readiness.withdraw(Condition::ListenerBound);
+        }
+        self.handles.lock().unwrap_or_else(PoisonError::into_inner).clear();
         core.door.close();
         // Answers leave a second before connections are cut.
         core.deliverer.drain(closed_by.checked_sub(QUICK).unwrap_or(closed_by));
@@ -297,6 +370,19 @@ impl Running {
         self.close_disk(attempts, closed_by + CLOSING).await;
         for side in self.sides.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
             side.abort();
+        }
+    }
+
+    /// How long a stop may take. A hand-over must leave the senders who wait for the next process half their budget.
+    fn grace_of(&self, how: Stop) -> Duration {
+        match how {
+            Stop::Drain => self.grace,
+            Stop::Quick => QUICK + CLOSING,
+            Stop::HandOver => {
+                let routes = &self.core.current.load().routes;
+                let budgets = routes.iter().map(|route| route.ack.budget.saturating_sub(route.ack.reserve) / 2);
+                budgets.min().map_or(self.grace, |half| self.grace.min(half + CLOSING)).max(QUICK + CLOSING)
+            }
         }
     }
 }
@@ -315,13 +401,6 @@ impl Running {
             Err(_) => tracing::warn!("the disk did not close in time; nothing is lost"),
         }
     }
-}
-
-async fn bind(key: &'static str, address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartFault> {
-    let failed = |error| StartFault::Bind { key, address, error };
-    let listener = TcpListener::bind(address).await.map_err(failed)?;
-    let local = listener.local_addr().map_err(failed)?;
-    Ok((listener, local))
 }
 
 /// Writes what only memory knows into the gauges; ends with the task.

@@ -21,10 +21,18 @@ pub(super) struct Arguments {
     pub(super) command: Option<Command>,
 }
 
+/// `run`
+#[derive(Clone, Copy, Debug, Args)]
+pub(super) struct Run {
+    /// Take over from the process that started this one. SIGQUIT does it.
+    #[arg(long, hide = true)]
+    pub(super) take_over: bool,
+}
+
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// Run the gateway in the foreground; logs go to stderr
-    Run,
+    Run(Run),
     /// See it work: a scripted app, scripted senders and the gateway in one process
     Demo(Demo),
     /// Check configuration files and say all that is wrong with them

@@ -143,7 +143,7 @@ fn begin(arguments: Arguments) -> Exit {
 
 fn dispatch(context: &Context, command: Command) -> Outcome {
     match command {
-        Command::Run => run::run(context),
+        Command::Run(asked) => run::run(context, asked),
         Command::Demo(asked) => run::demo(asked),
         Command::Validate(asked) => validate::validate(context, &asked),
         Command::Config(asked) => config::config(context, asked),

@@ -3,21 +3,25 @@
 use std::io;
 
 use super::admin::wait_on_threads;
-use super::args::Demo;
+use super::args::{Demo, Run};
 use super::{Context, Exit, Failure, Outcome};
-use crate::app::{self, Stopped};
+use crate::app::{self, Inherited, Stopped, Succession};
 use crate::clock::Clock;
-use crate::config::Environment;
+use crate::config::{Environment, Program};
 use crate::demo::{self, DemoFault, Length};
 
 /// `hookgate run`.
-pub(super) fn run(context: &Context) -> Outcome {
+pub(super) fn run(context: &Context, asked: Run) -> Outcome {
+    let program = Program::own().map_err(|error| Failure::failed(format!("cannot tell the own program: {error}")))?;
+    let inherited = asked.take_over.then(Inherited::from_standard_input).transpose();
+    let inherited = inherited.map_err(|fault| Failure::usage(fault.to_string()))?;
     let loaded = app::read(context.file.as_deref(), &context.environment).map_err(|faults| context.refused(&faults))?;
     let file = context.file.clone();
     // Secrets may have expired since: the moment is taken anew.
     let reread = move || app::read(file.as_deref(), &Environment::take(Clock::start().now()));
-    match app::run(&loaded, reread) {
+    match app::run(&loaded, reread, Succession { program, inherited }) {
         Ok(Stopped::Orderly | Stopped::CutShort) => Ok(Exit::Ok),
+        Ok(Stopped::Unsucceeded) => Err(Failure::failed("handed over to a process that does not serve")),
         // A damaged spool is set aside and the gateway starts: that is a line of the log and a metric, not a fault.
         Err(fault) => Err(Failure::failed(fault.to_string())),
     }

@@ -67,3 +67,19 @@ impl fmt::Debug for Environment {
         f.debug_set().entries(self.variables.keys()).finish()
     }
 }
+
+/// How this process was started, so that a new one can be.
+#[derive(Clone, Debug)]
+pub struct Program {
+    /// The file it was started from, which may hold a newer version by now.
+    pub path: PathBuf,
+    /// Its arguments, without its own name.
+    pub arguments: Vec<OsString>,
+}
+
+impl Program {
+    /// This process's own. To be asked at the start: once the file is replaced the system names it otherwise.
+    pub fn own() -> std::io::Result<Self> {
+        Ok(Self { path: std::env::current_exe()?, arguments: std::env::args_os().skip(1).collect() })
+    }
+}

@@ -22,7 +22,7 @@ mod variables;
 use std::path::Path;
 
 pub use defaults::EXAMPLE;
-pub use environment::Environment;
+pub use environment::{Environment, Program};
 pub use fault::{ConfigFault, ConfigFaults, FaultKind, Place};
 pub use find::{CONFIG_VARIABLE, SEARCH};
 pub use layers::{Layers, Origin};

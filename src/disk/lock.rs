@@ -4,6 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
 
@@ -12,6 +13,12 @@ use super::fault::DiskFault;
 /// The lock file's name in the spool directory.
 pub(super) const LOCK_FILE: &str = "hookgate.lock";
 
+/// How long a lock is waited for: a process that is being killed has it until its last file is closed.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// How often it is tried meanwhile.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
 /// Held as long as the value lives.
 #[derive(Debug)]
 pub(super) struct Lock {
@@ -19,7 +26,7 @@ pub(super) struct Lock {
 }
 
 impl Lock {
-    /// Takes the lock of `directory` at once, or says who has it.
+    /// Takes the lock of `directory`, or says who has it. Blocks for [`PATIENCE`] at most, for the start.
     pub(super) fn take(directory: &Path) -> Result<Self, DiskFault> {
         let path = directory.join(LOCK_FILE);
         let io = |what| {
@@ -34,12 +41,16 @@ impl Lock {
             .mode(0o600)
             .open(&path)
             .map_err(io("open"))?;
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(rustix::io::Errno::WOULDBLOCK) => {
-                return Err(DiskFault::Locked { path: directory.to_owned(), holder: holder(&mut file) });
+        let until = Instant::now() + PATIENCE;
+        loop {
+            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => break,
+                Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() < until => std::thread::park_timeout(LOOK_AGAIN),
+                Err(rustix::io::Errno::WOULDBLOCK) => {
+                    return Err(DiskFault::Locked { path: directory.to_owned(), holder: holder(&mut file) });
+                }
+                Err(error) => return Err(io("lock")(error.into())),
             }
-            Err(error) => return Err(io("lock")(error.into())),
         }
         file.set_len(0).map_err(io("write"))?;
         writeln!(file, "{}", std::process::id()).map_err(io("write"))?;

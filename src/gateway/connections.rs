@@ -3,11 +3,12 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
+use super::listener::LINGER;
 use crate::telemetry::Metrics;
 
 /// One connection. Written by its own task; the table reads it to find idle ones.
@@ -17,6 +18,10 @@ pub(crate) struct Connection {
     pub(crate) remote: SocketAddr,
     phase: Mutex<Phase>,
     close: Notify,
+    /// Set before `close` is: not to be closed earlier.
+    close_from: OnceLock<Instant>,
+    /// Since when the sender may have been waiting to be accepted; for its first request.
+    waiting_since: Mutex<Option<Instant>>,
 }
 
 /// What a connection is doing.
@@ -41,9 +46,28 @@ impl Connection {
         *self.phase.lock().unwrap_or_else(PoisonError::into_inner) = phase;
     }
 
+    /// When a request whose first byte was read at `began` arrived: its sender may have waited to be accepted.
+    pub(crate) fn arrived(&self, began: Instant) -> Instant {
+        let waiting_since = self.waiting_since.lock().unwrap_or_else(PoisonError::into_inner).take();
+        waiting_since.map_or(began, |since| since.min(began))
+    }
+
     /// Comes when the table wants an idle connection gone.
     pub(crate) async fn told_to_close(&self) {
         self.close.notified().await;
+        if let Some(from) = self.close_from.get() {
+            tokio::time::sleep_until(*from).await;
+        }
+    }
+
+    /// Has it closed once it has been idle for as long as a request may be on its way.
+    fn close_idle(&self) {
+        let idle_since = match self.phase() {
+            Phase::Idle(since) => since,
+            Phase::Head(_) | Phase::Busy(_) => Instant::now(),
+        };
+        self.close_from.get_or_init(|| idle_since + LINGER);
+        self.close.notify_one();
     }
 }
 
@@ -84,9 +108,14 @@ impl Connections {
     }
 
     /// Enters a connection; at the cap the longest idle one is told to close, and `None` means that none is idle.
-    pub(crate) fn enter(&self, remote: SocketAddr) -> Option<Entry> {
-        let now = Instant::now();
-        let connection = Arc::new(Connection { remote, phase: Mutex::new(Phase::Idle(now)), close: Notify::new() });
+    pub(crate) fn enter(&self, remote: SocketAddr, waiting_since: Option<Instant>) -> Option<Entry> {
+        let connection = Arc::new(Connection {
+            remote,
+            phase: Mutex::new(Phase::Idle(Instant::now())),
+            close: Notify::new(),
+            close_from: OnceLock::new(),
+            waiting_since: Mutex::new(waiting_since),
+        });
         let mut open = self.0.open.lock().unwrap_or_else(PoisonError::into_inner);
         if open.len() >= self.0.most {
             let idle = open.iter().filter_map(|(id, other)| match other.phase() {
@@ -99,7 +128,7 @@ impl Connections {
             }
         }
         if self.0.closing.load(Ordering::Relaxed) {
-            connection.close.notify_one();
+            connection.close_idle();
         }
         let id = self.0.next.fetch_add(1, Ordering::Relaxed);
         open.insert(id, connection.clone());
@@ -115,7 +144,7 @@ impl Connections {
         let open = self.0.open.lock().unwrap_or_else(PoisonError::into_inner);
         self.0.closing.store(true, Ordering::Relaxed);
         for connection in open.values() {
-            connection.close.notify_one();
+            connection.close_idle();
         }
     }
 
@@ -148,10 +177,10 @@ mod tests {
         let told = async |entry: &Entry| {
             tokio::time::timeout(Duration::from_secs(1), entry.connection.told_to_close()).await.is_ok()
         };
-        let before = connections.enter(remote).expect("room");
+        let before = connections.enter(remote, None).expect("room");
         assert!(!told(&before).await);
         connections.close_idle();
-        let after = connections.enter(remote).expect("room");
+        let after = connections.enter(remote, None).expect("room");
         assert!(told(&before).await && told(&after).await);
     }
 }

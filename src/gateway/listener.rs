@@ -1,9 +1,11 @@
 //! The sender's door: an own accept loop around Pingora's HTTP server, with a bound on connections and a guard in
 //! front of each. It knows when the gateway stops and lets open requests finish.
 
+use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use pingora::apps::ServerApp;
@@ -25,6 +27,12 @@ use crate::domain::fault::Fault;
 use crate::domain::outcome::Settled;
 use crate::domain::refusal::Refusal;
 use crate::telemetry::NO_ROUTE;
+
+/// How long a connection is idle before a stop closes it: a request may be on its way.
+pub const LINGER: Duration = Duration::from_millis(300);
+
+/// How long after the start a connection may be one that waited in the system's queue.
+const QUEUE_READ: Duration = Duration::from_millis(100);
 
 /// The limits of the door.
 #[derive(Clone, Copy, Debug)]
@@ -90,17 +98,23 @@ impl Door {
         }
     }
 
-    /// Accepts connections until [`Self::close`]; the listener is closed then.
-    pub async fn serve(self, listener: TcpListener) {
+    /// Accepts connections until [`Self::close`]; the listener is closed then. Those that are there at once may have
+    /// waited since `waiting_since`, and their senders with them.
+    pub async fn serve(self, listener: TcpListener, waiting_since: Instant) {
         let mut stop = self.stop.subscribe();
+        let queue_is_read = Instant::now() + QUEUE_READ;
         loop {
             let accepted = tokio::select! {
                 biased;
-                _ = stop.wait_for(|stop| *stop) => return,
-                accepted = listener.accept() => accepted,
+                _ = stop.wait_for(|stop| *stop) => None,
+                accepted = listener.accept() => Some(accepted),
             };
+            let Some(accepted) = accepted else { return self.admit_queue(&listener).await };
             match accepted {
-                Ok((stream, remote)) => self.admit(stream, remote),
+                Ok((stream, remote)) => {
+                    let waited = (Instant::now() < queue_is_read).then_some(waiting_since);
+                    self.admit(stream, remote, waited);
+                }
                 Err(error) => {
                     // Out of file descriptors or memory: connections wait in the backlog until some are free.
                     tracing::warn!(%error, "cannot accept a connection");
@@ -110,8 +124,17 @@ impl Door {
         }
     }
 
-    fn admit(&self, stream: TcpStream, remote: SocketAddr) {
-        if let Some(entry) = self.connections.enter(remote) {
+    /// Admits what the system has already let in: closing the listener would cut these connections off.
+    async fn admit_queue(&self, listener: &TcpListener) {
+        for _ in 0..self.limits.max_connections {
+            let next = poll_fn(|cx| Poll::Ready(listener.poll_accept(cx))).await;
+            let Poll::Ready(Ok((stream, remote))) = next else { return };
+            self.admit(stream, remote, None);
+        }
+    }
+
+    fn admit(&self, stream: TcpStream, remote: SocketAddr, waiting_since: Option<Instant>) {
+        if let Some(entry) = self.connections.enter(remote, waiting_since) {
             drop(tokio::spawn(self.clone().visit(stream, entry)));
         } else {
             self.gateway.metrics.connections_turned_away_total.inc();
@@ -141,9 +164,15 @@ impl Door {
         drop(entry);
     }
 
-    /// Stops accepting, closes idle connections and has the others close after the request they serve.
-    pub fn close(&self) {
+    /// Has connections close after the request they serve, or serve next; still accepts.
+    pub fn announce(&self) {
         self.closing.store(true, Ordering::Relaxed);
+    }
+
+    /// Stops accepting, closes connections that are idle for [`LINGER`] and has the others close after the request
+    /// they serve.
+    pub fn close(&self) {
+        self.announce();
         self.stop.send_replace(true);
         self.connections.close_idle();
     }

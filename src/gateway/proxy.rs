@@ -49,13 +49,15 @@ impl ProxyHttp for Proxy {
     type CTX = Passage;
 
     fn new_ctx(&self) -> Passage {
-        let arrived = match listener::connection().map(|connection| connection.phase()) {
+        let connection = listener::connection();
+        let began = match connection.as_ref().map(|connection| connection.phase()) {
             Some(Phase::Head(began) | Phase::Busy(began)) => began,
             Some(Phase::Idle(_)) | None => Instant::now(),
         };
-        if let Some(connection) = listener::connection() {
-            connection.enter(Phase::Busy(arrived));
+        if let Some(connection) = &connection {
+            connection.enter(Phase::Busy(began));
         }
+        let arrived = connection.map_or(began, |connection| connection.arrived(began));
         Passage { arrived, passthrough: None, answered: false }
     }
 

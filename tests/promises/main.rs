@@ -22,6 +22,7 @@ mod disk;
 mod duplicates;
 mod explain;
 mod front;
+mod handover;
 mod handshakes;
 mod modes;
 mod outage;

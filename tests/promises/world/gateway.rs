@@ -6,13 +6,13 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use super::clock::{SOON, environment, eventually, pause};
-use super::output::{Finished, Lines, finish, wait};
+use super::output::{Finished, Lines, finish};
 use super::ports::Port;
 use super::scrape::Scrape;
 use super::sender::{Reply, Request, send};
@@ -35,7 +35,7 @@ pub(crate) struct Gateway {
 }
 
 struct Running {
-    child: Child,
+    child: Process,
     readers: [JoinHandle<()>; 2],
 }
 
@@ -97,7 +97,7 @@ impl Gateway {
     pub(crate) fn restart(&mut self) {
         self.launch();
         eventually("the gateway is ready", READY, || {
-            let ended = self.running.as_mut().and_then(|running| running.child.try_wait().ok().flatten());
+            let ended = self.running.as_mut().and_then(|running| running.child.ended());
             if let Some(status) = ended {
                 panic!("the gateway ended before it was ready, {status}");
             }
@@ -112,7 +112,7 @@ impl Gateway {
         let mut child = command.spawn().expect("the program can be started");
         let stdout = self.lines.follow(child.stdout.take().expect("a pipe"));
         let stderr = self.lines.follow(child.stderr.take().expect("a pipe"));
-        self.running = Some(Running { child, readers: [stdout, stderr] });
+        self.running = Some(Running { child: Process::Started(child), readers: [stdout, stderr] });
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
@@ -153,26 +153,48 @@ impl Gateway {
     /// Kills it between two instructions.
     pub(crate) fn kill9(&mut self) {
         let Some(mut running) = self.running.take() else { return };
-        running.child.kill().expect("our own process can be killed");
-        let status = running.child.wait().expect("a child of ours");
+        let status = running.child.kill();
         running.readers.into_iter().for_each(|reader| reader.join().expect("a stream that can be read"));
         assert_eq!(status.signal(), Some(9), "the gateway had ended by itself: {status}");
     }
 
     /// Sends it a signal.
     pub(crate) fn signal(&self, signal: Signal) {
-        let child = &self.running.as_ref().expect("the gateway runs").child;
-        let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).expect("a process id");
+        let pid = self.running.as_ref().expect("the gateway runs").child.pid();
         kill_process(pid, signal).expect("our own process takes a signal");
+    }
+
+    /// The number of the process that runs.
+    pub(crate) fn pid(&self) -> Pid {
+        self.running.as_ref().expect("the gateway runs").child.pid()
+    }
+
+    /// Has it hand over to a new process, waits for its end in peace, and looks after the new one from then on.
+    pub(crate) fn hand_over(&mut self) {
+        // The new process becomes a child of this one when its parent ends.
+        rustix::process::set_child_subreaper(Some(rustix::process::getpid())).expect("a process may look after others");
+        let before = self.log(&["handed over"]).len();
+        self.signal(Signal::QUIT);
+        let running = self.running.as_mut().expect("the gateway runs");
+        let status = running.child.wait(Duration::from_secs(60)).expect("the old process ends");
+        assert!(status.success(), "after SIGQUIT: {status}");
+        let line = eventually("the new process is named", READY, || self.log(&["handed over"]).get(before).cloned());
+        let line: serde_json::Value = serde_json::from_str(&line).expect("a line in JSON");
+        self.adopt(line["process"].as_i64().expect("the new process's number"));
+    }
+
+    /// Looks after a process that the gateway has started.
+    pub(crate) fn adopt(&mut self, pid: i64) {
+        let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).expect("a process id");
+        self.running.as_mut().expect("the gateway ran").child = Process::Adopted(pid);
     }
 
     /// Waits for it to end by itself.
     pub(crate) fn wait_for_end(&mut self, within: Duration) -> ExitStatus {
         let mut running = self.running.take().expect("the gateway runs");
-        let status = wait(&mut running.child, within);
+        let status = running.child.wait(within);
         if status.is_none() {
-            running.child.kill().ok();
-            running.child.wait().ok();
+            running.child.kill();
         }
         running.readers.into_iter().for_each(|reader| reader.join().expect("a stream that can be read"));
         status.unwrap_or_else(|| panic!("the gateway did not end within {within:?}"))
@@ -269,11 +291,59 @@ impl Gateway {
     }
 }
 
+/// The gateway's process.
+enum Process {
+    /// Started here.
+    Started(Child),
+    /// Started by the one before, which is gone.
+    Adopted(Pid),
+}
+
+impl Process {
+    fn pid(&self) -> Pid {
+        match self {
+            Self::Started(child) => {
+                i32::try_from(child.id()).ok().and_then(Pid::from_raw).expect("a process has a number")
+            }
+            Self::Adopted(pid) => *pid,
+        }
+    }
+
+    fn ended(&mut self) -> Option<ExitStatus> {
+        match self {
+            Self::Started(child) => child.try_wait().expect("a child of ours"),
+            Self::Adopted(pid) => {
+                let waited = rustix::process::waitpid(Some(*pid), rustix::process::WaitOptions::NOHANG);
+                waited.expect("a child of ours").map(|(_, status)| ExitStatus::from_raw(status.as_raw()))
+            }
+        }
+    }
+
+    fn wait(&mut self, within: Duration) -> Option<ExitStatus> {
+        let deadline = Instant::now() + within;
+        loop {
+            let ended = self.ended();
+            if ended.is_some() || Instant::now() >= deadline {
+                return ended;
+            }
+            pause(Duration::from_millis(5));
+        }
+    }
+
+    /// Kills it unless it has ended, and says how it ended.
+    fn kill(&mut self) -> ExitStatus {
+        if let Some(status) = self.ended() {
+            return status;
+        }
+        kill_process(self.pid(), Signal::KILL).expect("our own process can be killed");
+        self.wait(READY).expect("a killed process ends")
+    }
+}
+
 impl Drop for Gateway {
     fn drop(&mut self) {
         if let Some(mut running) = self.running.take() {
-            running.child.kill().ok();
-            running.child.wait().ok();
+            running.child.kill();
             pause(Duration::from_millis(1));
             running.readers.into_iter().for_each(|reader| drop(reader.join()));
         }

@@ -19,10 +19,12 @@ use crate::world::gateway::Gateway;
 use crate::world::sender::{Line, Reply, send};
 use crate::world::setup::Setup;
 use crate::world::sign::Provider;
-use crate::world::{World, at_once, world_with};
+use crate::world::{World, at_once, world, world_with};
 
 const SENDERS: usize = 8;
 const IN_FLIGHT: usize = 8;
+/// `server.shutdown_grace`, unless a test says otherwise.
+const GRACE: Duration = Duration::from_secs(25);
 const DRAINED: Duration = Duration::from_secs(60);
 
 /// Tasks in the order of their acknowledgement.
@@ -221,9 +223,12 @@ fn after_sigterm_under_load_nothing_acknowledged_is_lost_and_nothing_is_sent_twi
     let mut world = torture_world(&[]);
     world.app.decide(|seen| accept().after(Duration::from_millis(u64::from(seen.sha256()[0]))));
     let books = under_load(&mut world, |gateway| {
-        for _ in 0..3 {
-            pause(Duration::from_millis(700));
+        let mut chance = chance();
+        for _ in 0..crashes() {
+            pause(Duration::from_millis(chance.u64(100..700)));
+            let began = Instant::now();
             gateway.stop();
+            assert!(began.elapsed() < GRACE, "the exit took {:?}", began.elapsed());
             gateway.restart();
         }
     });
@@ -251,6 +256,25 @@ fn at_sigterm_every_open_request_is_answered_and_no_new_one_is_taken() {
         assert_eq!(reply.unwrap().text(), "{\"app\":200}");
     }
     assert_eq!(world.app.count(), 20);
+}
+
+#[test]
+fn a_request_that_is_on_its_way_when_sigterm_comes_is_answered() {
+    let mut world = world();
+    let mut fresh = Line::open(&world.gateway.address()).unwrap();
+    let mut used = Line::open(&world.gateway.address()).unwrap();
+    used.send(&Provider::Veedeo.sign(task(1))).unwrap();
+    world.gateway.signal(Signal::TERM);
+    eventually("the door is closed", Duration::from_secs(5), || (!world.gateway.listens()).then_some(()));
+    for (line, name) in [(&mut fresh, "fresh"), (&mut used, "used")] {
+        let reply = line.send(&Provider::Veedeo.sign(task(name))).unwrap();
+        assert_eq!(
+            (reply.text().as_str(), reply.headers.get("connection")),
+            ("{\"app\":200}", Some("close".to_owned())),
+            "{name}"
+        );
+    }
+    assert_eq!(world.gateway.wait_for_end(Duration::from_secs(5)).code(), Some(0));
 }
 
 #[test]

@@ -103,6 +103,28 @@ fn every_body_arrives_unchanged_after_a_kill_and_a_restart() {
 }
 
 #[test]
+fn the_largest_bodies_arrive_unchanged_on_every_path() {
+    let mut world = world_with(&["routes.github.max_body_bytes = '8MiB'"]);
+    let mut chance = chance();
+    let mut bodies: Vec<Vec<u8>> =
+        [1 << 20, (4 << 20) + 1, 8 << 20].map(|length| bytes(&mut chance, length)).into_iter().collect();
+    for body in &bodies {
+        assert_eq!(world.send(&Provider::GitHub.sign(body.clone())).text(), "{\"app\":200}");
+    }
+    world.app.down();
+    let kept: Vec<Vec<u8>> = bodies.iter().map(|body| body.iter().map(|byte| byte ^ 1).collect()).collect();
+    for request in requests(&kept) {
+        assert_spooled(&world.send(&request));
+    }
+    world.gateway.kill9();
+    world.gateway.restart();
+    world.app.up();
+    world.gateway.wait_for_empty_spool(DRAINED);
+    bodies.extend(kept);
+    assert_all_arrived(&world, &bodies);
+}
+
+#[test]
 fn a_body_of_one_byte_too_many_is_refused_in_either_framing() {
     let world = world_with(&[LIMIT]);
     let long = Provider::GitHub.sign(vec![b'x'; LONGEST + 1]);

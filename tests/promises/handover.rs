@@ -220,3 +220,27 @@ fn taking_over_is_nothing_that_can_be_typed() {
     assert_eq!(finished.code, Some(2), "{finished:?}");
     assert!(finished.stderr.contains("SIGQUIT"), "{finished:?}");
 }
+
+#[test]
+fn the_supervisor_is_told_which_process_serves() {
+    let mut world = world();
+    let path = world.gateway.folder().join("notify");
+    let supervisor = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+    supervisor.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let told = || {
+        let mut bytes = [0; 256];
+        let length = supervisor.recv(&mut bytes).unwrap();
+        String::from_utf8_lossy(&bytes[..length]).into_owned()
+    };
+    world.gateway.stop();
+    world.gateway.environment("NOTIFY_SOCKET", &path.to_string_lossy());
+    world.gateway.restart();
+    let first = world.gateway.pid();
+    assert_eq!(told().trim(), format!("READY=1\nMAINPID={}", first.as_raw_pid()));
+    world.gateway.hand_over();
+    let second = world.gateway.pid();
+    assert_eq!(told().trim(), format!("READY=1\nMAINPID={}", second.as_raw_pid()));
+    world.gateway.stop();
+    assert_eq!(told().trim(), "STOPPING=1");
+    assert_ne!(first, second);
+}

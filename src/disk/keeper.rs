@@ -9,7 +9,9 @@ use std::thread::JoinHandle;
 
 use rusqlite::Connection;
 
+use super::fault::Trouble;
 use super::marks::Marks;
+use super::salvage::Rescue;
 use super::schema;
 use crate::telemetry::Metrics;
 
@@ -50,6 +52,8 @@ impl LogWatch {
     /// Watches the commits of `conn`.
     pub(super) fn attach(&self, conn: &mut Connection) -> rusqlite::Result<()> {
         let watch = self.clone();
+        // The log of a connection that is opened anew is empty, or soon will be.
+        watch.due.store(CHECKPOINT_PAGES, Ordering::Relaxed);
         let mut before = 0;
         conn.wal_hook(Some(move |_: &mut rusqlite::hooks::Wal, pages: i32| {
             if pages < before {
@@ -72,11 +76,16 @@ impl LogWatch {
 
 impl Nudge {
     /// Starts the thread. It fills the filter first.
-    pub(super) fn start(file: PathBuf, marks: Arc<Marks>, metrics: Arc<Metrics>) -> std::io::Result<Self> {
+    pub(super) fn start(
+        file: PathBuf,
+        marks: Arc<Marks>,
+        rescue: Arc<Rescue>,
+        metrics: Arc<Metrics>,
+    ) -> std::io::Result<Self> {
         let (sender, tasks) = sync_channel(TASKS);
         let watch = LogWatch { tasks: sender, due: Arc::new(AtomicI32::new(CHECKPOINT_PAGES)) };
         watch.ask(Task::FillFilter);
-        let keeper = Keeper { file, marks: marks.clone(), metrics, due: watch.due.clone(), conn: None };
+        let keeper = Keeper { file, marks: marks.clone(), metrics, due: watch.due.clone(), rescue };
         let thread = std::thread::Builder::new().name("disk-keeper".to_owned()).spawn(move || keeper.run(&tasks))?;
         Ok(Self { watch, marks, thread: Some(thread) })
     }
@@ -117,11 +126,11 @@ struct Keeper {
     marks: Arc<Marks>,
     metrics: Arc<Metrics>,
     due: Arc<AtomicI32>,
-    conn: Option<Connection>,
+    rescue: Arc<Rescue>,
 }
 
 impl Keeper {
-    fn run(mut self, tasks: &Receiver<Task>) {
+    fn run(self, tasks: &Receiver<Task>) {
         while let Ok(task) = tasks.recv() {
             let done = match task {
                 Task::Checkpoint => self.checkpoint(),
@@ -129,7 +138,9 @@ impl Keeper {
                 Task::End => return,
             };
             if let Err(error) = done {
-                self.conn = None;
+                if Trouble::of(&error) == Trouble::Damage {
+                    self.rescue.suspect(&error.to_string());
+                }
                 self.metrics.spool_errors_total.with_label_values(&["checkpoint"]).inc();
                 tracing::warn!(%error, ?task, "keeping the spool's file in order failed; it is tried again");
             }
@@ -137,11 +148,9 @@ impl Keeper {
     }
 
     /// Copies what readers and writer do not hinder. Cuts or forces only when the log has become long.
-    fn checkpoint(&mut self) -> rusqlite::Result<()> {
-        let conn = match self.conn.take() {
-            Some(conn) => conn,
-            None => schema::open_checkpointer(&self.file)?,
-        };
+    /// By a connection of its own each time: none holds on to a file that was put aside.
+    fn checkpoint(&self) -> rusqlite::Result<()> {
+        let conn = schema::open_checkpointer(&self.file)?;
         let (pages, copied): (i32, i32) =
             conn.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| Ok((row.get(1)?, row.get(2)?)))?;
         self.due.store(pages.saturating_add(CHECKPOINT_PAGES), Ordering::Relaxed);
@@ -149,7 +158,6 @@ impl Keeper {
             let emptied = schema::empty_log(&conn)?;
             tracing::debug!(pages, ?emptied, "the write-ahead log was long");
         }
-        self.conn = Some(conn);
         Ok(())
     }
 }

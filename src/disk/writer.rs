@@ -22,7 +22,9 @@ use super::job::{Draft, Job, Tx, Urgency};
 use super::keeper::Nudge;
 use super::lock::Lock;
 use super::marks::Marks;
+use super::readers::Readers;
 use super::records;
+use super::salvage::Rescue;
 use super::space::Space;
 use crate::telemetry::Metrics;
 
@@ -65,6 +67,8 @@ pub(super) struct Writer {
     pub(super) commits: Arc<AtomicU64>,
     pub(super) marks: Arc<Marks>,
     pub(super) nudge: Nudge,
+    pub(super) readers: Readers,
+    pub(super) rescue: Arc<Rescue>,
     /// The level of `synchronous` in force.
     pub(super) synced: Option<&'static str>,
     pub(super) last_lazy: Option<Instant>,
@@ -131,10 +135,14 @@ impl Writer {
         if urgency == Urgency::Lazy {
             self.last_lazy = Some(Instant::now());
         }
+        self.see_to_damage();
         let mut outcomes = Vec::with_capacity(orders.len());
         let committed = self.transact(&mut orders, urgency, &mut outcomes);
         if let Err(fault) = &committed {
             tracing::warn!(%fault, jobs = orders.len(), "a commit to the spool failed");
+        }
+        if let Some(JobFault::Damaged(what)) = outcomes.iter().find_map(|outcome| outcome.as_ref().err()) {
+            self.rescue.suspect(what);
         }
         let missing = std::iter::repeat_with(|| Ok(()));
         for (order, outcome) in orders.iter_mut().zip(outcomes.into_iter().chain(missing)) {
@@ -199,9 +207,30 @@ impl Writer {
         }
         match broken.trouble {
             Trouble::NoRoom | Trouble::Busy => {}
-            Trouble::Damage | Trouble::Medium => self.health.hurt(&broken.fault, &self.metrics),
+            Trouble::Damage => self.rescue.suspect(&broken.fault.to_string()),
+            Trouble::Medium => self.health.hurt(&broken.fault, &self.metrics),
         }
         broken.fault
+    }
+
+    /// Somebody has met damage that is not one record's: a fresh file takes the place of the damaged one.
+    fn see_to_damage(&mut self) {
+        let Some(what) = self.rescue.suspicion() else { return };
+        self.metrics.spool_errors_total.with_label_values(&["damage"]).inc();
+        self.readers.let_go();
+        self.synced = None;
+        match self.health.replace(&what, self.next_seq, self.rescue.now()) {
+            Ok(aside) => {
+                tracing::error!(what, kept = %aside.display(),
+                    "the database is damaged and was put aside; a fresh one is in its place, and what can be read comes over");
+                self.books.empty();
+                self.rescue.begin();
+            }
+            Err(fault) => tracing::error!(what, %fault, "the database is damaged and could not be put aside"),
+        }
+        if let Err(error) = self.readers.take_hold() {
+            tracing::warn!(%error, "the fresh database cannot be read yet");
+        }
     }
 
     /// Nothing to do: gives unused pages back to the file system, a step at a time, and lets a failed disk try again.

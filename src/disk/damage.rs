@@ -62,15 +62,15 @@ pub(super) fn complaint(conn: &Connection) -> Option<String> {
 }
 
 /// What the names of damaged files that are kept have in them.
-const ASIDE: &str = ".damaged-";
+pub(super) const ASIDE: &str = ".damaged-";
 /// Behind the name of a damaged file: what can be read of it has not all been taken over yet.
-const OPEN: &str = ".unsalvaged";
+pub(super) const UNSALVAGED: &str = ".unsalvaged";
 
 /// Renames the file and its log, so that they can still be read together, and leaves word that they are to be salvaged.
 /// Yields the new name. A crash at any moment leaves what [`finish`] ends.
 pub(super) fn put_aside(file: &Path, now: Timestamp) -> Result<PathBuf, DiskFault> {
     let aside = with_suffix(file, &format!("{ASIDE}{}", now.millis()));
-    let word = with_suffix(&aside, OPEN);
+    let word = with_suffix(&aside, UNSALVAGED);
     File::create(&word).map_err(|error| DiskFault::Io { what: "create", path: word, error })?;
     sync_directory(file)?;
     rename(file, &aside)?;
@@ -111,14 +111,14 @@ pub(super) fn unsalvaged(file: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
     let words = entries.map(|entry| name(&entry.path())).filter(|name| name.starts_with(&ours));
     let mut found: Vec<PathBuf> =
-        words.filter_map(|name| Some(directory.join(name.strip_suffix(OPEN)?))).collect();
+        words.filter_map(|name| Some(directory.join(name.strip_suffix(UNSALVAGED)?))).collect();
     found.sort();
     found
 }
 
 /// Takes the word back.
 pub(super) fn salvaged(aside: &Path) -> Result<(), DiskFault> {
-    let word = with_suffix(aside, OPEN);
+    let word = with_suffix(aside, UNSALVAGED);
     fs::remove_file(&word).map_err(|error| DiskFault::Io { what: "remove", path: word, error })
 }
 

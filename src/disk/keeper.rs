@@ -12,15 +12,16 @@ use rusqlite::Connection;
 use super::fault::Trouble;
 use super::marks::Marks;
 use super::salvage::Rescue;
-use super::schema;
+use super::{damage, schema};
 use crate::telemetry::Metrics;
 
 /// Pages in the write-ahead log at which a checkpoint is worth its two syncs: 16 MiB.
 const CHECKPOINT_PAGES: i32 = 4096;
-/// Pages beyond which the file is cut when nobody is in it: 64 MiB.
-const CUT_PAGES: i32 = 16_384;
-/// Pages beyond which the writer is made to wait so that the log ends: 256 MiB.
-const FORCE_PAGES: i32 = 65_536;
+/// Pages beyond which the log is begun anew: 64 MiB. Behind a reader that does not end it grows on: a commit that waits
+/// is worse than a long log.
+const RESTART_PAGES: i32 = 16_384;
+/// Length of a log that is worth cutting when there is nothing else to do: 4 MiB.
+const CUT_BYTES: u64 = 4 << 20;
 /// Tasks that may wait; a checkpoint that is already asked for need not be asked for again.
 const TASKS: usize = 4;
 
@@ -28,6 +29,7 @@ const TASKS: usize = 4;
 #[derive(Clone, Copy, Debug)]
 enum Task {
     Checkpoint,
+    Cut,
     FillFilter,
     End,
 }
@@ -94,8 +96,9 @@ impl Nudge {
         self.watch.clone()
     }
 
-    /// Has the filter filled anew if it has become too full to be of use.
+    /// Nothing else is to do: has the log cut, and the filter filled anew if it has become too full to be of use.
     pub(super) fn look(&self) {
+        self.watch.ask(Task::Cut);
         if self.marks.filter_is_full() {
             self.watch.ask(Task::FillFilter);
         }
@@ -134,6 +137,7 @@ impl Keeper {
         while let Ok(task) = tasks.recv() {
             let done = match task {
                 Task::Checkpoint => self.checkpoint(),
+                Task::Cut => self.cut(),
                 Task::FillFilter => schema::open_reader(&self.file).and_then(|conn| self.marks.fill_filter(&conn)),
                 Task::End => return,
             };
@@ -147,17 +151,34 @@ impl Keeper {
         }
     }
 
-    /// Copies what readers and writer do not hinder. Cuts or forces only when the log has become long.
+    /// Copies what readers and writer do not hinder. A long log is begun anew: the writer waits while the little is copied
+    /// that has come since, and for nobody else.
     /// By a connection of its own each time: none holds on to a file that was put aside.
     fn checkpoint(&self) -> rusqlite::Result<()> {
         let conn = schema::open_checkpointer(&self.file)?;
-        let (pages, copied): (i32, i32) =
-            conn.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| Ok((row.get(1)?, row.get(2)?)))?;
+        let pages = copy(&conn)?;
         self.due.store(pages.saturating_add(CHECKPOINT_PAGES), Ordering::Relaxed);
-        if pages >= FORCE_PAGES || (pages >= CUT_PAGES && copied == pages) {
-            let emptied = schema::empty_log(&conn)?;
-            tracing::debug!(pages, ?emptied, "the write-ahead log was long");
+        if pages >= RESTART_PAGES {
+            copy(&conn)?;
+            let restarted = schema::restart_log(&conn)?;
+            tracing::debug!(pages, ?restarted, "the write-ahead log was long");
         }
         Ok(())
     }
+
+    /// Gives the log's space back to the file system.
+    fn cut(&self) -> rusqlite::Result<()> {
+        let log = damage::with_suffix(&self.file, "-wal");
+        if std::fs::metadata(log).map_or(0, |log| log.len()) < CUT_BYTES {
+            return Ok(());
+        }
+        let conn = schema::open_checkpointer(&self.file)?;
+        copy(&conn)?;
+        schema::empty_log(&conn).map(|_| ())
+    }
+}
+
+/// Copies what stands in the log and hinders nobody. Yields the pages in the log.
+fn copy(conn: &Connection) -> rusqlite::Result<i32> {
+    conn.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| row.get(1))
 }

@@ -57,7 +57,7 @@ use crate::telemetry::Metrics;
 
 pub use self::books::{RouteTotals, Totals};
 pub use self::fault::{DiskFault, JobFault};
-pub use self::inspect::{Brief, ReadOnly};
+pub use self::inspect::{Brief, Kept, ReadOnly};
 pub use self::job::Tx;
 pub use self::marks::{Mark, MarkKind, Recall};
 pub use self::query::{EventRow, PayloadRow, Selection};

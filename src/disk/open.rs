@@ -21,7 +21,7 @@ use super::readers::Readers;
 use super::salvage::Rescue;
 use super::schema::{self, DATABASE_FILE, VERSION};
 use super::space::Space;
-use super::writer::Writer;
+use super::writer::{IDLE, Writer};
 use super::{Disk, DiskSettings, Inner, Opened, PreviousStop, QUEUE, Totals, damage, query};
 use crate::domain::time::Timestamp;
 use crate::telemetry::Metrics;
@@ -65,6 +65,7 @@ pub(super) fn open(settings: DiskSettings, now: Timestamp, metrics: Arc<Metrics>
         rescue: rescue.clone(),
         synced: None,
         last_lazy: None,
+        pause: IDLE,
         lock,
     };
     std::thread::Builder::new().name("disk-writer".to_owned()).spawn(move || writer.run()).map_err(thread)?;

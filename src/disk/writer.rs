@@ -35,9 +35,11 @@ const BATCH_BYTES: usize = 16 * 1024 * 1024;
 /// Shortest time between two transactions of lazy jobs alone.
 const LAZY_PAUSE: Duration = Duration::from_millis(5);
 /// How often the thread looks around when nothing is asked of it.
-const IDLE: Duration = Duration::from_secs(1);
-/// Pages given back to the file system in one step: 4 MiB.
-const VACUUM_PAGES: u32 = 1024;
+pub(super) const IDLE: Duration = Duration::from_secs(1);
+/// The pause between two steps of a chore that is not done yet.
+const BREATH: Duration = Duration::from_millis(10);
+/// Pages given back to the file system in one step: 1 MiB, a few milliseconds that a commit may have to wait.
+const VACUUM_PAGES: u32 = 256;
 /// Unused pages that are kept for the next events: 16 MiB.
 const SPARE_PAGES: i64 = 4096;
 
@@ -72,6 +74,8 @@ pub(super) struct Writer {
     /// The level of `synchronous` in force.
     pub(super) synced: Option<&'static str>,
     pub(super) last_lazy: Option<Instant>,
+    /// How long nothing must be asked before the next chore.
+    pub(super) pause: Duration,
     /// Dropped last: the lock outlives every connection of this thread.
     pub(super) lock: Lock,
 }
@@ -102,7 +106,7 @@ impl Writer {
 
     /// Waits for a job, then takes everything that has queued up, within the bounds of a transaction.
     fn collect(&self) -> Collected {
-        let first = match self.jobs.recv_timeout(IDLE) {
+        let first = match self.jobs.recv_timeout(self.pause) {
             Ok(first) => first,
             Err(RecvTimeoutError::Timeout) => return Collected::Nothing,
             Err(RecvTimeoutError::Disconnected) => return Collected::Ended,
@@ -136,6 +140,7 @@ impl Writer {
             self.last_lazy = Some(Instant::now());
         }
         self.see_to_damage();
+        self.pause = IDLE;
         let mut outcomes = Vec::with_capacity(orders.len());
         let committed = self.transact(&mut orders, urgency, &mut outcomes);
         if let Err(fault) = &committed {
@@ -235,10 +240,12 @@ impl Writer {
 
     /// Nothing to do: gives unused pages back to the file system, a step at a time, and lets a failed disk try again.
     fn idle(&mut self) {
+        self.pause = IDLE;
         let Ok(conn) = self.health.connection(&self.metrics) else { return };
         let given = (|| {
             let unused: i64 = conn.query_row("PRAGMA freelist_count", [], |row| row.get(0))?;
             if unused > SPARE_PAGES {
+                self.pause = BREATH;
                 sync_for(conn, Urgency::Lazy, &mut self.synced)?;
                 let mut step = conn.prepare_cached(&format!("PRAGMA incremental_vacuum({VACUUM_PAGES})"))?;
                 let mut rows = step.query([])?;
@@ -249,7 +256,9 @@ impl Writer {
         if let Err(error) = given {
             tracing::debug!(%error, "unused pages were not given back");
         }
-        self.nudge.look();
+        if self.pause == IDLE {
+            self.nudge.look();
+        }
     }
 
     fn close(mut self, closed: oneshot::Sender<Result<(), JobFault>>) {

@@ -412,6 +412,9 @@ async fn what_can_be_read_of_a_damaged_database_is_taken_over() {
 
     let second = world(dir.path());
     assert_eq!(second.damage_counted(), 1);
+    while second.disk.is_salvaging() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
     assert_eq!(second.due(START).await.len(), 200);
     let stored = second.spool.load(event(7).id).await.unwrap().unwrap();
     assert_same(&stored.event, &event(7));

@@ -169,6 +169,107 @@ fn a_disk_that_refuses_to_write_fails_the_spool_until_it_writes_again() {
     assert!(output.status.success() && text.contains("recovered"), "{text}");
 }
 
+/// Why a test that makes `fsync` fail cannot run here, if so. In CI that is a failure.
+fn without_strace() -> Option<&'static str> {
+    let works = Command::new("strace").args(["-o", "/dev/null", "true"]).status().is_ok_and(|status| status.success());
+    assert!(works || std::env::var_os("CI").is_none(), "strace is missing, or may not trace");
+    (!works).then_some("not run: strace is missing, or may not trace")
+}
+
+/// As [`start`], with these syncs of the process failing, counted from the line `armed` on.
+fn start_with_failing_syncs(test: &str, directory: &Path, which: &str) -> Child {
+    Command::new("strace")
+        .args(["-f", "-q", "-o", "syncs.txt", "-e", "trace=fsync,fdatasync"])
+        .args(["-e", &format!("inject=fsync,fdatasync:error=EIO:when={which}")])
+        .arg(std::env::current_exe().unwrap())
+        .args(["--ignored", "--exact", "--nocapture", test])
+        .current_dir(directory)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+#[tokio::test]
+#[ignore = "started by its parent, under strace"]
+async fn child_whose_syncs_fail() {
+    let (spool, _disk, metrics, _) = open(Path::new("."));
+    let mut failed = Vec::new();
+    let (mut refused_at_once, mut longest) = (0, Duration::ZERO);
+    let began = Instant::now();
+    for number in 1..=400 {
+        let since = Instant::now();
+        match spool.append(pending(number), None).await {
+            Ok(()) => println!("taken {number}"),
+            Err(SpoolFault::Failed(why)) => {
+                refused_at_once += u32::from(why.contains("the spool has failed"));
+                failed.push(number);
+            }
+            Err(other) => panic!("{other:?}"),
+        }
+        longest = longest.max(since.elapsed());
+        // The spool of a disk that has failed is tried again every few seconds.
+        tokio::time::sleep(Duration::from_millis(25)).await;
+    }
+    let errors = |op| metrics.spool_errors_total.with_label_values(&[op]).get();
+    println!("took {:?}, failed {}, refused at once {refused_at_once}, longest {longest:?}", began.elapsed(), failed.len());
+    println!("commit errors {}, recover errors {}", errors("commit"), errors("recover"));
+    println!("last failed {}", failed.last().copied().unwrap_or(0));
+    let due = spool.due("veedeo", START, 1000).await.unwrap().ids;
+    assert_eq!(due.len() + failed.len(), 400, "what was refused is not there, what was taken is");
+    println!("end");
+    // Without a word to the disk, as a kill.
+    std::process::exit(0);
+}
+
+/// The numbers behind a word of the child's.
+fn told(text: &str, word: &str) -> Vec<u32> {
+    let lines = text.lines().filter_map(|line| line.strip_prefix(word));
+    lines.filter_map(|rest| rest.trim().split([' ', ',']).next()?.parse().ok()).collect()
+}
+
+async fn syncs_fail(which: &str) -> Option<(String, u32)> {
+    if let Some(why) = without_strace() {
+        println!("{why}");
+        return None;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let child = start_with_failing_syncs("child_whose_syncs_fail", dir.path(), which);
+    let output = child.wait_with_output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(text.contains("\nend\n"), "{text}");
+    let injected = std::fs::read_to_string(dir.path().join("syncs.txt")).unwrap().matches("INJECTED").count();
+    let (spool, ..) = open(dir.path());
+    let taken = told(&text, "taken ");
+    let due = spool.due("veedeo", START, 1000).await.unwrap().ids;
+    for number in &taken {
+        assert!(due.contains(&event(*number).id), "{number} was taken and is not there");
+        assert!(spool.load(event(*number).id).await.unwrap().is_some());
+    }
+    assert_eq!(due.len(), taken.len());
+    println!("{}", text.lines().rev().take(5).collect::<Vec<_>>().join("; "));
+    Some((text, u32::try_from(injected).unwrap()))
+}
+
+#[tokio::test]
+async fn one_sync_that_fails_fails_its_commit_and_no_other() {
+    let Some((text, injected)) = syncs_fail("100").await else { return };
+    // Counted by thread: the writer's hundredth. The keeper has not so many.
+    assert_eq!(injected, 1);
+    let failed = 400 - told(&text, "taken ").len();
+    assert_eq!(failed, 1, "{text}");
+    assert_eq!(told(&text, "commit errors "), [1]);
+}
+
+#[tokio::test]
+async fn syncs_that_fail_for_a_while_fail_the_spool_and_it_recovers_by_itself() {
+    let Some((text, injected)) = syncs_fail("100..102").await else { return };
+    assert_eq!(injected, 3);
+    assert!(told(&text, "recover errors ")[0] >= 1, "{text}");
+    let taken = told(&text, "taken ");
+    assert!(text.contains("refused at once") && !text.contains("refused at once 0"), "{text}");
+    assert_eq!(taken.last(), Some(&400), "it has recovered by itself: {text}");
+}
+
 #[tokio::test]
 #[ignore = "takes a while; run it after a change of the schema"]
 async fn two_hundred_thousand_events_open_and_are_due_at_once() {

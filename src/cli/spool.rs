@@ -7,6 +7,7 @@ use super::args::{Spool, SpoolAsked, SpoolWhat};
 use super::output::{bar, bytes, printable, put_json, put_line, put_table, say, short_moment};
 use super::status::{open, spool_failure};
 use super::{Context, Exit, Failure, Outcome};
+use crate::disk::Kept;
 use crate::spool::{Damage, Record, SpoolReader, Totals};
 
 /// Names of records that are looked up at once; the records themselves are read one by one.
@@ -28,7 +29,10 @@ fn stats(context: &Context, asked: &SpoolAsked) -> Outcome {
     let reader = open(&path)?;
     let totals = reader.totals().map_err(|fault| spool_failure(&fault))?;
     let marks = reader.marks().map_err(|fault| spool_failure(&fault))?;
-    let files = reader.files().map_err(|error| Failure::failed(format!("cannot read {}: {error}", path.display())))?;
+    let unreadable = |error| Failure::failed(format!("cannot read {}: {error}", path.display()));
+    let files = reader.files().map_err(unreadable)?;
+    let kept = reader.kept().map_err(unreadable)?;
+    let exit = if damaged(&totals) == 0 && kept.is_empty() { Exit::Ok } else { Exit::Damaged };
     if asked.json {
         put_json(&json!({
             "path": path.to_string_lossy(),
@@ -40,8 +44,9 @@ fn stats(context: &Context, asked: &SpoolAsked) -> Outcome {
             "capacity_bytes": capacity,
             "marks": marks,
             "files": files.iter().map(|(name, bytes)| json!({ "name": name, "bytes": bytes })).collect::<Vec<_>>(),
+            "kept": kept.iter().map(kept_value).collect::<Vec<_>>(),
         }))?;
-        return Ok(Exit::Ok);
+        return Ok(exit);
     }
     let row = |(name, route): (&std::sync::Arc<str>, &crate::disk::RouteTotals)| {
         let counts = [route.pending, route.dead, route.damaged].map(|count| count.to_string());
@@ -58,7 +63,28 @@ fn stats(context: &Context, asked: &SpoolAsked) -> Outcome {
     ))?;
     put_line(&format!("marks of processed events: {marks}"))?;
     files.iter().try_for_each(|(name, length)| put_line(&format!("{name}: {}", bytes(*length))))?;
-    Ok(Exit::Ok)
+    kept.iter().try_for_each(|kept| put_line(&printable(&about(kept))))?;
+    Ok(exit)
+}
+
+fn kept_value(kept: &Kept) -> Value {
+    json!({
+        "name": kept.name, "bytes": kept.bytes, "unsalvaged": kept.unsalvaged, "events": kept.events,
+        "marks": kept.marks, "unreadable_pages": kept.unreadable_pages,
+    })
+}
+
+/// What to say of a damaged file that was put aside.
+fn about(kept: &Kept) -> String {
+    let Kept { name, events, marks, unreadable_pages, .. } = kept;
+    if name.contains("-wal.") {
+        return format!("{name} is the copy of a damaged write-ahead log: look at the disk, then move it away");
+    }
+    let done = if kept.unsalvaged { "have been taken over so far, and the gateway goes on" } else { "were taken over" };
+    format!(
+        "{name} is a damaged database: of it {events} events and {marks} marks {done}, {unreadable_pages} pages cannot be read; \
+         look at the disk, then move it away"
+    )
 }
 
 fn route_values(totals: &Totals) -> Vec<Value> {
@@ -92,6 +118,10 @@ fn verify(context: &Context, asked: &SpoolAsked) -> Outcome {
         Ok(0) => {}
         Ok(lost) => found.complaints.push(format!("the write-ahead log is damaged, up to {lost} commits are lost")),
         Err(error) => found.complaints.push(format!("the write-ahead log cannot be read: {error}")),
+    }
+    match reader.kept() {
+        Ok(kept) => found.complaints.extend(kept.iter().map(about)),
+        Err(error) => found.complaints.push(format!("the spool's directory cannot be read: {error}")),
     }
     records(&reader, &mut found);
     match reader.complaints() {

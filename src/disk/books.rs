@@ -140,6 +140,16 @@ impl Books {
         unsure
     }
 
+    /// Nothing is on the disk any more: a fresh file has taken the place of a damaged one.
+    pub(super) fn empty(&self) {
+        let mut totals = self.lock();
+        for route in totals.routes.values_mut() {
+            *route = RouteTotals::default();
+        }
+        totals.bytes = 0;
+        self.show(&totals);
+    }
+
     /// Corrects the oldest undelivered event of a route.
     pub(super) fn set_oldest(&self, route: &Arc<str>, oldest: Option<Timestamp>) {
         let mut totals = self.lock();

@@ -1,10 +1,11 @@
-//! A damaged file: found, named, put aside, and as much of it saved as can be read. It never deletes anything.
+//! A damaged file: found, named, put aside. It never deletes anything; what can be read of the file is `salvage.rs`'s.
 //!
 //! The write-ahead log (<https://sqlite.org/fileformat2.html#walformat>): 32 bytes of header (magic, version, page
 //! size, sequence, two salts, two checksum words), then frames of a 24-byte header (page number, size of the database
 //! after a commit or 0, the two salts, two checksum words) and a page. The checksum runs on from frame to frame.
 //! `SQLite` silently ends at the first frame that does not fit: commits behind it are gone. Here they are counted.
 
+use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -12,7 +13,6 @@ use std::path::{Path, PathBuf};
 use rusqlite::Connection;
 
 use super::fault::DiskFault;
-use super::schema;
 use crate::domain::time::Timestamp;
 
 const LOG_HEADER: usize = 32;
@@ -23,14 +23,6 @@ const FRAME_HEADER: usize = 24;
 pub(super) enum LogLost {
     Yes,
     No,
-}
-
-/// What came over from a damaged file.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Salvaged {
-    pub(super) events: u64,
-    pub(super) unreadable: u64,
-    pub(super) marks: usize,
 }
 
 /// Looks at the write-ahead log before `SQLite` does. A damaged one is copied aside, for `SQLite` writes over it.
@@ -59,77 +51,113 @@ pub(super) fn check_log(file: &Path, now: Timestamp, damaged: &dyn Fn(&str)) -> 
     Ok(LogLost::Yes)
 }
 
-/// Whether the database is sound; takes time, and is done only after damage was seen.
-pub(super) fn check_database(conn: &Connection) -> Result<(), String> {
+/// What is wrong with the database, if anything is. Reads all of it; done only after damage was seen.
+pub(super) fn complaint(conn: &Connection) -> Option<String> {
     let answer = conn.query_row("PRAGMA quick_check(1)", [], |row| row.get::<_, String>(0));
     match answer {
-        Ok(text) if text == "ok" => Ok(()),
-        Ok(text) => Err(text),
-        Err(error) => Err(error.to_string()),
+        Ok(text) if text == "ok" => None,
+        Ok(text) => Some(text),
+        Err(error) => Some(error.to_string()),
     }
 }
 
-/// Renames the file and its log, so that they can still be opened together. Yields the new name.
+/// What the names of damaged files that are kept have in them.
+pub(super) const ASIDE: &str = ".damaged-";
+/// Behind the name of a damaged file: what can be read of it has not all been taken over yet.
+pub(super) const UNSALVAGED: &str = ".unsalvaged";
+
+/// Renames the file and its log, so that they can still be read together, and leaves word that they are to be salvaged.
+/// Yields the new name. A crash at any moment leaves what [`finish`] ends.
 pub(super) fn put_aside(file: &Path, now: Timestamp) -> Result<PathBuf, DiskFault> {
-    let aside = with_suffix(file, &format!(".damaged-{}", now.millis()));
-    for suffix in ["", "-wal"] {
-        let (from, to) = (with_suffix(file, suffix), with_suffix(&aside, suffix));
-        if from.exists() {
-            fs::rename(&from, &to).map_err(|error| DiskFault::Io { what: "rename", path: from, error })?;
-        }
-    }
+    let aside = with_suffix(file, &format!("{ASIDE}{}", now.millis()));
+    let word = with_suffix(&aside, UNSALVAGED);
+    File::create(&word).map_err(|error| DiskFault::Io { what: "create", path: word, error })?;
+    sync_directory(file)?;
+    rename(file, &aside)?;
+    Ok(aside)
+}
+
+/// The log first: as long as the database has its old name, nothing takes its place.
+fn rename(file: &Path, aside: &Path) -> Result<(), DiskFault> {
     let shared = with_suffix(file, "-shm");
     if shared.exists() {
         fs::remove_file(&shared).map_err(|error| DiskFault::Io { what: "remove", path: shared, error })?;
     }
-    Ok(aside)
-}
-
-/// Copies what can be read of `damaged` into the fresh `file`: events one by one, from both ends towards the damage.
-pub(super) fn salvage(damaged: &Path, file: &Path) -> rusqlite::Result<Salvaged> {
-    let (conn, _) = schema::open_writer(file)?;
-    let mut salvaged = Salvaged::default();
-    // The last run cannot be asked any more how it ended.
-    conn.execute("INSERT OR REPLACE INTO meta (key, value) VALUES ('run', 'damaged')", [])?;
-    if conn.execute("ATTACH ?1 AS damaged", [damaged.to_string_lossy()]).is_err() {
-        return Ok(salvaged);
-    }
-    for seq in readable(&conn) {
-        match conn.unchecked_transaction().and_then(|tx| {
-            tx.execute("INSERT INTO main.payloads SELECT * FROM damaged.payloads WHERE seq = ?1", [seq])?;
-            tx.execute("INSERT INTO main.events SELECT * FROM damaged.events WHERE seq = ?1", [seq])?;
-            tx.commit()
-        }) {
-            Ok(()) => salvaged.events += 1,
-            Err(error) => {
-                salvaged.unreadable += 1;
-                tracing::error!(seq, %error, "an event of the damaged database cannot be read");
-            }
+    for suffix in ["-wal", ""] {
+        let (from, to) = (with_suffix(file, suffix), with_suffix(aside, suffix));
+        if from.exists() {
+            fs::rename(&from, &to).map_err(|error| DiskFault::Io { what: "rename", path: from, error })?;
         }
     }
-    salvaged.marks = conn.execute("INSERT OR IGNORE INTO main.marks SELECT * FROM damaged.marks", []).unwrap_or(0);
-    Ok(salvaged)
+    sync_directory(file)
 }
 
-/// Sequence numbers of events, from the front until the damage and from the back until the damage.
-fn readable(conn: &Connection) -> Vec<i64> {
-    let mut found = std::collections::BTreeSet::new();
-    for order in ["ASC", "DESC"] {
-        let scan = (|| {
-            let mut query =
-                conn.prepare(&format!("SELECT seq FROM damaged.events NOT INDEXED ORDER BY seq {order}"))?;
-            let mut rows = query.query([])?;
-            while let Some(row) = rows.next()? {
-                found.insert(row.get::<_, i64>(0)?);
-            }
-            Ok::<_, rusqlite::Error>(())
-        })();
-        match scan {
-            Ok(()) => break,
-            Err(error) => tracing::error!(%error, "the damaged database cannot be read to its end"),
+/// Ends what a crash interrupted: a database whose log was put aside already, and word of one that was not.
+pub(super) fn finish(file: &Path) -> Result<(), DiskFault> {
+    for aside in unsalvaged(file) {
+        if !aside.exists() && with_suffix(&aside, "-wal").exists() {
+            rename(file, &aside)?;
+        } else if !aside.exists() {
+            salvaged(&aside)?;
         }
     }
-    found.into_iter().collect()
+    Ok(())
+}
+
+/// Damaged files that wait to be salvaged, the oldest first.
+pub(super) fn unsalvaged(file: &Path) -> Vec<PathBuf> {
+    let name = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let (directory, ours) = (file.parent().unwrap_or(file), name(file) + ASIDE);
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    let words = entries.map(|entry| name(&entry.path())).filter(|name| name.starts_with(&ours));
+    let mut found: Vec<PathBuf> =
+        words.filter_map(|name| Some(directory.join(name.strip_suffix(UNSALVAGED)?))).collect();
+    found.sort();
+    found
+}
+
+/// Takes the word back.
+pub(super) fn salvaged(aside: &Path) -> Result<(), DiskFault> {
+    let word = with_suffix(aside, UNSALVAGED);
+    fs::remove_file(&word).map_err(|error| DiskFault::Io { what: "remove", path: word, error })
+}
+
+fn sync_directory(file: &Path) -> Result<(), DiskFault> {
+    let directory = file.parent().unwrap_or(file);
+    let synced = File::open(directory).and_then(|directory| directory.sync_all());
+    synced.map_err(|error| DiskFault::Io { what: "sync", path: directory.to_owned(), error })
+}
+
+/// Where in a write-ahead log the newest committed content of pages stands.
+#[derive(Debug, Default)]
+pub(super) struct NewerPages {
+    /// By page, counted from 1: where its content begins.
+    pub(super) places: HashMap<u32, u64>,
+    /// Pages of the database after the last commit.
+    pub(super) pages: Option<u32>,
+}
+
+/// Reads a write-ahead log as `SQLite` does: up to its last commit that counts.
+pub(super) fn newer_pages(log: &Path) -> std::io::Result<NewerPages> {
+    let mut reader = BufReader::with_capacity(1 << 20, File::open(log)?);
+    let mut newer = NewerPages::default();
+    let mut header = [0; LOG_HEADER];
+    if reader.read_exact(&mut header).is_err() {
+        return Ok(newer);
+    }
+    let Some(mut state) = Checksum::start(&header) else { return Ok(newer) };
+    let mut frame = vec![0; FRAME_HEADER + state.page];
+    let mut at = LOG_HEADER;
+    let mut uncommitted = Vec::new();
+    while reader.read_exact(&mut frame).is_ok() && slice(&frame, 8, 8) == slice(&header, 16, 8) && state.fits(&frame) {
+        uncommitted.push((word(&frame, 0), u64::try_from(at + FRAME_HEADER).unwrap_or(u64::MAX)));
+        at += frame.len();
+        if word(&frame, 4) != 0 {
+            newer.places.extend(uncommitted.drain(..));
+            newer.pages = Some(word(&frame, 4));
+        }
+    }
+    Ok(newer)
 }
 
 /// Commits that stand in the log behind its first bad frame.

@@ -106,9 +106,10 @@ impl Trouble {
         match error.sqlite_error_code() {
             Some(ErrorCode::DiskFull) => Self::NoRoom,
             Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Self::Busy,
-            // `None`: a value of another type or range than was written.
-            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) | None => Self::Damage,
+            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => Self::Damage,
             Some(_) => Self::Medium,
+            None if is_of_another_type(error) => Self::Damage,
+            None => Self::Medium,
         }
     }
 
@@ -120,4 +121,13 @@ impl Trouble {
             trouble @ (Self::NoRoom | Self::Busy | Self::Damage | Self::Medium) => trouble,
         }
     }
+}
+
+/// Whether a value was read that is not of the type or range that was written.
+const fn is_of_another_type(error: &rusqlite::Error) -> bool {
+    use rusqlite::Error as E;
+    matches!(
+        error,
+        E::FromSqlConversionFailure(..) | E::IntegralValueOutOfRange(..) | E::InvalidColumnType(..) | E::Utf8Error(..)
+    )
 }

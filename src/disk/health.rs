@@ -10,9 +10,11 @@ use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 
-use super::fault::JobFault;
+use super::fault::{DiskFault, JobFault};
 use super::keeper::LogWatch;
 use super::schema::{self, Emptied};
+use super::{damage, meta, open};
+use crate::domain::time::Timestamp;
 use crate::telemetry::Metrics;
 
 /// How long a mended connection is on trial.
@@ -27,6 +29,8 @@ pub(super) struct Health {
     watch: LogWatch,
     conn: Option<Connection>,
     state: State,
+    /// When a fresh file last took the place of a damaged one.
+    replaced: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -40,7 +44,7 @@ impl Health {
     /// Takes over a connection that works.
     pub(super) fn new(file: PathBuf, mut conn: Connection, watch: LogWatch) -> rusqlite::Result<Self> {
         watch.attach(&mut conn)?;
-        Ok(Self { file, watch, conn: Some(conn), state: State::Well })
+        Ok(Self { file, watch, conn: Some(conn), state: State::Well, replaced: None })
     }
 
     /// The connection, or why there is none. Tries to mend a failed one when its time has come.
@@ -77,6 +81,34 @@ impl Health {
                 self.give_up(&error.to_string());
             }
         }
+    }
+
+    /// Puts the damaged file aside and a fresh one in its place; `seq_floor` is the next event's number. Readers must
+    /// have let go of it. A second time within [`FRAGILE`] the disk counts as failed instead: what damages every file
+    /// is no file's damage.
+    pub(super) fn replace(&mut self, what: &str, seq_floor: i64, now: Timestamp) -> Result<PathBuf, JobFault> {
+        if let State::Failed { why, .. } = &self.state {
+            return Err(JobFault::Failed(why.clone()));
+        }
+        if self.replaced.is_some_and(|when| when.elapsed() < FRAGILE) {
+            self.give_up(what);
+            return Err(JobFault::Failed(format!("the spool has failed: {what}")));
+        }
+        self.conn = None;
+        self.put_aside(seq_floor, now).inspect_err(|fault| self.give_up(&fault.to_string()))
+    }
+
+    fn put_aside(&mut self, seq_floor: i64, now: Timestamp) -> Result<PathBuf, JobFault> {
+        let failed = |fault: DiskFault| JobFault::Failed(fault.to_string());
+        let aside = damage::put_aside(&self.file, now).map_err(failed)?;
+        open::create(&self.file).map_err(failed)?;
+        let (mut conn, _) = schema::open_writer(&self.file)?;
+        meta::take_place(&conn, seq_floor, now)?;
+        meta::go_on(&conn, meta::boot_id())?;
+        self.watch.attach(&mut conn)?;
+        self.conn = Some(conn);
+        self.replaced = Some(Instant::now());
+        Ok(aside)
     }
 
     /// Closes the connection for good.

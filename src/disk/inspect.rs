@@ -38,6 +38,23 @@ pub struct Brief {
     pub state: i64,
 }
 
+/// A damaged file that was put aside.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kept {
+    /// Its name in the spool directory.
+    pub name: String,
+    /// Its length.
+    pub bytes: u64,
+    /// Whether more may still be taken over from it.
+    pub unsalvaged: bool,
+    /// Events that were taken over.
+    pub events: u64,
+    /// Marks that were taken over.
+    pub marks: u64,
+    /// Pages of it that could not be read.
+    pub unreadable_pages: u64,
+}
+
 impl ReadOnly {
     /// Opens the database in the spool directory `path`.
     pub fn open(path: &Path) -> Result<Self, DiskFault> {
@@ -80,6 +97,19 @@ impl ReadOnly {
         }
         files.sort();
         Ok(files)
+    }
+
+    /// Damaged files that were put aside, and what became of them.
+    pub fn kept(&self) -> io::Result<Vec<Kept>> {
+        let files = self.files()?;
+        let open = |name: &str| files.iter().any(|(other, _)| other.strip_prefix(name) == Some(damage::UNSALVAGED));
+        let is_kept = |name: &str| name.contains(damage::ASIDE) && name.ends_with(|last: char| last.is_ascii_digit());
+        let kept = files.iter().filter(|(name, _)| is_kept(name)).map(|(name, bytes)| {
+            let progress = meta::progress(&self.conn, name).unwrap_or_default();
+            let (events, marks, unreadable_pages) = (progress.events, progress.marks, progress.unreadable);
+            Kept { name: name.clone(), bytes: *bytes, unsalvaged: open(name), events, marks, unreadable_pages }
+        });
+        Ok(kept.collect())
     }
 
     /// Commits that stand in the write-ahead log behind damage, where `SQLite` does not see them.

@@ -9,16 +9,19 @@ use std::thread::JoinHandle;
 
 use rusqlite::Connection;
 
+use super::fault::Trouble;
 use super::marks::Marks;
-use super::schema;
+use super::salvage::Rescue;
+use super::{damage, schema};
 use crate::telemetry::Metrics;
 
 /// Pages in the write-ahead log at which a checkpoint is worth its two syncs: 16 MiB.
 const CHECKPOINT_PAGES: i32 = 4096;
-/// Pages beyond which the file is cut when nobody is in it: 64 MiB.
-const CUT_PAGES: i32 = 16_384;
-/// Pages beyond which the writer is made to wait so that the log ends: 256 MiB.
-const FORCE_PAGES: i32 = 65_536;
+/// Pages beyond which the log is begun anew: 64 MiB. Behind a reader that does not end it grows on: a commit that waits
+/// is worse than a long log.
+const RESTART_PAGES: i32 = 16_384;
+/// Length of a log that is worth cutting when there is nothing else to do: 4 MiB.
+const CUT_BYTES: u64 = 4 << 20;
 /// Tasks that may wait; a checkpoint that is already asked for need not be asked for again.
 const TASKS: usize = 4;
 
@@ -26,6 +29,7 @@ const TASKS: usize = 4;
 #[derive(Clone, Copy, Debug)]
 enum Task {
     Checkpoint,
+    Cut,
     FillFilter,
     End,
 }
@@ -50,6 +54,8 @@ impl LogWatch {
     /// Watches the commits of `conn`.
     pub(super) fn attach(&self, conn: &mut Connection) -> rusqlite::Result<()> {
         let watch = self.clone();
+        // The log of a connection that is opened anew is empty, or soon will be.
+        watch.due.store(CHECKPOINT_PAGES, Ordering::Relaxed);
         let mut before = 0;
         conn.wal_hook(Some(move |_: &mut rusqlite::hooks::Wal, pages: i32| {
             if pages < before {
@@ -72,11 +78,16 @@ impl LogWatch {
 
 impl Nudge {
     /// Starts the thread. It fills the filter first.
-    pub(super) fn start(file: PathBuf, marks: Arc<Marks>, metrics: Arc<Metrics>) -> std::io::Result<Self> {
+    pub(super) fn start(
+        file: PathBuf,
+        marks: Arc<Marks>,
+        rescue: Arc<Rescue>,
+        metrics: Arc<Metrics>,
+    ) -> std::io::Result<Self> {
         let (sender, tasks) = sync_channel(TASKS);
         let watch = LogWatch { tasks: sender, due: Arc::new(AtomicI32::new(CHECKPOINT_PAGES)) };
         watch.ask(Task::FillFilter);
-        let keeper = Keeper { file, marks: marks.clone(), metrics, due: watch.due.clone(), conn: None };
+        let keeper = Keeper { file, marks: marks.clone(), metrics, due: watch.due.clone(), rescue };
         let thread = std::thread::Builder::new().name("disk-keeper".to_owned()).spawn(move || keeper.run(&tasks))?;
         Ok(Self { watch, marks, thread: Some(thread) })
     }
@@ -85,8 +96,9 @@ impl Nudge {
         self.watch.clone()
     }
 
-    /// Has the filter filled anew if it has become too full to be of use.
+    /// Nothing else is to do: has the log cut, and the filter filled anew if it has become too full to be of use.
     pub(super) fn look(&self) {
+        self.watch.ask(Task::Cut);
         if self.marks.filter_is_full() {
             self.watch.ask(Task::FillFilter);
         }
@@ -117,39 +129,56 @@ struct Keeper {
     marks: Arc<Marks>,
     metrics: Arc<Metrics>,
     due: Arc<AtomicI32>,
-    conn: Option<Connection>,
+    rescue: Arc<Rescue>,
 }
 
 impl Keeper {
-    fn run(mut self, tasks: &Receiver<Task>) {
+    fn run(self, tasks: &Receiver<Task>) {
         while let Ok(task) = tasks.recv() {
             let done = match task {
                 Task::Checkpoint => self.checkpoint(),
+                Task::Cut => self.cut(),
                 Task::FillFilter => schema::open_reader(&self.file).and_then(|conn| self.marks.fill_filter(&conn)),
                 Task::End => return,
             };
             if let Err(error) = done {
-                self.conn = None;
+                if Trouble::of(&error) == Trouble::Damage {
+                    self.rescue.suspect(&error.to_string());
+                }
                 self.metrics.spool_errors_total.with_label_values(&["checkpoint"]).inc();
                 tracing::warn!(%error, ?task, "keeping the spool's file in order failed; it is tried again");
             }
         }
     }
 
-    /// Copies what readers and writer do not hinder. Cuts or forces only when the log has become long.
-    fn checkpoint(&mut self) -> rusqlite::Result<()> {
-        let conn = match self.conn.take() {
-            Some(conn) => conn,
-            None => schema::open_checkpointer(&self.file)?,
-        };
-        let (pages, copied): (i32, i32) =
-            conn.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| Ok((row.get(1)?, row.get(2)?)))?;
+    /// Copies what readers and writer do not hinder. A long log is begun anew: the writer waits while the little is copied
+    /// that has come since, and for nobody else.
+    /// By a connection of its own each time: none holds on to a file that was put aside.
+    fn checkpoint(&self) -> rusqlite::Result<()> {
+        let conn = schema::open_checkpointer(&self.file)?;
+        let pages = copy(&conn)?;
         self.due.store(pages.saturating_add(CHECKPOINT_PAGES), Ordering::Relaxed);
-        if pages >= FORCE_PAGES || (pages >= CUT_PAGES && copied == pages) {
-            let emptied = schema::empty_log(&conn)?;
-            tracing::debug!(pages, ?emptied, "the write-ahead log was long");
+        if pages >= RESTART_PAGES {
+            copy(&conn)?;
+            let restarted = schema::restart_log(&conn)?;
+            tracing::debug!(pages, ?restarted, "the write-ahead log was long");
         }
-        self.conn = Some(conn);
         Ok(())
     }
+
+    /// Gives the log's space back to the file system.
+    fn cut(&self) -> rusqlite::Result<()> {
+        let log = damage::with_suffix(&self.file, "-wal");
+        if std::fs::metadata(log).map_or(0, |log| log.len()) < CUT_BYTES {
+            return Ok(());
+        }
+        let conn = schema::open_checkpointer(&self.file)?;
+        copy(&conn)?;
+        schema::empty_log(&conn).map(|_| ())
+    }
+}
+
+/// Copies what stands in the log and hinders nobody. Yields the pages in the log.
+fn copy(conn: &Connection) -> rusqlite::Result<i32> {
+    conn.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| row.get(1))
 }

@@ -16,6 +16,27 @@ pub(super) struct Recovered {
     pub(super) next_seq: i64,
     /// Events whose attempt was cut off.
     pub(super) cut_off: usize,
+    /// Events that happened before this moment may have been sent, whatever the marks say: a stop that was not clean,
+    /// or a damaged database, in this run or an earlier one.
+    pub(super) doubtful_before: Option<Timestamp>,
+    /// Whether a salvage has not ended.
+    pub(super) salvaging: bool,
+}
+
+/// How far a salvage has come, and what it has brought.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Progress {
+    /// 0: marks and events. 1: payloads. 2: done.
+    pub(super) pass: u32,
+    /// The last page that was read in this pass.
+    pub(super) page: u32,
+    /// Events that are whole.
+    pub(super) events: u64,
+    pub(super) marks: u64,
+    /// Events whose payload has not come.
+    pub(super) waiting: u64,
+    /// Pages that should have held something and could not be read.
+    pub(super) unreadable: u64,
 }
 
 /// Reads how the last run ended, makes its cut-off attempts due again, and notes that this run has begun. Durable.
@@ -35,12 +56,67 @@ pub(super) fn begin_run(conn: &mut Connection, now: Timestamp) -> rusqlite::Resu
         doubtful_through = doubtful_through.max(last_seq);
         put(&tx, "doubtful_through", doubtful_through)?;
     }
+    if matches!(previous, PreviousStop::Unclean { .. }) {
+        put(&tx, "doubtful_before", now.millis())?;
+    }
+    let doubtful_before = tx
+        .query_row("SELECT value FROM meta WHERE key = 'doubtful_before'", [], |row| row.get(0))
+        .optional()?
+        .map(Timestamp::from_millis);
+    let (seq_floor, salvaging) = (number(&tx, "seq_floor")?, is_salvaging(&tx)?);
     let cut_off =
         tx.execute(&format!("UPDATE events SET state = {PENDING}, possible_duplicate = 1 WHERE state = 1"), [])?;
     put(&tx, "run", "began")?;
     put(&tx, "boot", boot.unwrap_or_default())?;
     tx.commit()?;
-    Ok(Recovered { previous, doubtful_through, next_seq: last_seq.max(doubtful_through).saturating_add(1), cut_off })
+    let next_seq = last_seq.max(doubtful_through).saturating_add(1).max(seq_floor);
+    Ok(Recovered { previous, doubtful_through, next_seq, cut_off, doubtful_before, salvaging })
+}
+
+/// Writes into a fresh file that it takes the place of a damaged one: no event of it may have a number below `seq_floor`,
+/// and nobody knows how the last run ended.
+pub(super) fn take_place(conn: &Connection, seq_floor: i64, now: Timestamp) -> rusqlite::Result<()> {
+    let tx = conn.unchecked_transaction()?;
+    put(&tx, "run", "damaged")?;
+    put(&tx, "seq_floor", seq_floor)?;
+    put(&tx, "doubtful_before", now.millis())?;
+    set_salvaging(&tx, Some(1))?;
+    tx.commit()
+}
+
+/// Notes that a run goes on in this file.
+pub(super) fn go_on(conn: &Connection, boot: Option<String>) -> rusqlite::Result<()> {
+    put(conn, "run", "began")?;
+    put(conn, "boot", boot.unwrap_or_default())
+}
+
+/// Whether events of a damaged file may still come: `1`, until they have; `2`, until those that waited are due.
+pub(super) fn set_salvaging(conn: &Connection, step: Option<i64>) -> rusqlite::Result<()> {
+    match step {
+        Some(step) => put(conn, "salvaging", step),
+        None => conn.execute("DELETE FROM meta WHERE key = 'salvaging'", []).map(|_| ()),
+    }
+}
+
+/// Whether a salvage has not ended.
+pub(super) fn is_salvaging(conn: &Connection) -> rusqlite::Result<bool> {
+    Ok(number(conn, "salvaging")? != 0)
+}
+
+/// How far the salvage of the damaged file `name` has come.
+pub(super) fn progress(conn: &Connection, name: &str) -> rusqlite::Result<Progress> {
+    let text = text(conn, &format!("salvage {name}"))?.unwrap_or_default();
+    let mut numbers = text.split(' ').map(|number| number.parse::<u64>().unwrap_or(0));
+    let mut next = || numbers.next().unwrap_or(0);
+    let (pass, page) = (next(), next());
+    let small = |number: u64| u32::try_from(number).unwrap_or(0);
+    let (events, marks, waiting, unreadable) = (next(), next(), next(), next());
+    Ok(Progress { pass: small(pass), page: small(page), events, marks, waiting, unreadable })
+}
+
+pub(super) fn put_progress(conn: &Connection, name: &str, progress: &Progress) -> rusqlite::Result<()> {
+    let Progress { pass, page, events, marks, waiting, unreadable } = progress;
+    put(conn, &format!("salvage {name}"), format!("{pass} {page} {events} {marks} {waiting} {unreadable}"))
 }
 
 /// Notes that nothing was left half-way. Durable if the connection syncs.
@@ -74,7 +150,7 @@ fn put(conn: &Connection, key: &str, value: impl rusqlite::ToSql) -> rusqlite::R
 }
 
 /// The kernel's name for this boot; `None` where there is none, which counts as another boot.
-fn boot_id() -> Option<String> {
+pub(super) fn boot_id() -> Option<String> {
     let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
     Some(text.trim().to_owned())
 }

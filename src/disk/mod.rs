@@ -4,7 +4,8 @@
 //! | file | holds |
 //! |---|---|
 //! | `open` | directory, lock, damage found at the start, what the last run left |
-//! | `schema`, `meta`, `damage` | the tables; the file's memory of itself; what is done about a damaged file |
+//! | `schema`, `meta` | the tables; the file's memory of itself |
+//! | `damage`, `carve`, `salvage`, `takeover` | a damaged file: put aside, read without `SQLite`, taken over |
 //! | `writer`, `job`, `health` | group commit; what a job is; what happens when the disk fails |
 //! | `keeper` | checkpoints off the commit path |
 //! | `readers`, `inspect` | reads with a deadline; reads of a command, which is no gateway |
@@ -15,6 +16,7 @@
 //! it coming, `spool_errors_total{op="commit"}` that it has come.
 
 mod books;
+mod carve;
 mod damage;
 mod fault;
 mod filter;
@@ -29,8 +31,10 @@ mod open;
 mod query;
 mod readers;
 mod records;
+mod salvage;
 mod schema;
 mod space;
+mod takeover;
 mod writer;
 
 use std::path::PathBuf;
@@ -44,7 +48,8 @@ use tokio::sync::oneshot;
 use self::books::Books;
 use self::job::{Awaited, Job, Unawaited};
 use self::marks::{Marks, WriteMarks, Writing};
-use self::readers::Readers;
+use self::readers::{Damage, Readers};
+use self::salvage::Rescue;
 use self::writer::{Message, Order};
 use crate::domain::key::EventKey;
 use crate::domain::time::Timestamp;
@@ -52,7 +57,7 @@ use crate::telemetry::Metrics;
 
 pub use self::books::{RouteTotals, Totals};
 pub use self::fault::{DiskFault, JobFault};
-pub use self::inspect::{Brief, ReadOnly};
+pub use self::inspect::{Brief, Kept, ReadOnly};
 pub use self::job::Tx;
 pub use self::marks::{Mark, MarkKind, Recall};
 pub use self::query::{EventRow, PayloadRow, Selection};
@@ -113,6 +118,7 @@ struct Inner {
     metrics: Arc<Metrics>,
     commits: Arc<AtomicU64>,
     doubtful_through: i64,
+    rescue: Arc<Rescue>,
 }
 
 impl Disk {
@@ -159,7 +165,16 @@ impl Disk {
         F: FnOnce(&Rx<'_>) -> Result<T, JobFault> + Send + 'static,
         T: Send + 'static,
     {
-        self.0.readers.read(patience, work).await
+        self.0.readers.read(patience, Damage::Files, work).await
+    }
+
+    /// Reads one record, within two seconds. That it is damaged is no reason to doubt the file.
+    pub async fn read_record<T, F>(&self, work: F) -> Result<T, JobFault>
+    where
+        F: FnOnce(&Rx<'_>) -> Result<T, JobFault> + Send + 'static,
+        T: Send + 'static,
+    {
+        self.0.readers.read(READ, Damage::Records, work).await
     }
 
     /// Reads, within two seconds, what is committed.
@@ -235,6 +250,7 @@ impl Disk {
     /// Waits for the disk as long as it takes: the caller sets the deadline. If the future is dropped it goes on.
     pub async fn close(&self, now: Timestamp) -> Result<(), JobFault> {
         self.write_marks(now);
+        self.0.rescue.close();
         self.0.readers.close();
         let (closed, answer) = oneshot::channel();
         let mut message = Message::Close(closed);

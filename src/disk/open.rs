@@ -18,9 +18,10 @@ use super::lock::Lock;
 use super::marks::Marks;
 use super::meta::{self, Recovered};
 use super::readers::Readers;
+use super::salvage::Rescue;
 use super::schema::{self, DATABASE_FILE, VERSION};
 use super::space::Space;
-use super::writer::Writer;
+use super::writer::{IDLE, Writer};
 use super::{Disk, DiskSettings, Inner, Opened, PreviousStop, QUEUE, Totals, damage, query};
 use crate::domain::time::Timestamp;
 use crate::telemetry::Metrics;
@@ -30,22 +31,25 @@ struct Ready {
     conn: Connection,
     recovered: Recovered,
     totals: Totals,
+    log_lost: damage::LogLost,
 }
 
 pub(super) fn open(settings: DiskSettings, now: Timestamp, metrics: Arc<Metrics>) -> Result<Opened, DiskFault> {
     make_directory(&settings.path)?;
     let lock = Lock::take(&settings.path)?;
     let file = settings.path.join(DATABASE_FILE);
+    damage::finish(&file)?;
     let ready = open_file(&file, &settings, now, &metrics)?;
-    let Ready { conn, recovered, totals } = ready;
+    let Ready { conn, recovered, totals, log_lost } = ready;
     report(&recovered, &totals);
     let marks = Arc::new(Marks::new(metrics.clone()));
     let books = Arc::new(Books::new(totals, metrics.clone()));
     let commits = Arc::new(AtomicU64::new(0));
-    let readers = Readers::new(file.clone(), metrics.clone()).map_err(|error| database("read", &file, &error))?;
+    let rescue = Arc::new(Rescue::new(file.clone(), now, &recovered, metrics.clone()));
+    let readers = Readers::new(file.clone(), rescue.clone(), metrics.clone()).map_err(|error| database("read", &file, &error))?;
     let (sender, jobs) = sync_channel(QUEUE);
     let thread = |error| DiskFault::Io { what: "start a thread for", path: file.clone(), error };
-    let nudge = Nudge::start(file.clone(), marks.clone(), metrics.clone()).map_err(thread)?;
+    let nudge = Nudge::start(file.clone(), marks.clone(), rescue.clone(), metrics.clone()).map_err(thread)?;
     let health = Health::new(file.clone(), conn, nudge.watch()).map_err(|error| database("watch", &file, &error))?;
     let writer = Writer {
         health,
@@ -57,14 +61,20 @@ pub(super) fn open(settings: DiskSettings, now: Timestamp, metrics: Arc<Metrics>
         commits: commits.clone(),
         marks: marks.clone(),
         nudge,
+        readers: readers.clone(),
+        rescue: rescue.clone(),
         synced: None,
         last_lazy: None,
+        pause: IDLE,
         lock,
     };
     std::thread::Builder::new().name("disk-writer".to_owned()).spawn(move || writer.run()).map_err(thread)?;
     let doubtful_through = recovered.doubtful_through;
-    let inner = Inner { jobs: sender, readers, books, marks, metrics, commits, doubtful_through };
-    Ok(Opened { disk: Disk(Arc::new(inner)), previous: recovered.previous })
+    let inner =
+        Inner { jobs: sender, readers, books, marks, metrics, commits, doubtful_through, rescue: rescue.clone() };
+    let disk = Disk(Arc::new(inner));
+    rescue.attach(&disk, log_lost);
+    Ok(Opened { disk, previous: recovered.previous })
 }
 
 /// The file, ready; a damaged one is put aside, and what can be read of it comes over into a new one.
@@ -80,17 +90,10 @@ fn open_file(file: &Path, settings: &DiskSettings, now: Timestamp, metrics: &Met
         Err(Refused::Damaged(error)) => {
             let aside = damage::put_aside(file, now)?;
             damaged(&format!(
-                "the database is damaged ({error}) and was put aside as {}; what can be read of it is taken over",
+                "the database is damaged ({error}) and was put aside as {}; a fresh one is in its place, and what can be read comes over",
                 aside.display()
             ));
             create(file)?;
-            let salvaged = damage::salvage(&aside, file).map_err(|error| database("fill", file, &error))?;
-            tracing::error!(
-                events = salvaged.events,
-                unreadable = salvaged.unreadable,
-                marks = salvaged.marks,
-                "a new database has taken the place of the damaged one"
-            );
             ready(file, settings.max_bytes, now, damage::LogLost::No).map_err(|refused| refused.into_fault(file))
         }
         Err(refused) => Err(refused.into_fault(file)),
@@ -128,12 +131,13 @@ fn ready(file: &Path, max_bytes: u64, now: Timestamp, log_lost: damage::LogLost)
     if version > VERSION {
         return Err(Refused::TooNew(version));
     }
-    if log_lost == damage::LogLost::Yes {
-        damage::check_database(&conn).map_err(Refused::Damaged)?;
+    if !damage::unsalvaged(file).is_empty() && !meta::is_salvaging(&conn)? {
+        // A million events a millisecond: none of the damaged file has a higher number.
+        meta::take_place(&conn, now.millis().saturating_mul(1 << 20), now)?;
     }
     let recovered = meta::begin_run(&mut conn, now)?;
     let totals = query::totals(&conn, max_bytes)?;
-    Ok(Ready { conn, recovered, totals })
+    Ok(Ready { conn, recovered, totals, log_lost })
 }
 
 fn report(recovered: &Recovered, totals: &Totals) {
@@ -154,7 +158,7 @@ fn make_directory(path: &Path) -> Result<(), DiskFault> {
 }
 
 /// Makes the file, for us alone; `SQLite` gives its companions the same mode.
-fn create(file: &Path) -> Result<(), DiskFault> {
+pub(super) fn create(file: &Path) -> Result<(), DiskFault> {
     let io = |what| move |error| DiskFault::Io { what, path: file.to_owned(), error };
     let made =
         OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(file).map_err(io("create"))?;

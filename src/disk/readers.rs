@@ -2,6 +2,7 @@
 //! writer or for a sync: the write-ahead log lets it see the last commit as it was.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -9,6 +10,7 @@ use rusqlite::Connection;
 use tokio::sync::Semaphore;
 
 use super::fault::JobFault;
+use super::salvage::Rescue;
 use super::schema;
 use crate::telemetry::Metrics;
 
@@ -34,19 +36,47 @@ struct Inner {
     /// still be read when the writer has given up.
     anchor: Mutex<Option<Connection>>,
     permits: Arc<Semaphore>,
+    /// Counts the files that took the place of a damaged one: no connection outlives its file.
+    generation: AtomicU64,
+    rescue: Arc<Rescue>,
     metrics: Arc<Metrics>,
 }
 
+/// What it means that a read meets damage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Damage {
+    /// The file's: a fresh one takes its place.
+    Files,
+    /// One record's, which is set aside.
+    Records,
+}
+
 impl Readers {
-    pub(super) fn new(file: PathBuf, metrics: Arc<Metrics>) -> rusqlite::Result<Self> {
+    pub(super) fn new(file: PathBuf, rescue: Arc<Rescue>, metrics: Arc<Metrics>) -> rusqlite::Result<Self> {
         let permits = Arc::new(Semaphore::new(READERS));
         let anchor = schema::open_reader(&file)?;
         super::meta::doubtful_through(&anchor)?;
-        Ok(Self(Arc::new(Inner { file, idle: Mutex::default(), anchor: Mutex::new(Some(anchor)), permits, metrics })))
+        let (idle, anchor, generation) = (Mutex::default(), Mutex::new(Some(anchor)), AtomicU64::new(0));
+        Ok(Self(Arc::new(Inner { file, idle, anchor, permits, generation, rescue, metrics })))
+    }
+
+    /// Lets go of the file, which is about to be put aside.
+    pub(super) fn let_go(&self) {
+        self.0.generation.fetch_add(1, Ordering::AcqRel);
+        self.0.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        *self.0.anchor.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// Takes hold of the file that is in its place.
+    pub(super) fn take_hold(&self) -> rusqlite::Result<()> {
+        let anchor = schema::open_reader(&self.0.file)?;
+        super::meta::doubtful_through(&anchor)?;
+        *self.0.anchor.lock().unwrap_or_else(PoisonError::into_inner) = Some(anchor);
+        Ok(())
     }
 
     /// Reads within `patience`. If the future is dropped the read ends by itself, at its deadline at the latest.
-    pub(super) async fn read<T, F>(&self, patience: Duration, work: F) -> Result<T, JobFault>
+    pub(super) async fn read<T, F>(&self, patience: Duration, damage: Damage, work: F) -> Result<T, JobFault>
     where
         F: FnOnce(&Rx<'_>) -> Result<T, JobFault> + Send + 'static,
         T: Send + 'static,
@@ -66,6 +96,9 @@ impl Readers {
         let outcome = tokio::time::timeout(patience, reading).await;
         let outcome =
             outcome.unwrap_or_else(|_| Err(JobFault::Failed(format!("the disk was not read in {patience:?}"))));
+        if let (Damage::Files, Err(JobFault::Damaged(what))) = (damage, &outcome) {
+            self.0.rescue.suspect(what);
+        }
         if outcome.is_err() {
             self.0.metrics.spool_errors_total.with_label_values(&["read"]).inc();
         }
@@ -82,6 +115,7 @@ impl Readers {
 
 impl Inner {
     fn read<T>(&self, deadline: Instant, work: impl FnOnce(&Rx<'_>) -> Result<T, JobFault>) -> Result<T, JobFault> {
+        let generation = self.generation.load(Ordering::Acquire);
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let mut conn = match idle {
             Some(conn) => conn,
@@ -90,8 +124,9 @@ impl Inner {
         conn.progress_handler(STEPS, Some(move || Instant::now() > deadline))?;
         let outcome = work(&Rx { conn: &conn });
         // A connection that failed may hold on to what it saw: the next read gets a new one.
-        if outcome.is_ok() && !self.permits.is_closed() {
-            self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(conn);
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        if outcome.is_ok() && !self.permits.is_closed() && generation == self.generation.load(Ordering::Acquire) {
+            idle.push(conn);
         }
         outcome
     }

@@ -93,10 +93,13 @@ impl NewRow {
     }
 }
 
-/// The state of an event that becomes pending: behind an older one of its order value, or not.
-pub(super) const PENDING: &str = "CASE WHEN order_value IS NOT NULL AND EXISTS (SELECT 1 FROM events AS other
-  WHERE other.route = events.route AND other.order_value = events.order_value AND other.class = 0
-  AND other.order_value IS NOT NULL AND other.seq < events.seq) THEN 2 ELSE 0 END";
+/// The state of an event that becomes pending: behind an older one of its order value, or not. While a salvage may still
+/// bring older ones, every event with an order value is behind.
+pub(super) const PENDING: &str = "CASE WHEN order_value IS NOT NULL AND
+  (EXISTS (SELECT 1 FROM meta WHERE meta.key = 'salvaging' AND value = 1)
+   OR EXISTS (SELECT 1 FROM events AS other
+     WHERE other.route = events.route AND other.order_value = events.order_value AND other.class = 0
+     AND other.order_value IS NOT NULL AND other.seq < events.seq)) THEN 2 ELSE 0 END";
 
 /// Whether there was such an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -269,7 +272,12 @@ impl Tx<'_> {
 
     /// Deletes an undelivered event: it was delivered.
     pub fn delete_delivered(&mut self, id: [u8; 16]) -> Result<Found, JobFault> {
-        self.delete("DELETE FROM events WHERE id = ?1 AND class = 0", id)
+        // Of 10 and up: it has come from a damaged file, and waits for its payload.
+        let deleted = self.delete("DELETE FROM events WHERE id = ?1 AND (class = 0 OR state >= 10)", id)?;
+        if deleted == Found::No {
+            self.settled_elsewhere(id)?;
+        }
+        Ok(deleted)
     }
 
     /// Deletes a dead letter or a damaged record: an operator wants it.
@@ -300,7 +308,8 @@ impl Tx<'_> {
         self.statement(
             "UPDATE events SET state = 0 WHERE state = 2 AND seq =
                (SELECT min(seq) FROM events WHERE route = ?1 AND order_value = ?2 AND class = 0
-                AND order_value IS NOT NULL)",
+                AND order_value IS NOT NULL)
+               AND NOT EXISTS (SELECT 1 FROM meta WHERE key = 'salvaging' AND value = 1)",
         )?
         .execute(params![route, order_value])?;
         Ok(())
@@ -320,11 +329,11 @@ impl Tx<'_> {
     }
 }
 
-/// Whether an undelivered event of this order value is on disk.
+/// Whether an undelivered event of this order value is on disk, or may still come from a damaged file.
 pub(super) fn has_undelivered(conn: &Connection, route: &str, order_value: &str) -> rusqlite::Result<bool> {
     conn.prepare_cached(
         "SELECT EXISTS (SELECT 1 FROM events WHERE route = ?1 AND order_value = ?2 AND class = 0
-           AND order_value IS NOT NULL)",
+           AND order_value IS NOT NULL) OR EXISTS (SELECT 1 FROM meta WHERE key = 'salvaging' AND value = 1)",
     )?
     .query_row([route, order_value], |row| row.get(0))
 }

@@ -6,10 +6,13 @@
 //! undelivered (states 0 to 2), 1 dead, 2 damaged. Times are milliseconds since the Unix epoch.
 //!
 //! `marks` are the embedded dedup table: `kind` 0 processed, 1 perhaps processed.
+//!
+//! `carve.rs` knows the columns too: it reads them without `SQLite`.
 
 use std::path::Path;
 use std::time::Duration;
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
 /// The database's name in the spool directory.
@@ -20,6 +23,9 @@ pub(super) const VERSION: i64 = 1;
 
 /// How long a connection waits for another one's lock: a checkpoint of the last few MiB on a slow disk.
 const BUSY: Duration = Duration::from_secs(5);
+
+/// Length of a write-ahead log that is kept to be written over, which is quicker than to have it grow: 64 MiB.
+const LOG_BYTES: i64 = 64 << 20;
 
 /// Statements kept prepared on a connection; there are about forty.
 const STATEMENTS: usize = 64;
@@ -76,6 +82,10 @@ CREATE TABLE marks (
 CREATE INDEX marks_expiry ON marks (expires_at);
 ";
 
+/// Events that were delivered while a salvage might still bring them (see `takeover.rs`). Empty at any other time, so
+/// that a file with and one without it are of the same version.
+const SETTLED: &str = "CREATE TABLE IF NOT EXISTS salvage_settled (id BLOB PRIMARY KEY) WITHOUT ROWID";
+
 /// Opens the file for writing, creating its tables if it is new. Yields the schema version found.
 pub(super) fn open_writer(file: &Path) -> rusqlite::Result<(Connection, i64)> {
     let mut conn =
@@ -86,6 +96,8 @@ pub(super) fn open_writer(file: &Path) -> rusqlite::Result<(Connection, i64)> {
     conn.pragma_update(None, "journal_mode", "WAL")?;
     // Checkpoints run in a thread of their own, off the commit path.
     conn.pragma_update(None, "wal_autocheckpoint", 0)?;
+    // A log that is begun anew is cut to this.
+    conn.pragma_update(None, "journal_size_limit", LOG_BYTES)?;
     conn.pragma_update(None, "synchronous", "FULL")?;
     let version: i64 = conn.pragma_query_value(None, "user_version", |row| row.get(0))?;
     if version == 0 {
@@ -93,6 +105,9 @@ pub(super) fn open_writer(file: &Path) -> rusqlite::Result<(Connection, i64)> {
         tx.execute_batch(TABLES)?;
         tx.pragma_update(None, "user_version", VERSION)?;
         tx.commit()?;
+    }
+    if version <= VERSION {
+        conn.execute_batch(SETTLED)?;
     }
     Ok((conn, version))
 }
@@ -108,6 +123,8 @@ pub(super) fn open_reader(file: &Path) -> rusqlite::Result<Connection> {
 pub(super) fn open_checkpointer(file: &Path) -> rusqlite::Result<Connection> {
     let conn = Connection::open_with_flags(file, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
     prepare(&conn)?;
+    // It gives way at once, to readers and to the writer: what waits for a reader here has the writer wait too.
+    conn.busy_timeout(Duration::ZERO)?;
     conn.pragma_update(None, "wal_autocheckpoint", 0)?;
     conn.pragma_update(None, "synchronous", "FULL")?;
     Ok(conn)
@@ -116,7 +133,16 @@ pub(super) fn open_checkpointer(file: &Path) -> rusqlite::Result<Connection> {
 fn prepare(conn: &Connection) -> rusqlite::Result<()> {
     conn.busy_timeout(BUSY)?;
     conn.set_prepared_statement_cache_capacity(STATEMENTS);
+    // The log is brought into the file where that is meant, never because a connection ends: not into a damaged file, and
+    // not through a disk that has just failed.
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     conn.pragma_update(None, "cell_size_check", true)
+}
+
+/// Has the writer begin the write-ahead log anew if all of it is in the database. Says whether that came true.
+pub(super) fn restart_log(conn: &Connection) -> rusqlite::Result<Emptied> {
+    let busy: i64 = conn.query_row("PRAGMA wal_checkpoint(RESTART)", [], |row| row.get(0))?;
+    Ok(if busy == 0 { Emptied::Yes } else { Emptied::InUse })
 }
 
 /// Brings the write-ahead log into the database and empties it. Says whether that came true; readers may prevent it.

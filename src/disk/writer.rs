@@ -22,7 +22,9 @@ use super::job::{Draft, Job, Tx, Urgency};
 use super::keeper::Nudge;
 use super::lock::Lock;
 use super::marks::Marks;
+use super::readers::Readers;
 use super::records;
+use super::salvage::Rescue;
 use super::space::Space;
 use crate::telemetry::Metrics;
 
@@ -33,9 +35,11 @@ const BATCH_BYTES: usize = 16 * 1024 * 1024;
 /// Shortest time between two transactions of lazy jobs alone.
 const LAZY_PAUSE: Duration = Duration::from_millis(5);
 /// How often the thread looks around when nothing is asked of it.
-const IDLE: Duration = Duration::from_secs(1);
-/// Pages given back to the file system in one step: 4 MiB.
-const VACUUM_PAGES: u32 = 1024;
+pub(super) const IDLE: Duration = Duration::from_secs(1);
+/// The pause between two steps of a chore that is not done yet.
+const BREATH: Duration = Duration::from_millis(10);
+/// Pages given back to the file system in one step: 1 MiB, a few milliseconds that a commit may have to wait.
+const VACUUM_PAGES: u32 = 256;
 /// Unused pages that are kept for the next events: 16 MiB.
 const SPARE_PAGES: i64 = 4096;
 
@@ -65,9 +69,13 @@ pub(super) struct Writer {
     pub(super) commits: Arc<AtomicU64>,
     pub(super) marks: Arc<Marks>,
     pub(super) nudge: Nudge,
+    pub(super) readers: Readers,
+    pub(super) rescue: Arc<Rescue>,
     /// The level of `synchronous` in force.
     pub(super) synced: Option<&'static str>,
     pub(super) last_lazy: Option<Instant>,
+    /// How long nothing must be asked before the next chore.
+    pub(super) pause: Duration,
     /// Dropped last: the lock outlives every connection of this thread.
     pub(super) lock: Lock,
 }
@@ -98,7 +106,7 @@ impl Writer {
 
     /// Waits for a job, then takes everything that has queued up, within the bounds of a transaction.
     fn collect(&self) -> Collected {
-        let first = match self.jobs.recv_timeout(IDLE) {
+        let first = match self.jobs.recv_timeout(self.pause) {
             Ok(first) => first,
             Err(RecvTimeoutError::Timeout) => return Collected::Nothing,
             Err(RecvTimeoutError::Disconnected) => return Collected::Ended,
@@ -131,10 +139,15 @@ impl Writer {
         if urgency == Urgency::Lazy {
             self.last_lazy = Some(Instant::now());
         }
+        self.see_to_damage();
+        self.pause = IDLE;
         let mut outcomes = Vec::with_capacity(orders.len());
         let committed = self.transact(&mut orders, urgency, &mut outcomes);
         if let Err(fault) = &committed {
             tracing::warn!(%fault, jobs = orders.len(), "a commit to the spool failed");
+        }
+        if let Some(JobFault::Damaged(what)) = outcomes.iter().find_map(|outcome| outcome.as_ref().err()) {
+            self.rescue.suspect(what);
         }
         let missing = std::iter::repeat_with(|| Ok(()));
         for (order, outcome) in orders.iter_mut().zip(outcomes.into_iter().chain(missing)) {
@@ -199,17 +212,40 @@ impl Writer {
         }
         match broken.trouble {
             Trouble::NoRoom | Trouble::Busy => {}
-            Trouble::Damage | Trouble::Medium => self.health.hurt(&broken.fault, &self.metrics),
+            Trouble::Damage => self.rescue.suspect(&broken.fault.to_string()),
+            Trouble::Medium => self.health.hurt(&broken.fault, &self.metrics),
         }
         broken.fault
     }
 
+    /// Somebody has met damage that is not one record's: a fresh file takes the place of the damaged one.
+    fn see_to_damage(&mut self) {
+        let Some(what) = self.rescue.suspicion() else { return };
+        self.metrics.spool_errors_total.with_label_values(&["damage"]).inc();
+        self.readers.let_go();
+        self.synced = None;
+        match self.health.replace(&what, self.next_seq, self.rescue.now()) {
+            Ok(aside) => {
+                tracing::error!(what, kept = %aside.display(),
+                    "the database is damaged and was put aside; a fresh one is in its place, and what can be read comes over");
+                self.books.empty();
+                self.rescue.begin();
+            }
+            Err(fault) => tracing::error!(what, %fault, "the database is damaged and could not be put aside"),
+        }
+        if let Err(error) = self.readers.take_hold() {
+            tracing::warn!(%error, "the fresh database cannot be read yet");
+        }
+    }
+
     /// Nothing to do: gives unused pages back to the file system, a step at a time, and lets a failed disk try again.
     fn idle(&mut self) {
+        self.pause = IDLE;
         let Ok(conn) = self.health.connection(&self.metrics) else { return };
         let given = (|| {
             let unused: i64 = conn.query_row("PRAGMA freelist_count", [], |row| row.get(0))?;
             if unused > SPARE_PAGES {
+                self.pause = BREATH;
                 sync_for(conn, Urgency::Lazy, &mut self.synced)?;
                 let mut step = conn.prepare_cached(&format!("PRAGMA incremental_vacuum({VACUUM_PAGES})"))?;
                 let mut rows = step.query([])?;
@@ -220,7 +256,9 @@ impl Writer {
         if let Err(error) = given {
             tracing::debug!(%error, "unused pages were not given back");
         }
-        self.nudge.look();
+        if self.pause == IDLE {
+            self.nudge.look();
+        }
     }
 
     fn close(mut self, closed: oneshot::Sender<Result<(), JobFault>>) {

@@ -41,6 +41,7 @@ pub(super) async fn drain_lane(deliverer: Deliverer, lane: Arc<Lane>, task: Task
     let mut drain = deliverer.0.drain.subscribe();
     loop {
         let woken = deliverer.0.wake.notified();
+        let salvaged = deliverer.0.spool.salvaged();
         if !deliverer.goes_on(&lane) {
             return drop(task);
         }
@@ -50,6 +51,7 @@ pub(super) async fn drain_lane(deliverer: Deliverer, lane: Arc<Lane>, task: Task
         };
         tokio::select! {
             () = woken => {}
+            () = salvaged => {}
             () = tokio::time::sleep_until(next) => {}
             _ = drain.changed() => {}
         }

@@ -112,7 +112,7 @@ impl Spool {
     /// One event, as it was written. A damaged one is set aside, counted and logged, and `None`.
     pub async fn load(&self, id: EventId) -> Result<Option<Stored>, SpoolFault> {
         let doubtful_through = self.disk.doubtful_through();
-        match self.disk.read(move |rx| load(rx, id, doubtful_through)).await {
+        match self.disk.read_record(move |rx| load(rx, id, doubtful_through)).await {
             Ok(stored) => Ok(stored),
             Err(JobFault::Damaged(why)) => {
                 self.set_aside(id, &why).await;
@@ -124,7 +124,7 @@ impl Spool {
 
     /// Whether an undelivered event of this order value is on disk. Without undelivered events: from memory.
     pub async fn has_earlier(&self, route: &str, order_value: &str) -> Result<bool, SpoolFault> {
-        if self.disk.route_totals(route).pending == 0 {
+        if self.disk.route_totals(route).pending == 0 && !self.disk.is_salvaging() {
             return Ok(false);
         }
         let (route, order_value) = (route.to_owned(), order_value.to_owned());
@@ -149,6 +149,17 @@ impl Spool {
     /// Deletes a dead letter or a damaged record. `No`: it is neither (any more).
     pub async fn remove(&self, id: EventId) -> Result<Found, SpoolFault> {
         Ok(self.disk.durable(0, move |tx| tx.delete_dead(id.0.into_bytes())).await?)
+    }
+
+    /// As [`Disk::doubtful_before`].
+    #[must_use]
+    pub fn doubtful_before(&self) -> Option<Timestamp> {
+        self.disk.doubtful_before()
+    }
+
+    /// As [`Disk::salvaged`].
+    pub fn salvaged(&self) -> tokio::sync::futures::Notified<'_> {
+        self.disk.salvaged()
     }
 
     /// What is on disk, from memory.

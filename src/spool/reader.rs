@@ -7,7 +7,7 @@ use std::path::Path;
 use uuid::Uuid;
 
 use super::{Filter, Listed, Spool, SpoolFault, State, Stored, list, load};
-use crate::disk::{Brief, DiskFault, JobFault, ReadOnly, Rx, Totals};
+use crate::disk::{Brief, DiskFault, JobFault, Kept, ReadOnly, Rx, Totals};
 use crate::domain::event::EventId;
 use crate::domain::time::Timestamp;
 
@@ -77,6 +77,11 @@ impl SpoolReader {
     /// The spool's files: names and lengths in bytes.
     pub fn files(&self) -> io::Result<Vec<(String, u64)>> {
         self.0.files()
+    }
+
+    /// Damaged files that were put aside, and what became of them.
+    pub fn kept(&self) -> io::Result<Vec<Kept>> {
+        self.0.kept()
     }
 
     /// Names of records behind `after`, a page at a time, those of damaged ones too.

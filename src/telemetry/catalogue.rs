@@ -107,6 +107,8 @@ pub const CATALOGUE: &[Spec] = &[
     gauge("spool_oldest_event_timestamp_seconds", &["route"], "When the oldest pending event came; 0: none pending."),
     histogram("spool_commit_duration_seconds", COMMIT_SECONDS, &[], "Time a commit to stable storage took."),
     counter("spool_errors_total", &["op"], "Operations on the spool that failed, and damage that was found."),
+    gauge("spool_salvage_files", &[], "Damaged database files that are being salvaged or wait for it."),
+    counter("spool_salvaged_total", &["what"], "What was taken over from damaged database files, and what could not be."),
     counter("deliveries_total", &["route"], "Events from the spool that the application accepted."),
     counter("dead_letters_total", &["route", "reason"], "Events that became dead letters."),
     histogram("delivery_latency_seconds", LATENCY_SECONDS, &["route"], "Receipt to acceptance of spooled events."),
@@ -133,8 +135,10 @@ pub const DEDUP_RESULTS: [&str; 5] = ["new", "duplicate", "in_flight", "conflict
 pub const DEDUP_OPS: [&str; 5] = ["claim", "mark", "release", "peek", "forget"];
 /// `state` of an event on disk.
 pub const SPOOL_STATES: [&str; 2] = ["pending", "dead"];
-/// `op` on the spool; `damage` is a record that fails its checksum.
+/// `op` on the spool; `damage` is a record that fails its checksum, or a whole file.
 pub const SPOOL_OPS: [&str; 6] = ["open", "commit", "read", "checkpoint", "recover", "damage"];
+/// `what` came over from a damaged database, or could not be read.
+pub const SALVAGED: [&str; 3] = ["event", "mark", "unreadable_page"];
 /// `reason` of a dead letter.
 pub const DEAD_REASONS: [&str; 3] = ["app_rejected", "attempts_exhausted", "too_old"];
 

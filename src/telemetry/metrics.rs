@@ -82,6 +82,10 @@ pub struct Metrics {
     pub spool_commit_duration_seconds: Histogram,
     /// `op`.
     pub spool_errors_total: IntCounterVec,
+    /// No labels.
+    pub spool_salvage_files: IntGauge,
+    /// `what`.
+    pub spool_salvaged_total: IntCounterVec,
     /// `route`.
     pub deliveries_total: IntCounterVec,
     /// `route`, `reason`.
@@ -147,6 +151,8 @@ impl Metrics {
             spool_oldest_event_timestamp_seconds: make.real_gauges("spool_oldest_event_timestamp_seconds")?,
             spool_commit_duration_seconds: make.histogram("spool_commit_duration_seconds")?,
             spool_errors_total: make.counters("spool_errors_total")?,
+            spool_salvage_files: make.gauge("spool_salvage_files")?,
+            spool_salvaged_total: make.counters("spool_salvaged_total")?,
             deliveries_total: make.counters("deliveries_total")?,
             dead_letters_total: make.counters("dead_letters_total")?,
             delivery_latency_seconds: make.histograms("delivery_latency_seconds")?,
@@ -225,6 +231,9 @@ impl Metrics {
         }
         for op in catalogue::SPOOL_OPS {
             self.spool_errors_total.with_label_values(&[op]);
+        }
+        for what in catalogue::SALVAGED {
+            self.spool_salvaged_total.with_label_values(&[what]);
         }
     }
 

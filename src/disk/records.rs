@@ -190,9 +190,16 @@ impl Tx<'_> {
         Ok(has_undelivered(self.conn, &row.route, value)?)
     }
 
-    /// An attempt begins: it counts from now on, whatever becomes of it.
+    /// An attempt begins: it counts from now on, whatever becomes of it. Only of what is pending: not of an event that
+    /// was settled, or came to stand behind another, since somebody found it due.
     pub fn begin_attempt(&mut self, id: [u8; 16]) -> Result<Found, JobFault> {
-        self.change("UPDATE events SET state = 1, attempts = attempts + 1 WHERE id = ?1 AND class = 0", params![id])
+        let sql = "UPDATE events SET state = 1, attempts = attempts + 1 WHERE id = ?1 AND class = 0 AND state = 0";
+        self.change(sql, params![id])
+    }
+
+    /// The last attempt is not held against the event.
+    pub fn uncount(&mut self, id: [u8; 16]) -> Result<Found, JobFault> {
+        self.change("UPDATE events SET attempts = max(attempts - 1, 0) WHERE id = ?1 AND class = 0", params![id])
     }
 
     /// The attempt failed; the next one not before this moment.

@@ -13,6 +13,7 @@ use rusqlite::{CachedStatement, Connection, OptionalExtension, Row, params};
 use super::books::{Class, Way};
 use super::fault::JobFault;
 use super::job::Tx;
+use super::space::Purpose;
 use crate::domain::time::Timestamp;
 
 /// Bytes an event takes besides what it carries: row headers, index entries, the unused rest of a page.
@@ -136,7 +137,11 @@ impl Tx<'_> {
     /// Writes an event, if there is room. Its sequence number is higher than all before it.
     pub fn insert(&mut self, row: &NewRow) -> Result<(), JobFault> {
         let size = u64::try_from(row.size()).unwrap_or(u64::MAX);
-        self.space.admit(self.conn, self.draft.bytes(), size)?;
+        let purpose = match row.state {
+            NewState::Dead { .. } => Purpose::DeadLetter,
+            NewState::Pending { .. } | NewState::InFlight => Purpose::Delivery,
+        };
+        self.space.admit(self.conn, self.draft.used(), size, purpose)?;
         let seq = *self.next_seq;
         *self.next_seq = seq.saturating_add(1);
         let class = self.insert_event(row, seq, size)?;

@@ -11,8 +11,9 @@ use std::time::Duration;
 
 use super::event::EventId;
 
-/// Suspects that are remembered: 16 KiB. Of more, the surplus counts as not suspect, which costs order among probes.
-const SUSPECTS: usize = 1024;
+/// Events whose failures are remembered: 16 KiB a set. What comes on top is not told from one that never failed, which
+/// costs order among attempts.
+const REMEMBERED: usize = 1024;
 
 /// When to open and how often to probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +32,8 @@ pub struct Breaker {
     /// Failures in a row that were no event's doing.
     absences: u32,
     suspects: HashSet<EventId>,
+    /// Events whose last attempt failed, whatever succeeded since. It decides the order of attempts alone.
+    failed: HashSet<EventId>,
     open: Option<Open>,
 }
 
@@ -65,7 +68,7 @@ impl Breaker {
     /// A closed breaker.
     #[must_use]
     pub fn new(policy: BreakerPolicy) -> Self {
-        Self { policy, failures: 0, absences: 0, suspects: HashSet::new(), open: None }
+        Self { policy, failures: 0, absences: 0, suspects: HashSet::new(), failed: HashSet::new(), open: None }
     }
 
     /// Asks to start an attempt of `event` at `now`. While open, one attempt at a time gets [`Permit::Probe`], at most one
@@ -102,16 +105,23 @@ impl Breaker {
         self.open.is_none()
     }
 
-    /// Whether `event` has failed since anything succeeded.
+    /// Whether the last attempt of `event` failed, as far as that is remembered.
     #[must_use]
-    pub fn suspects(&self, event: EventId) -> bool {
-        self.suspects.contains(&event)
+    pub fn has_failed(&self, event: EventId) -> bool {
+        self.failed.contains(&event)
     }
 
-    /// The application answered as it should, or rejected one event: it is up.
-    pub fn succeeded(&mut self) {
+    /// Whether any event is known to have failed.
+    #[must_use]
+    pub fn knows_failures(&self) -> bool {
+        !self.failed.is_empty()
+    }
+
+    /// The application answered `event` as it should, or rejected it: it is up.
+    pub fn succeeded(&mut self, event: EventId) {
         (self.failures, self.absences, self.open) = (0, 0, None);
         self.suspects.clear();
+        self.failed.remove(&event);
     }
 
     /// The probe that began at `began` has ended; what came of it was said before.
@@ -134,9 +144,14 @@ impl Breaker {
         if blame == Blame::Application {
             self.absences = self.absences.saturating_add(1);
         }
-        if self.suspects.len() < SUSPECTS {
+        if self.suspects.len() < REMEMBERED {
             self.suspects.insert(event);
         }
+        if self.failed.len() >= REMEMBERED {
+            // Among them are some that are long dead.
+            self.failed.clear();
+        }
+        self.failed.insert(event);
         // A probe that is due stays due: failures that come by another way must not put it off for ever.
         if self.failures >= self.policy.failures && self.open.is_none() {
             self.open = Some(Open { next_probe: now + self.policy.probe_every, probing: None });
@@ -146,7 +161,7 @@ impl Breaker {
     fn is_open_for_all(&self) -> bool {
         let most = self.policy.failures;
         let suspects = u32::try_from(self.suspects.len()).unwrap_or(u32::MAX);
-        self.absences >= most || suspects >= most.min(u32::try_from(SUSPECTS).unwrap_or(u32::MAX))
+        self.absences >= most || suspects >= most.min(u32::try_from(REMEMBERED).unwrap_or(u32::MAX))
     }
 }
 
@@ -189,7 +204,7 @@ mod tests {
     #[test]
     fn one_success_closes_it() {
         let mut breaker = down();
-        breaker.succeeded();
+        breaker.succeeded(event(8));
         assert!(breaker.is_closed());
         assert_eq!(breaker.ask(event(1), at(0)), Permit::Go);
         breaker.failed(event(1), Blame::Either, at(1));
@@ -210,11 +225,14 @@ mod tests {
     #[test]
     fn one_event_that_always_fails_holds_back_nobody_but_itself() {
         let mut breaker = Breaker::new(POLICY);
+        assert!(!breaker.knows_failures());
         (0..9).for_each(|second| breaker.failed(event(1), Blame::Either, at(second)));
         assert_eq!(breaker.ask(event(2), at(1)), Permit::Go);
         assert_eq!(breaker.ask(event(1), at(1)), Permit::Wait(at(6)), "it is tried at the pace of probes");
         breaker.failed(event(2), Blame::Either, at(2));
         assert_eq!(breaker.ask(event(3), at(2)), Permit::Wait(at(6)), "two that fail are enough");
+        breaker.succeeded(event(1));
+        assert!(!breaker.has_failed(event(1)) && breaker.has_failed(event(2)), "what failed is asked last");
     }
 
     #[test]
@@ -228,7 +246,7 @@ mod tests {
     fn the_end_of_an_old_probe_is_not_the_end_of_another() {
         let mut breaker = down();
         assert_eq!(breaker.ask(event(3), at(5)), Permit::Probe(at(5)));
-        breaker.succeeded();
+        breaker.succeeded(event(8));
         (1..3).for_each(|number| breaker.failed(event(number), Blame::Either, at(6)));
         assert_eq!(breaker.ask(event(3), at(11)), Permit::Probe(at(11)));
         breaker.probe_ended(at(5));

@@ -297,13 +297,13 @@ impl First {
         let state = Entry::Dead { reason: DeadReason::AppRejected };
         let entry = self.entry(state, 1, Possible::No, error);
         let copy = self.deliverer.0.spool.append(entry, None);
-        match self.while_waiting(copy).await {
-            Some(Ok(())) => self.deliverer.count_burial(&self.route.name, state),
-            Some(Err(fault)) => tracing::warn!(route = %self.route.name, event = %self.event.id, %fault,
-                "no dead-letter copy of a rejected event"),
-            None => tracing::warn!(route = %self.route.name, event = %self.event.id,
-                "no dead-letter copy of a rejected event: the disk did not take it in time"),
-        }
+        let fault = match self.while_waiting(copy).await {
+            Some(Ok(())) => return self.deliverer.count_burial(&self.route.name, state),
+            Some(Err(fault)) => fault.to_string(),
+            None => "the disk did not take it in time".to_owned(),
+        };
+        self.deliverer.0.metrics.dead_letter_copies_lost_total.with_label_values(&[&*self.route.name]).inc();
+        tracing::warn!(route = %self.route.name, event = %self.event.id, fault, "no dead-letter copy of a rejected event");
     }
 
     async fn give_up(self, processed: Processed, settled: Settled) {

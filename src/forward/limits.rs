@@ -233,7 +233,7 @@ impl Lane {
         let was_closed = breaker.is_closed();
         let now = self.breaker.started.elapsed();
         match outcome {
-            Outcome::Accepted(_) | Outcome::Rejected(_) => breaker.succeeded(),
+            Outcome::Accepted(_) | Outcome::Rejected(_) => breaker.succeeded(event),
             Outcome::Unreachable(_) => breaker.failed(event, Blame::Application, now),
             Outcome::Failed(_) | Outcome::Unknown { .. } => breaker.failed(event, Blame::Either, now),
         }
@@ -245,13 +245,21 @@ impl Lane {
         if is_back { Learnt::IsBack } else { Learnt::Nothing }
     }
 
-    /// Puts those first that have not failed since anything succeeded, if the application is in doubt: they show best
-    /// whether it is up, and what always fails must not be asked again and again in their place.
-    pub fn unsuspected_first(&self, events: &mut [EventId]) {
+    /// Puts those last whose last attempt failed: what always fails must not come before what was never tried. While the
+    /// application is in doubt the others are asked in no order, so that a row of poison does not take probe after probe.
+    pub fn failed_last(&self, events: &mut [EventId]) {
         let breaker = self.breaker.lock();
-        if !breaker.is_closed() {
-            events.sort_by_key(|event| breaker.suspects(*event));
+        if breaker.knows_failures() {
+            let in_turn = breaker.is_closed();
+            let draw = || if in_turn { 0 } else { fastrand::u32(..) };
+            events.sort_by_cached_key(|event| (breaker.has_failed(*event), draw()));
         }
+    }
+
+    /// Whether there are events of which it is known that their last attempt failed.
+    #[must_use]
+    pub fn knows_failures(&self) -> bool {
+        self.breaker.lock().knows_failures()
     }
 
     fn rest(&self, rest: Duration) {
@@ -426,8 +434,8 @@ mod tests {
         for number in [0, 1, 0, 1, 0, 2] {
             lane.learn(event(number), &failed(StatusCode::INTERNAL_SERVER_ERROR, None));
         }
-        lane.unsuspected_first(&mut events);
-        assert_eq!(events, [3, 0, 1, 2].map(event));
+        lane.failed_last(&mut events);
+        assert_eq!(events.first(), Some(&event(3)));
         assert!(lane.slot(event(3), soon()).await.is_ok(), "three that fail are no proof that the application is down");
         assert!(matches!(lane.slot(event(0), soon()).await.err(), Some(Held::Until(_))));
         assert_eq!(lane.learn(event(3), &failed(StatusCode::NOT_FOUND, None)), Learnt::IsBack);

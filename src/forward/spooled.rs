@@ -21,7 +21,7 @@ use crate::spool::{DeadReason, Entry, Found, Mark, Possible, Replay, Settlement,
 /// Events asked for at once: enough for the default `max_in_flight`, little enough to hold in memory as names.
 const BATCH: usize = 64;
 
-/// Events asked for while the application is in doubt: among so many there is one that did not fail before.
+/// Events asked for when some are known to have failed: among so many are others, and those come first.
 const WIDE_BATCH: usize = 1024;
 
 /// How often a lane looks again when nothing says when something is due: a safety net, not the way it is woken.
@@ -61,7 +61,7 @@ impl Deliverer {
     /// Starts attempts for what is due, as far as slots allow; returns the moment to look again.
     async fn deliver_due(&self, lane: &Arc<Lane>) -> Instant {
         let busy = self.held_count();
-        let batch = if lane.is_up() { BATCH } else { WIDE_BATCH };
+        let batch = if lane.knows_failures() { WIDE_BATCH } else { BATCH };
         let mut due = match self.0.spool.due(&lane.route.name, self.0.clock.now(), batch + busy).await {
             Ok(due) => due,
             Err(fault) => {
@@ -69,7 +69,7 @@ impl Deliverer {
                 return Instant::now() + DISK_REST;
             }
         };
-        lane.unsuspected_first(&mut due.ids);
+        lane.failed_last(&mut due.ids);
         let mut started = 0_usize;
         for id in due.ids {
             let Some(hold) = self.hold(id) else { continue };

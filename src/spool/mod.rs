@@ -6,6 +6,7 @@
 //!
 //! Invariant: an event leaves the disk only after its mark was written in the same transaction, or by an operator.
 
+mod bulk;
 mod reader;
 mod record;
 mod types;
@@ -18,6 +19,7 @@ use crate::disk::{Disk, JobFault, RouteTotals, Rx, Selection};
 use crate::domain::event::EventId;
 use crate::domain::time::Timestamp;
 
+pub use self::bulk::{DeadAct, Place};
 pub use self::reader::{Damage, Record, SpoolReader};
 pub use self::types::{
     DeadReason, Due, Entry, Filter, Listed, NewEntry, Possible, Replay, Settlement, SpoolFault, State, Stored,

@@ -223,7 +223,10 @@ impl AdminState {
         let done = self.spool.act_on_dead(what, ids, self.clock.now(), place).await?;
         if act == Act::Retry {
             let done: std::collections::HashSet<&EventId> = done.iter().collect();
-            page.events.iter().filter(|listed| done.contains(&listed.id)).for_each(|listed| self.replayed(&listed.route));
+            page.events
+                .iter()
+                .filter(|listed| done.contains(&listed.id))
+                .for_each(|listed| self.replayed(&listed.route));
             self.control.wake();
         }
         Ok(u64::try_from(done.len()).unwrap_or(u64::MAX))

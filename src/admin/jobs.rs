@@ -319,7 +319,12 @@ pub async fn run_jobs(state: Arc<AdminState>, stopped: impl Future<Output = ()> 
             let known = texts.iter().filter_map(|text| serde_json::from_str::<Job>(text).ok());
             for job in known {
                 if job.state == Standing::Running {
-                    tracing::info!(job = job.id, act = job.act.as_str(), done = job.done, "a job on dead letters goes on");
+                    tracing::info!(
+                        job = job.id,
+                        act = job.act.as_str(),
+                        done = job.done,
+                        "a job on dead letters goes on"
+                    );
                 }
                 state.jobs.put(job);
             }

@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::admin::{Admin, encoded, wait};
-use super::many::{ActOnMany, FollowJob};
 use super::dead::dead_filter;
+use super::many::{ActOnMany, FollowJob};
 use super::output::{Confirmed, bar, confirmed, put_json, put_line, put_table, say, short_moment, text};
 use super::{Context, Exit, Failure, Outcome};
 
@@ -129,7 +129,9 @@ async fn until_ended(admin: &Admin, path: &str, mut job: Value, bar: &ProgressBa
             Ok(now) => (job, heard) = (now, Instant::now()),
             Err(failure) if failure.exit == Exit::Unreachable && heard.elapsed() < PATIENCE => {}
             Err(failure) => {
-                say("what was done stays done, and the job goes on with the gateway; the same command follows it again");
+                say(
+                    "what was done stays done, and the job goes on with the gateway; the same command follows it again",
+                );
                 return Err(failure);
             }
         }
@@ -145,7 +147,9 @@ fn conclude(job: &Value) -> Outcome {
     };
     match text(job, "state").as_str() {
         "done" => put_line(&done(job)).map(|()| Exit::Ok),
-        "failed" => Err(Failure::failed(format!("{}, then the spool did not go on: {}{how}", done(job), text(job, "error")))),
+        "failed" => {
+            Err(Failure::failed(format!("{}, then the spool did not go on: {}{how}", done(job), text(job, "error"))))
+        }
         _ => Err(Failure::failed(format!("interrupted: {}{how}", done(job)))),
     }
 }

@@ -9,9 +9,9 @@ use serde_json::{Value, json};
 
 use super::admin::{Admin, encoded, query, wait};
 use super::args::{Dlq, DlqList, DlqWhat, Pick, Replay, Source};
-use super::many::ActOnMany;
 use super::bulk::{self, Act, FEW};
 use super::events::{collect, fields, put_field, put_request};
+use super::many::ActOnMany;
 use super::output::{bar, put, put_json, put_table, say, short_moment, text};
 use super::status::{open, spool_failure};
 use super::{Context, Exit, Failure, Outcome};

@@ -1,5 +1,5 @@
-//! Whether an event still fits: the spool's own cap, the dead letters' share of it, and the file system's free space. Pages that the database has and
-//! does not use count as free, so that a full spool recovers by being drained.
+//! Whether an event still fits: the spool's own cap, the dead letters' share of it, and the file system's free space.
+//! Pages that the database has and does not use count as free, so that a full spool recovers by being drained.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};

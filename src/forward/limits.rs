@@ -401,7 +401,11 @@ mod tests {
             let (lane, order) = (lane.clone(), order.clone());
             tokio::spawn(async move {
                 let by = Instant::now() + Duration::from_secs(60);
-                let slot = if from_disk { lane.slot_from_disk(event(number)).await } else { lane.slot(event(number), by).await };
+                let slot = if from_disk {
+                    lane.slot_from_disk(event(number)).await
+                } else {
+                    lane.slot(event(number), by).await
+                };
                 order.lock().expect("unpoisoned").push(number);
                 tokio::time::sleep(Duration::from_millis(10)).await;
                 drop(slot);

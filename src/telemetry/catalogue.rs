@@ -111,7 +111,11 @@ pub const CATALOGUE: &[Spec] = &[
     counter("spool_errors_total", &["op"], "Operations on the spool that failed, and damage that was found."),
     counter("deliveries_total", &["route"], "Events from the spool that the application accepted."),
     counter("dead_letters_total", &["route", "reason"], "Events that became dead letters."),
-    counter("dead_letter_copies_lost_total", &["route"], "Rejected events of which no copy was kept: no room, or no disk."),
+    counter(
+        "dead_letter_copies_lost_total",
+        &["route"],
+        "Rejected events of which no copy was kept: no room, or no disk.",
+    ),
     histogram("delivery_latency_seconds", LATENCY_SECONDS, &["route"], "Receipt to acceptance of spooled events."),
     counter("replays_total", &["route"], "Events sent again because an operator asked."),
     gauge("connections", &[], "Open connections of senders."),

@@ -27,6 +27,7 @@ mod modes;
 mod order;
 mod outage;
 mod passthrough;
+mod quotas;
 mod refusals;
 mod relay;
 mod replay;

@@ -73,7 +73,8 @@ fn assert_order(seen: &[Seen], diary: &HashMap<(String, usize), Acked>) {
     for value in values {
         let order = accepted(seen, value);
         let place = |n: usize| order.iter().position(|m| *m == n).unwrap_or_else(|| panic!("{value} {n} was lost"));
-        let of: Vec<(usize, &Acked)> = diary.iter().filter(|((v, _), _)| v == value).map(|((_, n), a)| (*n, a)).collect();
+        let of: Vec<(usize, &Acked)> =
+            diary.iter().filter(|((v, _), _)| v == value).map(|((_, n), a)| (*n, a)).collect();
         for (earlier, one) in &of {
             for (later, other) in of.iter().filter(|(_, other)| one.acked < other.first_sent) {
                 compared += 1;
@@ -111,7 +112,8 @@ fn events_of_many_values_keep_their_order_through_kills_outages_and_every_mood_o
     const VALUES: usize = 40;
     const EVENTS: usize = 300;
     let kills = crashes();
-    let lines = [ORDERED, "ack.budget = '2s'", "ack.reserve = '1s'", "app.attempt_timeout = '2s'", "app.max_in_flight = 8"];
+    let lines =
+        [ORDERED, "ack.budget = '2s'", "ack.reserve = '1s'", "app.attempt_timeout = '2s'", "app.max_in_flight = 8"];
     let mut world = world_with(&lines);
     let mut dice = chance();
     let upset = Arc::new(AtomicBool::new(true));
@@ -287,8 +289,10 @@ fn who_runs_out_of_time_behind_another_comes_to_disk_behind_him() {
 
 #[test]
 fn one_poison_event_does_not_make_the_application_count_as_down() {
-    let lines = ["delivery.retries = { first = '20ms', factor = 1.0, max = '20ms', jitter = false, attempts = 100000 }",
-        "delivery.breaker = { failures = 5, probe_every = '5s' }"];
+    let lines = [
+        "delivery.retries = { first = '20ms', factor = 1.0, max = '20ms', jitter = false, attempts = 100000 }",
+        "delivery.breaker = { failures = 5, probe_every = '5s' }",
+    ];
     for poison in [answer(500), Act::HangUp] {
         let world = world_with(&lines);
         world.app.decide(move |seen| if name_of(&seen.body).0 == "poison" { poison.clone() } else { accept() });
@@ -304,8 +308,11 @@ fn one_poison_event_does_not_make_the_application_count_as_down() {
 #[test]
 fn poison_events_in_number_delay_the_others_by_a_few_probes_at_most() {
     let probe_every = Duration::from_secs(1);
-    let lines = ["delivery.retries = { first = '100ms', factor = 1.0, max = '100ms', jitter = false, attempts = 100000 }",
-        "delivery.breaker = { failures = 5, probe_every = '1s' }", "app.max_in_flight = 4"];
+    let lines = [
+        "delivery.retries = { first = '100ms', factor = 1.0, max = '100ms', jitter = false, attempts = 100000 }",
+        "delivery.breaker = { failures = 5, probe_every = '1s' }",
+        "app.max_in_flight = 4",
+    ];
     let world = world_with(&lines);
     world.app.decide(|seen| match name_of(&seen.body) {
         (value, n) if value == "poison" && n % 2 == 0 => answer(500),
@@ -382,7 +389,8 @@ fn no_second_sees_more_attempts_than_the_rate_and_neither_side_starves() {
 
 #[test]
 fn while_the_application_is_down_one_probe_at_a_time_asks_and_costs_no_event_an_attempt() {
-    let lines = ["delivery.retries = ['50ms', '50ms', '50ms']", "delivery.breaker = { failures = 4, probe_every = '300ms' }"];
+    let lines =
+        ["delivery.retries = ['50ms', '50ms', '50ms']", "delivery.breaker = { failures = 4, probe_every = '300ms' }"];
     let world = world_with(&lines);
     let takes = Duration::from_millis(500);
     world.app.always(answer(500).after(takes));
@@ -406,7 +414,8 @@ fn while_the_application_is_down_one_probe_at_a_time_asks_and_costs_no_event_an_
 
 #[test]
 fn probes_of_which_nothing_is_known_cost_no_attempt_and_are_flagged() {
-    let lines = ["delivery.retries = ['50ms', '50ms', '50ms']", "delivery.breaker = { failures = 2, probe_every = '100ms' }"];
+    let lines =
+        ["delivery.retries = ['50ms', '50ms', '50ms']", "delivery.breaker = { failures = 2, probe_every = '100ms' }"];
     let world = world_with(&lines);
     world.app.always(Act::HangUp);
     at_once(0..3, |n| assert_spooled(&world.send(&request("a", n))));

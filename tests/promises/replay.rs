@@ -194,7 +194,8 @@ fn an_export_that_is_interrupted_ends_with_a_whole_line_and_goes_on() {
     let first = end(child);
     let mut all = ids(&first);
     if first.code == Some(1) {
-        let from = first.stderr.split("--from ").nth(1).and_then(|rest| rest.split_whitespace().next()).unwrap().to_owned();
+        let from =
+            first.stderr.split("--from ").nth(1).and_then(|rest| rest.split_whitespace().next()).unwrap().to_owned();
         let rest = ids(&world.gateway.ask(&["dlq", "export", "--from", &from]));
         assert!(all.is_disjoint(&rest));
         all.extend(rest);

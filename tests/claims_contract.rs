@@ -143,7 +143,8 @@ impl Drop for Replica {
 fn embedded() -> (Embedded, Arc<Metrics>, TempDir) {
     let dir = tempfile::tempdir().unwrap();
     let metrics = metrics();
-    let settings = DiskSettings { path: dir.path().to_owned(), max_bytes: 1 << 20, min_free_bytes: 0 };
+    let settings =
+        DiskSettings { path: dir.path().to_owned(), max_bytes: 1 << 20, max_dead_bytes: u64::MAX, min_free_bytes: 0 };
     let opened = Disk::open(settings, START, metrics.clone()).unwrap();
     (Embedded::new(opened.disk), metrics, dir)
 }
@@ -357,7 +358,12 @@ async fn the_contract_holds_without_redis_where_the_embedded_table_takes_over() 
 async fn marks_and_doubts_of_the_embedded_store_survive_a_restart() {
     let dir = tempfile::tempdir().unwrap();
     let open = || {
-        let settings = DiskSettings { path: dir.path().to_owned(), max_bytes: 1 << 20, min_free_bytes: 0 };
+        let settings = DiskSettings {
+            path: dir.path().to_owned(),
+            max_bytes: 1 << 20,
+            max_dead_bytes: u64::MAX,
+            min_free_bytes: 0,
+        };
         Disk::open(settings, START, metrics()).unwrap().disk
     };
     let disk = open();

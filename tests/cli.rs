@@ -418,7 +418,7 @@ impl Gateway {
     fn start(path: PathBuf) -> Self {
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let metrics = Arc::new(Metrics::new(&[RouteLabels { name: "veedeo".into(), secrets: 1 }]).unwrap());
-        let settings = DiskSettings { path, max_bytes: 1 << 20, min_free_bytes: 1 };
+        let settings = DiskSettings { path, max_bytes: 1 << 20, max_dead_bytes: u64::MAX, min_free_bytes: 1 };
         let disk = Disk::open(settings, Timestamp::from_seconds(NOW), metrics.clone()).unwrap().disk;
         let clock = runtime.block_on(async { Clock::anchored_at(Timestamp::from_seconds(NOW)) });
         let spool = Spool::new(disk.clone());
@@ -436,10 +436,13 @@ impl Gateway {
             token: Some(Secret::new(TOKEN.into())),
             address: admin,
             explaining: Arc::new(tokio::sync::Semaphore::new(1)),
+            jobs: hookgate::admin::Jobs::default(),
         };
+        let state = Arc::new(state);
+        runtime.spawn(hookgate::admin::run_jobs(state.clone(), std::future::pending()));
         let readiness = http::Readiness::default();
         let pages = http::router(metrics, readiness.clone());
-        let router = hookgate::admin::router(Arc::new(state));
+        let router = hookgate::admin::router(state);
         runtime.spawn(hookgate::admin::serve(admin_listener, router, std::future::pending()));
         runtime.spawn(http::serve(telemetry_listener, pages, std::future::pending()));
         Self { admin, telemetry, readiness, spool, runtime }

@@ -30,7 +30,7 @@ struct World {
 }
 
 fn settings(path: &Path) -> DiskSettings {
-    DiskSettings { path: path.to_owned(), max_bytes: 64 << 20, min_free_bytes: 0 }
+    DiskSettings { path: path.to_owned(), max_bytes: 64 << 20, max_dead_bytes: u64::MAX, min_free_bytes: 0 }
 }
 
 fn try_world(settings: DiskSettings, now: Timestamp) -> Result<World, DiskFault> {

@@ -122,7 +122,8 @@ fn event(number: u32, order: Option<u8>) -> Event {
 
 fn open(path: &Path, now: Timestamp) -> Disk {
     for _ in 0..500 {
-        let settings = DiskSettings { path: path.to_owned(), max_bytes: 1 << 30, min_free_bytes: 0 };
+        let settings =
+            DiskSettings { path: path.to_owned(), max_bytes: 1 << 30, max_dead_bytes: u64::MAX, min_free_bytes: 0 };
         match Disk::open(settings, now, Arc::new(Metrics::new(&[]).unwrap())) {
             Ok(opened) => return opened.disk,
             // The thread of the run before has not ended yet.

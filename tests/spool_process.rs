@@ -32,7 +32,8 @@ const START: Timestamp = Timestamp::from_seconds(1_760_000_000);
 
 fn open(path: &Path) -> (Spool, Disk, Arc<Metrics>, PreviousStop) {
     let metrics = Arc::new(Metrics::new(&[]).unwrap());
-    let settings = DiskSettings { path: path.to_owned(), max_bytes: 1 << 30, min_free_bytes: 0 };
+    let settings =
+        DiskSettings { path: path.to_owned(), max_bytes: 1 << 30, max_dead_bytes: u64::MAX, min_free_bytes: 0 };
     let opened = Disk::open(settings, START, metrics.clone()).unwrap();
     (Spool::new(opened.disk.clone()), opened.disk, metrics, opened.previous)
 }

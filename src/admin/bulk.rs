@@ -1,28 +1,36 @@
-//! Many dead letters at once: made due again, or dropped. At most a thousand a call and a few hundred a second, so that
-//! neither the disk nor the application is overrun; the answer says where the next call goes on, so that whoever
-//! called can stop and resume anywhere.
+//! Many dead letters at once: made due again, or dropped. A page is one transaction. Either as a job, which the gateway
+//! does by itself (`"job": true`), or call by call: at most a thousand events a call, and the answer says where the
+//! next call goes on. Not faster than asked for, so that neither the disk nor the application is overrun.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
 use axum::extract::rejection::JsonRejection;
-use axum::http::StatusCode;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::time::Instant;
 
 use super::AdminState;
+use super::jobs::{Job, Order, span};
 use super::problem::Problem;
 use super::query::{DeadFilter, LARGEST_PAGE, event_id};
-use crate::spool::{self, Filter, Found, Listed};
+use crate::domain::event::EventId;
+use crate::spool::{self, DeadAct, Filter, Listed, Place, SpoolFault};
 
-/// Events of one page: what is looked up at once.
-const PAGE: usize = 100;
+/// Most events of one page: some ten milliseconds of the disk's work.
+const PAGE: usize = 500;
 
-/// Events a second when nobody says how many. A lane starts as many attempts as `app.max_in_flight` allows, whatever
-/// comes in; this is what the disk is asked to commit.
+/// Most bytes of the bodies of one page: to delete them their pages must be looked at.
+const PAGE_BYTES: u64 = 8 * 1024 * 1024;
+
+/// Pages a second at a given rate, so that what is retried comes as a stream and not in gushes.
+const PAGES_A_SECOND: usize = 4;
+
+/// Dead letters that are retried a second when nobody says how many. A lane starts as many attempts as
+/// `app.max_in_flight` allows, whatever comes in. Dropping concerns nobody but the disk: as fast as it can.
 const USUAL_RATE: u32 = 500;
 
 /// What is asked for.
@@ -34,6 +42,8 @@ pub(super) struct Asked {
     dry_run: bool,
     /// How many events the filter must mean when the first call comes; else nothing is done.
     expected_count: Option<u64>,
+    /// Whether the gateway is to work through all of them by itself.
+    job: bool,
     /// Most events of this call.
     limit: Option<usize>,
     /// Most events a second.
@@ -55,25 +65,43 @@ pub(super) struct Done {
     next: Option<String>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Act {
+/// What is done with dead letters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Act {
     Retry,
     Drop,
+}
+
+impl Act {
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Retry => "retry",
+            Self::Drop => "drop",
+        }
+    }
+
+    const fn usual_rate(self) -> Option<u32> {
+        match self {
+            Self::Retry => Some(USUAL_RATE),
+            Self::Drop => None,
+        }
+    }
 }
 
 /// `POST /api/dead-letters/retry`.
 pub(super) async fn retry(
     State(state): State<Arc<AdminState>>,
     asked: Result<Json<Asked>, JsonRejection>,
-) -> Result<Json<Done>, Problem> {
-    state.act_on_many(Act::Retry, &body(asked)?).await.map(Json)
+) -> Result<Response, Problem> {
+    state.act_on_many(Act::Retry, &body(asked)?).await
 }
 
 /// `POST /api/dead-letters/drop`.
 pub(super) async fn drop_them(
     State(state): State<Arc<AdminState>>,
     asked: Result<Json<Asked>, JsonRejection>,
-) -> Result<Json<Done>, Problem> {
+) -> Result<Response, Problem> {
     let asked = body(asked)?;
     let first = asked.cursor.is_none() && !asked.dry_run;
     if first && asked.filter.ids.is_empty() && asked.expected_count.is_none() {
@@ -81,16 +109,38 @@ pub(super) async fn drop_them(
             "dropping destroys events: give their `ids`, or the `expected_count` that a `dry_run` answered",
         ));
     }
-    state.act_on_many(Act::Drop, &asked).await.map(Json)
+    state.act_on_many(Act::Drop, &asked).await
 }
 
 fn body(asked: Result<Json<Asked>, JsonRejection>) -> Result<Asked, Problem> {
     asked.map(|Json(asked)| asked).map_err(|rejection| Problem::new(rejection.status(), rejection.body_text()))
 }
 
+/// Events of a page at this rate.
+pub(super) fn page_size(rate: Option<u32>) -> usize {
+    let share = rate.map_or(PAGE, |rate| usize::try_from(rate).unwrap_or(PAGE) / PAGES_A_SECOND);
+    share.clamp(1, PAGE)
+}
+
+/// Dead letters that are acted on together.
+pub(super) struct Page {
+    pub(super) events: Vec<Listed>,
+    /// Whether nothing is behind them.
+    pub(super) is_last: bool,
+}
+
 impl AdminState {
-    async fn act_on_many(&self, act: Act, asked: &Asked) -> Result<Done, Problem> {
-        let mut filter = asked.filter.read(self.clock.now(), PAGE)?;
+    async fn act_on_many(&self, act: Act, asked: &Asked) -> Result<Response, Problem> {
+        let now = self.clock.now();
+        let mut meant = asked.filter.at(now)?;
+        if asked.job && !asked.dry_run {
+            self.jobs.recalled().await;
+            if let Some(job) = self.jobs.same(act, &asked.filter) {
+                return Ok(accepted(&job));
+            }
+            meant.until.get_or_insert_with(|| now.plus(std::time::Duration::from_millis(1)).to_string());
+        }
+        let mut filter = meant.read(now, PAGE)?;
         if act == Act::Retry && filter.state == Some(spool::State::Damaged) {
             return Err(Problem::bad("damaged records cannot be delivered: they are not what the sender sent"));
         }
@@ -101,71 +151,90 @@ impl AdminState {
             return Err(Problem::new(StatusCode::CONFLICT, detail).with("count", json!(matched)));
         }
         if asked.dry_run {
-            return Ok(Done { dry_run: true, matched, events: 0, next: None });
+            return Ok(Json(Done { dry_run: true, matched, events: 0, next: None }).into_response());
+        }
+        let rate = asked.rate.or(act.usual_rate()).map(|rate| rate.max(1));
+        if asked.job {
+            let (filter, cursor) = (asked.filter.clone(), asked.cursor.clone());
+            return self.begin_job(Order { act, filter, meant, matched, rate, cursor }).await.map(|job| accepted(&job));
         }
         let limit = asked.limit.unwrap_or(LARGEST_PAGE).clamp(1, LARGEST_PAGE);
-        let rate = asked.rate.unwrap_or(USUAL_RATE).max(1);
-        self.act_in_pages(act, filter, limit, rate, matched).await
+        self.act_in_pages(act, filter, limit, rate, matched).await.map(|done| Json(done).into_response())
     }
 
-    /// Page by page, not faster than `rate`. Dropped half-way, the events so far are done and the others untouched.
+    /// Page by page, not faster than `rate`. Dropped half-way, the pages so far are done and the others untouched.
     async fn act_in_pages(
         &self,
         act: Act,
         mut filter: Filter,
         limit: usize,
-        rate: u32,
+        rate: Option<u32>,
         matched: u64,
     ) -> Result<Done, Problem> {
         let began = Instant::now();
         let (mut seen, mut done) = (0_usize, 0_u64);
-        let mut next = None;
+        let mut next: Option<EventId> = None;
         while seen < limit {
-            filter.limit = PAGE.min(limit.saturating_sub(seen));
-            let found = self.spool.list(filter.clone()).await?;
-            for listed in &found {
-                done += self.act_on(act, listed).await?;
-            }
-            seen = seen.saturating_add(found.len());
-            let full = found.len() >= filter.limit;
-            next = found.last().filter(|_| full).map(|last| last.id);
+            filter.limit = page_size(rate).min(limit.saturating_sub(seen));
+            let page = self.dead_page(filter.clone()).await?;
+            done += self.act_on_page(act, &page, |_| None).await?;
+            seen = seen.saturating_add(page.events.len());
+            next = page.events.last().filter(|_| !page.is_last).map(|last| last.id);
             filter.after = next;
             if next.is_none() {
                 break;
             }
-            let due = Duration::from_secs_f64(f64::from(u32::try_from(seen).unwrap_or(u32::MAX)) / f64::from(rate));
-            tokio::time::sleep_until(began + due).await;
-            if act == Act::Retry {
-                self.control.wake();
+            if let Some(rate) = rate {
+                tokio::time::sleep_until(began + span(u64::try_from(seen).unwrap_or(u64::MAX), rate)).await;
             }
         }
-        self.note(act, done);
+        tracing::info!(events = done, act = act.as_str(), "an operator acted on dead letters");
         Ok(Done { dry_run: false, matched, events: done, next: next.map(|id| id.to_string()) })
     }
 
-    /// How many events this changed: one, or none if it is no dead letter any more.
-    async fn act_on(&self, act: Act, listed: &Listed) -> Result<u64, Problem> {
-        let found = match act {
-            Act::Retry => self.spool.revive(listed.id, self.clock.now()).await?,
-            Act::Drop => self.spool.remove(listed.id).await?,
-        };
-        Ok(match (found, act) {
-            (Found::Yes, Act::Retry) => {
-                self.replayed(&listed.route);
-                1
-            }
-            (Found::Yes, Act::Drop) => 1,
-            (Found::No, Act::Retry | Act::Drop) => 0,
-        })
+    /// The next page of what `filter` means.
+    pub(super) async fn dead_page(&self, filter: Filter) -> Result<Page, SpoolFault> {
+        let limit = filter.limit;
+        let mut events = self.spool.page(filter).await?;
+        let found = events.len();
+        let mut bytes = 0_u64;
+        let fit = events.iter().take_while(|listed| {
+            let fits = bytes < PAGE_BYTES;
+            bytes = bytes.saturating_add(listed.body_bytes);
+            fits
+        });
+        let fit = fit.count();
+        events.truncate(fit);
+        Ok(Page { is_last: found < limit && fit == found, events })
     }
 
-    fn note(&self, act: Act, events: u64) {
-        match act {
-            Act::Retry => {
-                self.control.wake();
-                tracing::info!(events, "an operator retries dead letters");
-            }
-            Act::Drop => tracing::info!(events, "an operator dropped dead letters"),
+    /// Does it to a page in one transaction; says to how many. The others are no dead letters any more.
+    pub(super) async fn act_on_page(
+        &self,
+        act: Act,
+        page: &Page,
+        place: impl FnOnce(u64) -> Option<Place> + Send + 'static,
+    ) -> Result<u64, SpoolFault> {
+        let ids = page.events.iter().map(|listed| listed.id).collect();
+        let what = match act {
+            Act::Retry => DeadAct::Revive,
+            Act::Drop => DeadAct::Remove,
+        };
+        let done = self.spool.act_on_dead(what, ids, self.clock.now(), place).await?;
+        if act == Act::Retry {
+            let done: std::collections::HashSet<&EventId> = done.iter().collect();
+            page.events
+                .iter()
+                .filter(|listed| done.contains(&listed.id))
+                .for_each(|listed| self.replayed(&listed.route));
+            self.control.wake();
         }
+        Ok(u64::try_from(done.len()).unwrap_or(u64::MAX))
     }
+}
+
+/// A job that runs, and where it can be looked at.
+fn accepted(job: &Job) -> Response {
+    let place = [(header::LOCATION, format!("/api/jobs/{}", job.id))];
+    (StatusCode::ACCEPTED, place, Json(job.clone())).into_response()
 }

@@ -71,6 +71,7 @@ pub(super) struct ExportAsked {
     reason: Option<String>,
     since: Option<String>,
     until: Option<String>,
+    cursor: Option<String>,
     signatures: SignaturesAsked,
 }
 
@@ -89,12 +90,12 @@ pub(super) async fn export(
     State(state): State<Arc<AdminState>>,
     Query(asked): Query<ExportAsked>,
 ) -> Result<Response, Problem> {
-    let ExportAsked { route, reason, since, until, signatures } = asked;
+    let ExportAsked { route, reason, since, until, cursor, signatures } = asked;
     let signatures = match signatures {
         SignaturesAsked::Hidden => Signatures::Hidden,
         SignaturesAsked::Kept => Signatures::Kept,
     };
-    let filter = Asked { route, reason, since, until, ..Asked::default() }.filter(&state, EXPORT_PAGE)?;
+    let filter = Asked { route, reason, since, until, cursor, ..Asked::default() }.filter(&state, EXPORT_PAGE)?;
     let (lines, taken) = mpsc::channel(EXPORT_AHEAD);
     // Ends by itself: with the last event, with the first fault, or when nobody takes the lines any more.
     tokio::spawn(async move {
@@ -118,7 +119,7 @@ async fn write_all(
     lines: &mpsc::Sender<Line>,
 ) -> Result<(), SpoolFault> {
     loop {
-        let found = state.spool.list(filter.clone()).await?;
+        let found = state.spool.page(filter.clone()).await?;
         for listed in &found {
             let Some(stored) = state.spool.load(listed.id).await? else { continue };
             let Ok(text) = exported(state, listed, &stored, signatures) else { continue };

@@ -9,6 +9,7 @@
 //! | `GET /api/events/{id}/explain` | why a request was refused that is still in memory; `last`: the newest |
 //! | `POST /api/events/{id}/replay` | a dead letter made due again |
 //! | `GET /api/dead-letters[/export]`, `POST /api/dead-letters/retry\|drop` | dead letters |
+//! | `GET /api/jobs[/{id}]`, `DELETE /api/jobs/{id}` | what works through many dead letters |
 //! | `GET\|DELETE /api/dedup/{route}/{key}` | what the dedup store remembers |
 //! | `GET /api/config`, `POST /-/reload`, `PUT /api/log-level` | the configuration in operation |
 //!
@@ -21,6 +22,7 @@ mod dedup;
 mod events;
 mod explain;
 mod guard;
+mod jobs;
 mod operate;
 mod problem;
 pub mod query;
@@ -43,6 +45,7 @@ use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
+pub use self::jobs::{Jobs, run_jobs};
 use crate::claims::store::ClaimStore;
 use crate::clock::Clock;
 use crate::domain::explain::Explanation;
@@ -81,6 +84,8 @@ pub struct AdminState {
     pub address: SocketAddr,
     /// Who explains a refusal: one at a time, it is work.
     pub explaining: Arc<Semaphore>,
+    /// What works through many dead letters; [`run_jobs`] runs them.
+    pub jobs: Jobs,
 }
 
 /// What the admin listener asks of the roof, which alone knows the configuration.
@@ -158,6 +163,8 @@ pub fn router(state: Arc<AdminState>) -> Router {
         .route("/api/dead-letters/export", get(dead::export))
         .route("/api/dead-letters/retry", post(bulk::retry))
         .route("/api/dead-letters/drop", post(bulk::drop_them))
+        .route("/api/jobs", get(jobs::list))
+        .route("/api/jobs/{id}", get(jobs::show).delete(jobs::stop))
         .route("/api/dedup/{route}/{key}", get(dedup::check).delete(dedup::forget))
         .route("/api/config", get(operate::config))
         .route("/api/log-level", put(operate::log_level))

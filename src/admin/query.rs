@@ -45,6 +45,14 @@ pub struct DeadFilter {
 pub struct FilterFault(pub String);
 
 impl DeadFilter {
+    /// The same with moments in place of ages, so that it means the same later on.
+    pub fn at(&self, now: Timestamp) -> Result<Self, FilterFault> {
+        let fixed = |text: &Option<String>| {
+            text.as_deref().map(|text| moment(text, now).map(|moment| moment.to_string())).transpose()
+        };
+        Ok(Self { since: fixed(&self.since)?, until: fixed(&self.until)?, ..self.clone() })
+    }
+
     /// The spool's filter for the dead letters that are meant, a page of `limit` at a time.
     pub fn read(&self, now: Timestamp, limit: usize) -> Result<Filter, FilterFault> {
         let ids: Result<Vec<EventId>, _> = self.ids.iter().map(|id| event_id(id)).collect();

@@ -95,7 +95,7 @@ fn world(token: Option<&str>) -> World {
     let labels = ["veedeo", "github"].map(|name| RouteLabels { name: name.into(), secrets: 1 });
     let metrics = Arc::new(Metrics::new(&labels).unwrap());
     let path = folder.path().join("spool");
-    let settings = DiskSettings { path, max_bytes: 1 << 30, min_free_bytes: 1 };
+    let settings = DiskSettings { path, max_bytes: 1 << 30, max_dead_bytes: u64::MAX, min_free_bytes: 1 };
     let disk = Disk::open(settings, NOW, metrics.clone()).unwrap().disk;
     let claims: Arc<dyn ClaimStore> = Arc::new(Embedded::new(disk.clone()));
     let (spool, recent, roof) = (Spool::new(disk), Recent::default(), Arc::new(Roof::default()));
@@ -111,8 +111,11 @@ fn world(token: Option<&str>) -> World {
         token: token.map(|token| Secret::new(token.into())),
         address: "127.0.0.1:9465".parse::<SocketAddr>().unwrap(),
         explaining: explaining.clone(),
+        jobs: super::Jobs::default(),
     };
-    World { explaining, router: router(Arc::new(state)), spool, claims, recent, roof, metrics, _folder: folder }
+    let state = Arc::new(state);
+    tokio::spawn(super::run_jobs(state.clone(), std::future::pending()));
+    World { explaining, router: router(state), spool, claims, recent, roof, metrics, _folder: folder }
 }
 
 fn event(number: u8, route: &str) -> Event {

@@ -27,7 +27,7 @@ use self::control::Core;
 use self::handover::Successor;
 use self::listeners::{Handles, Listeners};
 use self::signals::Signals;
-use crate::admin::AdminState;
+use crate::admin::{AdminState, Jobs};
 use crate::config::{self, Config, ConfigFaults, Environment, Layers, NoteLevel, Program, ShowFormat, ShowOrigins};
 use crate::disk::DiskFault;
 use crate::domain::time::Timestamp;
@@ -293,8 +293,11 @@ impl Running {
             address: self.addresses.admin,
             control: core,
             explaining: Arc::new(tokio::sync::Semaphore::new(1)),
+            jobs: Jobs::default(),
         };
-        let router = crate::admin::router(Arc::new(state));
+        let state = Arc::new(state);
+        self.aside(crate::admin::run_jobs(state.clone(), self.side_stopped()));
+        let router = crate::admin::router(state);
         let stopped = self.side_stopped();
         self.aside(async move {
             if let Err(error) = crate::admin::serve(listener, router, stopped).await {

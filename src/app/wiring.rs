@@ -79,6 +79,7 @@ fn open_disk(config: &Config, clock: Clock, metrics: &Arc<Metrics>) -> Result<(D
     let settings = DiskSettings {
         path: config.spool.path.clone(),
         max_bytes: config.spool.max_bytes,
+        max_dead_bytes: config.spool.max_dead_bytes,
         min_free_bytes: config.spool.min_free_bytes,
     };
     let opened = Disk::open(settings, clock.now(), metrics.clone())?;
@@ -133,6 +134,7 @@ pub(super) fn announce(config: &Config, metrics: &Metrics, clock: Clock) {
         metrics.secrets_loaded_timestamp_seconds.with_label_values(&[&*route.name]).set(now);
     }
     metrics.spool_capacity_bytes.set(i64::try_from(config.spool.max_bytes).unwrap_or(i64::MAX));
+    metrics.spool_dead_capacity_bytes.set(i64::try_from(config.spool.max_dead_bytes).unwrap_or(i64::MAX));
     metrics.config_last_reload_successful.set(1);
     metrics.config_last_reload_timestamp_seconds.set(now);
 }

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
+use super::many::{ActOnMany, FollowJob};
+
 /// A gateway in front of any app that receives webhooks: it checks the signature on the raw body, refuses stale and
 /// duplicate events, always answers the sender in time, and keeps events on disk while the app is down.
 #[derive(Debug, Parser)]
@@ -367,15 +369,22 @@ pub(super) enum DlqWhat {
     Retry(ActOnMany),
     /// Destroy dead letters
     Drop(ActOnMany),
+    /// How far the gateway is with what `retry` or `drop` began; without an id: all such jobs
+    Job(FollowJob),
     /// Print dead letters with their requests and bodies, one JSON object a line
     ///
     /// For sending them from elsewhere: of a running gateway the requests' signatures are printed as they came, and only
     /// here; everything else that lists or shows an event replaces them by "(redacted)". Tokens and passwords are
     /// secrets and are printed nowhere. With --spool the signatures are replaced too, and of routes that no
     /// configuration knows all headers but the usual ones.
+    ///
+    /// An export that is interrupted ends behind a whole line and says how it goes on: --from.
     Export {
         #[command(flatten)]
         pick: Pick,
+        /// Go on behind this event: what an interrupted export said
+        #[arg(long, value_name = "ID")]
+        from: Option<String>,
         #[command(flatten)]
         source: Source,
     },
@@ -396,33 +405,6 @@ pub(super) struct DlqList {
     pub(super) json: bool,
     #[command(flatten)]
     pub(super) source: Source,
-}
-
-/// An act on the dead letters that are named, or that the filter means.
-#[derive(Clone, Debug, Args)]
-pub(super) struct ActOnMany {
-    /// Only these events
-    #[arg(value_name = "ID")]
-    pub(super) ids: Vec<String>,
-    #[command(flatten)]
-    pub(super) pick: Pick,
-    /// All dead letters, where nothing else says which
-    #[arg(long)]
-    pub(super) all: bool,
-    /// Count and do nothing
-    #[arg(long)]
-    pub(super) dry_run: bool,
-    /// Do not ask
-    #[arg(long, short = 'y')]
-    pub(super) yes: bool,
-    /// Most events a second
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    pub(super) rate: Option<u32>,
-    /// Go on behind this event: what an interrupted call said
-    #[arg(long, value_name = "ID")]
-    pub(super) from: Option<String>,
-    #[command(flatten)]
-    pub(super) door: Door,
 }
 
 #[derive(Debug, Args)]

@@ -8,10 +8,11 @@ use http_body_util::BodyExt;
 use serde_json::{Value, json};
 
 use super::admin::{Admin, encoded, query, wait};
-use super::args::{ActOnMany, Dlq, DlqList, DlqWhat, Pick, Replay, Source};
-use super::bulk::{self, Act};
+use super::args::{Dlq, DlqList, DlqWhat, Pick, Replay, Source};
+use super::bulk::{self, Act, FEW};
 use super::events::{collect, fields, put_field, put_request};
-use super::output::{put, put_json, put_table, say, short_moment, text};
+use super::many::ActOnMany;
+use super::output::{bar, put, put_json, put_table, say, short_moment, text};
 use super::status::{open, spool_failure};
 use super::{Context, Exit, Failure, Outcome};
 use crate::admin::query::{DAMAGED, DeadFilter, FilterFault, event_id};
@@ -30,7 +31,8 @@ pub(super) fn dlq(context: &Context, asked: Dlq) -> Outcome {
         DlqWhat::Show { id, json, source } => show(context, &source, &id, json),
         DlqWhat::Retry(asked) => bulk::act(context, Act::Retry, &asked),
         DlqWhat::Drop(asked) => bulk::act(context, Act::Drop, &asked),
-        DlqWhat::Export { pick, source } => export(context, &pick, &source),
+        DlqWhat::Job(asked) => bulk::job(context, &asked),
+        DlqWhat::Export { pick, from, source } => export(context, &pick, from.as_deref(), &source),
     }
 }
 
@@ -130,15 +132,17 @@ async fn of_gateway(admin: &Admin, id: EventId) -> Result<Value, Failure> {
     }))
 }
 
-fn export(context: &Context, pick: &Pick, source: &Source) -> Outcome {
+fn export(context: &Context, pick: &Pick, from: Option<&str>, source: &Source) -> Outcome {
     let Some(path) = &source.spool else {
         let admin = Admin::of(context, &source.door)?;
-        return wait(export_of_gateway(&admin, pick));
+        return wait(export_of_gateway(&admin, pick, from));
     };
+    let mut meant = filter(context, pick)?;
+    meant.after = from.map(event_id).transpose().map_err(|fault| usage(&fault))?;
     let reader = open(path)?;
     let mut exit = Exit::Ok;
     let schemes = context.schemes();
-    each(&reader, filter(context, pick)?, usize::MAX, |listed| match reader.load(listed.id) {
+    each(&reader, meant, usize::MAX, |listed| match reader.load(listed.id) {
         Ok(Some(stored)) => put_json(&exported(&schemes, listed, &stored)),
         Ok(None) => Ok(()),
         Err(fault) => {
@@ -150,18 +154,68 @@ fn export(context: &Context, pick: &Pick, source: &Source) -> Outcome {
     Ok(exit)
 }
 
-async fn export_of_gateway(admin: &Admin, pick: &Pick) -> Outcome {
+async fn export_of_gateway(admin: &Admin, pick: &Pick, from: Option<&str>) -> Outcome {
     let mut fields = fields(pick);
     fields.push(("signatures", Some("kept")));
+    fields.push(("cursor", from));
     let path = format!("/api/dead-letters/export{}", query(&fields));
     let mut body = admin.ask(Method::GET, &path, None).await?;
-    while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|error| Failure::failed(format!("the export broke off: {error}")))?;
-        if let Ok(bytes) = frame.into_data() {
-            put(&bytes)?;
+    let bar = bar(count(admin, pick, from).await, FEW);
+    let mut lines = WholeLines::default();
+    let broken = loop {
+        let frame = tokio::select! {
+            frame = body.frame() => frame,
+            _ = tokio::signal::ctrl_c() => break Some("interrupted".to_owned()),
+        };
+        match frame {
+            None => break None,
+            Some(Err(error)) => break Some(format!("the export broke off: {error}")),
+            Some(Ok(frame)) => {
+                if let Ok(bytes) = frame.into_data() {
+                    put(&lines.add(&bytes))?;
+                    bar.set_position(lines.count);
+                }
+            }
         }
+    };
+    bar.finish_and_clear();
+    let Some(why) = broken else { return Ok(Exit::Ok) };
+    let how = lines.last.map_or_else(String::new, |last| format!(": the same command with --from {last} goes on"));
+    Err(Failure::failed(format!("{why} after {} events{how}", lines.count)))
+}
+
+/// How many there are, for the bar; if that cannot be said the bar does without.
+async fn count(admin: &Admin, pick: &Pick, from: Option<&str>) -> u64 {
+    let mut asked = json!({ "filter": dead_filter(pick, &[]), "dry_run": true });
+    if let (Some(asked), Some(from)) = (asked.as_object_mut(), from) {
+        asked.insert("cursor".to_owned(), json!(from));
     }
-    Ok(Exit::Ok)
+    let counted = admin.act(Method::POST, "/api/dead-letters/drop", Some(&asked)).await;
+    counted.ok().and_then(|counted| counted.get("matched").and_then(Value::as_u64)).unwrap_or(0)
+}
+
+/// Cuts a stream into what can be written: whole lines. At most one line is held back.
+#[derive(Debug, Default)]
+struct WholeLines {
+    rest: Vec<u8>,
+    count: u64,
+    /// The id that the last whole line begins with.
+    last: Option<String>,
+}
+
+impl WholeLines {
+    fn add(&mut self, bytes: &[u8]) -> Vec<u8> {
+        self.rest.extend_from_slice(bytes);
+        let Some(end) = self.rest.iter().rposition(|byte| *byte == b'\n') else { return Vec::new() };
+        let rest = self.rest.split_off(end.saturating_add(1));
+        let whole = std::mem::replace(&mut self.rest, rest);
+        for line in whole.split_inclusive(|byte| *byte == b'\n') {
+            self.count = self.count.saturating_add(1);
+            let id = line.strip_prefix(b"{\"id\":\"").and_then(|rest| rest.get(..36));
+            self.last = id.and_then(|id| std::str::from_utf8(id).ok()).map(str::to_owned).or(self.last.take());
+        }
+        whole
+    }
 }
 
 /// A dead letter of a spool that no gateway guards: its signatures are not shown.
@@ -206,4 +260,21 @@ fn each(
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_export_that_breaks_off_ends_with_a_whole_line_and_knows_its_event() {
+        let id = "019aa7c1-5d0e-7c44-9b52-0c1f1d6f8a11";
+        let line = format!("{{\"id\":\"{id}\",\"route\":\"veedeo\"}}\n");
+        let mut lines = WholeLines::default();
+        assert_eq!(lines.add(&line.as_bytes()[..20]), b"");
+        assert_eq!(lines.last, None);
+        assert_eq!(lines.add(&[&line.as_bytes()[20..], b"{\"id\":\"half"].concat()), line.as_bytes());
+        assert_eq!((lines.count, lines.last.as_deref()), (1, Some(id)));
+        assert_eq!(lines.add(b""), b"");
+    }
 }

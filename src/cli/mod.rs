@@ -14,6 +14,7 @@ mod events;
 mod explain;
 mod explanation;
 mod healthcheck;
+mod many;
 mod output;
 mod papers;
 mod providers;

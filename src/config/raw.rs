@@ -169,6 +169,9 @@ pub(super) struct RawSpool {
     pub(super) path: Option<Text<Name>>,
     /// Most bytes on disk. Full: 503 to events that need the disk; nothing is evicted.
     pub(super) max_bytes: Option<Size>,
+    /// Most bytes of dead letters among them; half of `max_bytes` where nothing is said. Past it copies of rejected events
+    /// are not kept; what was acknowledged is, whatever becomes of it.
+    pub(super) max_dead_bytes: Option<Size>,
     /// Bytes of the disk left to others.
     pub(super) min_free_bytes: Option<Size>,
     /// Older undelivered events go to the dead letters.

@@ -106,6 +106,8 @@ pub struct SpoolSettings {
     pub path: PathBuf,
     /// Most bytes on disk.
     pub max_bytes: u64,
+    /// Most bytes of dead letters among them.
+    pub max_dead_bytes: u64,
     /// Bytes of the disk left to others.
     pub min_free_bytes: u64,
 }

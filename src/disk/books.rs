@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::space::Used;
 use crate::domain::time::Timestamp;
 use crate::telemetry::Metrics;
 
@@ -15,6 +16,8 @@ pub struct Totals {
     pub routes: BTreeMap<Arc<str>, RouteTotals>,
     /// Bytes that all events take, the dead and damaged ones too.
     pub bytes: u64,
+    /// Bytes that dead letters take.
+    pub dead_bytes: u64,
     /// `spool.max_bytes`.
     pub capacity_bytes: u64,
 }
@@ -110,8 +113,9 @@ impl Books {
         self.lock().clone()
     }
 
-    pub(super) fn bytes(&self) -> u64 {
-        self.lock().bytes
+    pub(super) fn used(&self) -> Used {
+        let totals = self.lock();
+        Used { all: totals.bytes, dead: totals.dead_bytes }
     }
 
     pub(super) fn route(&self, route: &str) -> RouteTotals {
@@ -124,6 +128,9 @@ impl Books {
         let mut unsure: Vec<Arc<str>> = Vec::new();
         for change in changes {
             totals.bytes = moved(totals.bytes, change.size, change.way);
+            if change.class == Class::Dead {
+                totals.dead_bytes = moved(totals.dead_bytes, change.size, change.way);
+            }
             let route = totals.routes.entry(change.route.clone()).or_default();
             route.bytes = moved(route.bytes, change.size, change.way);
             let count = match change.class {
@@ -164,6 +171,7 @@ impl Books {
     fn show(&self, totals: &Totals) {
         let whole = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
         self.metrics.spool_bytes.set(whole(totals.bytes));
+        self.metrics.spool_dead_bytes.set(whole(totals.dead_bytes));
         self.metrics.spool_capacity_bytes.set(whole(totals.capacity_bytes));
         for (name, route) in &totals.routes {
             self.metrics.spool_events.with_label_values(&[&**name, "pending"]).set(whole(route.pending));
@@ -216,7 +224,7 @@ mod tests {
         assert!(books.enter(&[change(Way::Out, 9)]).is_empty());
         assert_eq!(books.enter(&[change(Way::Out, 3)]), [Arc::from("veedeo")]);
         assert_eq!(books.route("veedeo").pending, 1);
-        assert_eq!(books.bytes(), 100);
+        assert_eq!(books.used().all, 100);
         assert!(books.enter(&[change(Way::Out, 5)]).is_empty(), "nothing is left to ask for");
         assert_eq!(books.route("veedeo").oldest_pending, None);
     }

@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 
 use super::books::{Change, Class, Way};
 use super::fault::JobFault;
-use super::space::Space;
+use super::space::{Space, Used};
 use crate::domain::time::Timestamp;
 
 /// How safe a job must be when it is answered.
@@ -44,7 +44,7 @@ pub struct Tx<'a> {
 #[derive(Debug)]
 pub(super) struct Draft {
     /// Bytes on the disk if the transaction were committed now.
-    bytes: u64,
+    used: Used,
     changes: Vec<Change>,
     /// Slots of the marks written.
     pub(super) marked: Vec<[u8; 16]>,
@@ -53,25 +53,25 @@ pub(super) struct Draft {
 /// A place in a draft to go back to.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bookmark {
-    bytes: u64,
+    used: Used,
     changes: usize,
 }
 
 impl Draft {
-    pub(super) const fn new(bytes: u64) -> Self {
-        Self { bytes, changes: Vec::new(), marked: Vec::new() }
+    pub(super) const fn new(used: Used) -> Self {
+        Self { used, changes: Vec::new(), marked: Vec::new() }
     }
 
-    pub(super) const fn bytes(&self) -> u64 {
-        self.bytes
+    pub(super) const fn used(&self) -> Used {
+        self.used
     }
 
     pub(super) const fn bookmark(&self) -> Bookmark {
-        Bookmark { bytes: self.bytes, changes: self.changes.len() }
+        Bookmark { used: self.used, changes: self.changes.len() }
     }
 
     pub(super) fn go_back(&mut self, to: Bookmark) {
-        self.bytes = to.bytes;
+        self.used = to.used;
         self.changes.truncate(to.changes);
     }
 
@@ -82,10 +82,14 @@ impl Draft {
 
 impl Tx<'_> {
     pub(super) fn note(&mut self, way: Way, class: Class, route: &Arc<str>, size: u64, received_at: Timestamp) {
-        self.draft.bytes = match way {
-            Way::In => self.draft.bytes.saturating_add(size),
-            Way::Out => self.draft.bytes.saturating_sub(size),
+        let moved = |bytes: u64| match way {
+            Way::In => bytes.saturating_add(size),
+            Way::Out => bytes.saturating_sub(size),
         };
+        self.draft.used.all = moved(self.draft.used.all);
+        if class == Class::Dead {
+            self.draft.used.dead = moved(self.draft.used.dead);
+        }
         self.draft.changes.push(Change { route: route.clone(), class, size, received_at, way });
     }
 }

@@ -10,7 +10,7 @@
 //! | `keeper` | checkpoints off the commit path |
 //! | `readers`, `inspect` | reads with a deadline; reads of a command, which is no gateway |
 //! | `books`, `space` | totals in memory; whether an event fits |
-//! | `records`, `query`, `marks`, `filter` | the statements |
+//! | `records`, `query`, `marks`, `filter`, `jobs` | the statements |
 //!
 //! Bounds: `QUEUE` jobs wait for the writer; past that a job is refused at once. `spool_commit_duration_seconds` shows
 //! it coming, `spool_errors_total{op="commit"}` that it has come.
@@ -23,6 +23,7 @@ mod filter;
 mod health;
 mod inspect;
 mod job;
+mod jobs;
 mod keeper;
 mod lock;
 mod marks;
@@ -77,6 +78,8 @@ pub struct DiskSettings {
     pub path: PathBuf,
     /// `spool.max_bytes`.
     pub max_bytes: u64,
+    /// `spool.max_dead_bytes`.
+    pub max_dead_bytes: u64,
     /// `spool.min_free_bytes`.
     pub min_free_bytes: u64,
 }

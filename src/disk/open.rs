@@ -55,7 +55,7 @@ pub(super) fn open(settings: DiskSettings, now: Timestamp, metrics: Arc<Metrics>
         health,
         jobs,
         books: books.clone(),
-        space: Space::new(settings.path, settings.max_bytes, settings.min_free_bytes),
+        space: Space::new(settings),
         next_seq: recovered.next_seq,
         metrics: metrics.clone(),
         commits: commits.clone(),

@@ -252,7 +252,10 @@ pub(super) fn totals(conn: &Connection, capacity_bytes: u64) -> rusqlite::Result
                 route.pending = count;
                 route.oldest_pending = Some(Timestamp::from_millis(row.get(4)?));
             }
-            Class::Dead => route.dead = count,
+            Class::Dead => {
+                route.dead = count;
+                totals.dead_bytes += bytes;
+            }
             Class::Damaged => route.damaged = count,
         }
         route.bytes += bytes;

@@ -13,6 +13,7 @@ use rusqlite::{CachedStatement, Connection, OptionalExtension, Row, params};
 use super::books::{Class, Way};
 use super::fault::JobFault;
 use super::job::Tx;
+use super::space::Purpose;
 use crate::domain::time::Timestamp;
 
 /// Bytes an event takes besides what it carries: row headers, index entries, the unused rest of a page.
@@ -139,7 +140,11 @@ impl Tx<'_> {
     /// Writes an event, if there is room. Its sequence number is higher than all before it.
     pub fn insert(&mut self, row: &NewRow) -> Result<(), JobFault> {
         let size = u64::try_from(row.size()).unwrap_or(u64::MAX);
-        self.space.admit(self.conn, self.draft.bytes(), size)?;
+        let purpose = match row.state {
+            NewState::Dead { .. } => Purpose::DeadLetter,
+            NewState::Pending { .. } | NewState::InFlight => Purpose::Delivery,
+        };
+        self.space.admit(self.conn, self.draft.used(), size, purpose)?;
         let seq = *self.next_seq;
         *self.next_seq = seq.saturating_add(1);
         let class = self.insert_event(row, seq, size)?;
@@ -193,9 +198,16 @@ impl Tx<'_> {
         Ok(has_undelivered(self.conn, &row.route, value)?)
     }
 
-    /// An attempt begins: it counts from now on, whatever becomes of it.
+    /// An attempt begins: it counts from now on, whatever becomes of it. Only of what is pending: not of an event that
+    /// was settled, or came to stand behind another, since somebody found it due.
     pub fn begin_attempt(&mut self, id: [u8; 16]) -> Result<Found, JobFault> {
-        self.change("UPDATE events SET state = 1, attempts = attempts + 1 WHERE id = ?1 AND class = 0", params![id])
+        let sql = "UPDATE events SET state = 1, attempts = attempts + 1 WHERE id = ?1 AND class = 0 AND state = 0";
+        self.change(sql, params![id])
+    }
+
+    /// The last attempt is not held against the event.
+    pub fn uncount(&mut self, id: [u8; 16]) -> Result<Found, JobFault> {
+        self.change("UPDATE events SET attempts = max(attempts - 1, 0) WHERE id = ?1 AND class = 0", params![id])
     }
 
     /// The attempt failed; the next one not before this moment.

@@ -162,7 +162,7 @@ impl Writer {
         outcomes: &mut Vec<Result<(), JobFault>>,
     ) -> Result<(), JobFault> {
         let conn = self.health.connection(&self.metrics)?;
-        let mut draft = Draft::new(self.books.bytes());
+        let mut draft = Draft::new(self.books.used());
         let done = (|| {
             sync_for(conn, urgency, &mut self.synced)?;
             conn.execute_batch("BEGIN IMMEDIATE")?;

@@ -1,7 +1,19 @@
 //! The circuit breaker of one application address: after enough failures in a row it stops attempts, and lets one
 //! probe through at a time until one succeeds. Moments are durations since the owner's start; no clock is read here.
+//!
+//! It tells an application that is down from an event that is poison. Who failed since the last success is a suspect.
+//! While there are fewer suspects than failures that open it, only the suspects are held back: one event that can never
+//! succeed does not take the application away from the others. A refused connection is nobody's but the application's:
+//! it counts against all.
 
+use std::collections::HashSet;
 use std::time::Duration;
+
+use super::event::EventId;
+
+/// Events whose failures are remembered: 16 KiB a set. What comes on top is not told from one that never failed, which
+/// costs order among attempts.
+const REMEMBERED: usize = 1024;
 
 /// When to open and how often to probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,7 +29,19 @@ pub struct BreakerPolicy {
 pub struct Breaker {
     policy: BreakerPolicy,
     failures: u32,
-    next_probe: Option<Duration>,
+    /// Failures in a row that were no event's doing.
+    absences: u32,
+    suspects: HashSet<EventId>,
+    /// Events whose last attempt failed, whatever succeeded since. It decides the order of attempts alone.
+    failed: HashSet<EventId>,
+    open: Option<Open>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Open {
+    next_probe: Duration,
+    /// When the probe that runs began.
+    probing: Option<Duration>,
 }
 
 /// What the breaker says to an attempt that wants to start.
@@ -25,61 +49,126 @@ pub struct Breaker {
 pub enum Permit {
     /// Go.
     Go,
+    /// Go, as the one probe. To be given back by [`Breaker::probe_ended`] or [`Breaker::probe_unused`] with this moment.
+    Probe(Duration),
     /// Not before this moment.
     Wait(Duration),
+}
+
+/// Whose doing a failure may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Blame {
+    /// The application's or the event's.
+    Either,
+    /// The application's alone: it took no connection.
+    Application,
 }
 
 impl Breaker {
     /// A closed breaker.
     #[must_use]
-    pub const fn new(policy: BreakerPolicy) -> Self {
-        Self { policy, failures: 0, next_probe: None }
+    pub fn new(policy: BreakerPolicy) -> Self {
+        Self { policy, failures: 0, absences: 0, suspects: HashSet::new(), failed: HashSet::new(), open: None }
     }
 
-    /// Asks to start an attempt at `now`. While open, one attempt per `probe_every` gets [`Permit::Go`].
-    pub fn ask(&mut self, now: Duration) -> Permit {
-        match self.next_probe {
-            None => Permit::Go,
-            Some(at) if now >= at => {
-                self.next_probe = Some(now + self.policy.probe_every);
-                Permit::Go
-            }
-            Some(at) => Permit::Wait(at),
+    /// Asks to start an attempt of `event` at `now`. While open, one attempt at a time gets [`Permit::Probe`], at most one
+    /// every `probe_every`.
+    pub fn ask(&mut self, event: EventId, now: Duration) -> Permit {
+        if let Some(until) = self.wait(event, now) {
+            return Permit::Wait(until);
         }
+        if self.lets_through(event) {
+            return Permit::Go;
+        }
+        self.open = Some(Open { next_probe: now + self.policy.probe_every, probing: Some(now) });
+        Permit::Probe(now)
+    }
+
+    /// The moment before which an attempt of `event` would be told to wait, if there is one. Changes nothing.
+    #[must_use]
+    pub fn wait(&self, event: EventId, now: Duration) -> Option<Duration> {
+        let open = self.open.filter(|_| !self.lets_through(event))?;
+        match open.probing {
+            Some(_) if open.next_probe <= now => Some(now + self.policy.probe_every),
+            None if open.next_probe <= now => None,
+            Some(_) | None => Some(open.next_probe),
+        }
+    }
+
+    fn lets_through(&self, event: EventId) -> bool {
+        self.is_closed() || (!self.is_open_for_all() && !self.suspects.contains(&event))
     }
 
     /// Whether the application is considered up.
     #[must_use]
     pub const fn is_closed(&self) -> bool {
-        self.next_probe.is_none()
+        self.open.is_none()
     }
 
-    /// The application answered as it should, or rejected one event: it is up.
-    pub const fn succeeded(&mut self) {
-        self.failures = 0;
-        self.next_probe = None;
+    /// Whether the last attempt of `event` failed, as far as that is remembered.
+    #[must_use]
+    pub fn has_failed(&self, event: EventId) -> bool {
+        self.failed.contains(&event)
     }
 
-    /// The probe that was let through at `now` was not sent: the next one is due at once.
-    pub fn probe_unused(&mut self, now: Duration) {
-        if self.next_probe.is_some() {
-            self.next_probe = Some(now);
+    /// Whether any event is known to have failed.
+    #[must_use]
+    pub fn knows_failures(&self) -> bool {
+        !self.failed.is_empty()
+    }
+
+    /// The application answered `event` as it should, or rejected it: it is up.
+    pub fn succeeded(&mut self, event: EventId) {
+        (self.failures, self.absences, self.open) = (0, 0, None);
+        self.suspects.clear();
+        self.failed.remove(&event);
+    }
+
+    /// The probe that began at `began` has ended; what came of it was said before.
+    pub fn probe_ended(&mut self, began: Duration) {
+        if let Some(open) = self.open.as_mut().filter(|open| open.probing == Some(began)) {
+            open.probing = None;
         }
     }
 
-    /// An attempt that ended at `now` failed.
-    pub fn failed(&mut self, now: Duration) {
+    /// The probe that was let through at `began` was not sent: the next one is due at once.
+    pub fn probe_unused(&mut self, began: Duration) {
+        if let Some(open) = self.open.as_mut().filter(|open| open.probing == Some(began)) {
+            *open = Open { next_probe: began, probing: None };
+        }
+    }
+
+    /// An attempt of `event` that ended at `now` failed.
+    pub fn failed(&mut self, event: EventId, blame: Blame, now: Duration) {
         self.failures = self.failures.saturating_add(1);
-        // A probe that is due stays due: failures that come by another way must not put it off for ever.
-        if self.failures >= self.policy.failures && self.next_probe.is_none() {
-            self.next_probe = Some(now + self.policy.probe_every);
+        if blame == Blame::Application {
+            self.absences = self.absences.saturating_add(1);
         }
+        if self.suspects.len() < REMEMBERED {
+            self.suspects.insert(event);
+        }
+        if self.failed.len() >= REMEMBERED {
+            // Among them are some that are long dead.
+            self.failed.clear();
+        }
+        self.failed.insert(event);
+        // A probe that is due stays due: failures that come by another way must not put it off for ever.
+        if self.failures >= self.policy.failures && self.open.is_none() {
+            self.open = Some(Open { next_probe: now + self.policy.probe_every, probing: None });
+        }
+    }
+
+    fn is_open_for_all(&self) -> bool {
+        let most = self.policy.failures;
+        let suspects = u32::try_from(self.suspects.len()).unwrap_or(u32::MAX);
+        self.absences >= most || suspects >= most.min(u32::try_from(REMEMBERED).unwrap_or(u32::MAX))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::time::Timestamp;
 
     const POLICY: BreakerPolicy = BreakerPolicy { failures: 2, probe_every: Duration::from_secs(5) };
 
@@ -87,36 +176,80 @@ mod tests {
         Duration::from_secs(seconds)
     }
 
+    fn event(number: u32) -> EventId {
+        EventId::new(Timestamp::from_seconds(1), u128::from(number) << 64)
+    }
+
+    fn down() -> Breaker {
+        let mut breaker = Breaker::new(POLICY);
+        breaker.failed(event(1), Blame::Either, at(0));
+        assert_eq!(breaker.ask(event(2), at(0)), Permit::Go);
+        breaker.failed(event(2), Blame::Either, at(0));
+        assert!(!breaker.is_closed());
+        breaker
+    }
+
     #[test]
     fn it_opens_after_the_failures_and_lets_one_probe_through_at_a_time() {
-        let mut breaker = Breaker::new(POLICY);
-        breaker.failed(at(0));
-        assert_eq!(breaker.ask(at(0)), Permit::Go);
-        breaker.failed(at(0));
-        assert!(!breaker.is_closed());
-        assert_eq!(breaker.ask(at(4)), Permit::Wait(at(5)));
-        assert_eq!(breaker.ask(at(5)), Permit::Go);
-        assert_eq!(breaker.ask(at(5)), Permit::Wait(at(10)));
+        let mut breaker = down();
+        assert_eq!(breaker.ask(event(3), at(4)), Permit::Wait(at(5)));
+        assert_eq!(breaker.ask(event(3), at(5)), Permit::Probe(at(5)));
+        assert_eq!(breaker.ask(event(4), at(5)), Permit::Wait(at(10)));
+        assert_eq!(breaker.ask(event(4), at(11)), Permit::Wait(at(16)), "the first is still under way");
+        breaker.failed(event(3), Blame::Either, at(12));
+        breaker.probe_ended(at(5));
+        assert_eq!(breaker.ask(event(4), at(12)), Permit::Probe(at(12)));
     }
 
     #[test]
     fn one_success_closes_it() {
-        let mut breaker = Breaker::new(POLICY);
-        breaker.failed(at(0));
-        breaker.failed(at(0));
-        breaker.succeeded();
+        let mut breaker = down();
+        breaker.succeeded(event(8));
         assert!(breaker.is_closed());
-        assert_eq!(breaker.ask(at(0)), Permit::Go);
+        assert_eq!(breaker.ask(event(1), at(0)), Permit::Go);
+        breaker.failed(event(1), Blame::Either, at(1));
+        assert!(breaker.is_closed(), "and it counts anew");
     }
 
     #[test]
     fn failures_that_come_by_another_way_do_not_put_the_probe_off() {
-        let mut breaker = Breaker::new(POLICY);
+        let mut breaker = down();
         for second in 0..20 {
-            breaker.failed(at(second));
+            breaker.failed(event(1), Blame::Either, at(second));
         }
-        assert_eq!(breaker.ask(at(20)), Permit::Go);
+        assert_eq!(breaker.ask(event(1), at(20)), Permit::Probe(at(20)));
         breaker.probe_unused(at(20));
-        assert_eq!(breaker.ask(at(20)), Permit::Go, "a probe that was not sent is due at once");
+        assert_eq!(breaker.ask(event(1), at(20)), Permit::Probe(at(20)), "a probe that was not sent is due at once");
+    }
+
+    #[test]
+    fn one_event_that_always_fails_holds_back_nobody_but_itself() {
+        let mut breaker = Breaker::new(POLICY);
+        assert!(!breaker.knows_failures());
+        (0..9).for_each(|second| breaker.failed(event(1), Blame::Either, at(second)));
+        assert_eq!(breaker.ask(event(2), at(1)), Permit::Go);
+        assert_eq!(breaker.ask(event(1), at(1)), Permit::Wait(at(6)), "it is tried at the pace of probes");
+        breaker.failed(event(2), Blame::Either, at(2));
+        assert_eq!(breaker.ask(event(3), at(2)), Permit::Wait(at(6)), "two that fail are enough");
+        breaker.succeeded(event(1));
+        assert!(!breaker.has_failed(event(1)) && breaker.has_failed(event(2)), "what failed is asked last");
+    }
+
+    #[test]
+    fn an_application_that_takes_no_connection_is_down_whoever_asks() {
+        let mut breaker = Breaker::new(POLICY);
+        (0..2).for_each(|_| breaker.failed(event(1), Blame::Application, at(0)));
+        assert_eq!(breaker.ask(event(2), at(1)), Permit::Wait(at(5)));
+    }
+
+    #[test]
+    fn the_end_of_an_old_probe_is_not_the_end_of_another() {
+        let mut breaker = down();
+        assert_eq!(breaker.ask(event(3), at(5)), Permit::Probe(at(5)));
+        breaker.succeeded(event(8));
+        (1..3).for_each(|number| breaker.failed(event(number), Blame::Either, at(6)));
+        assert_eq!(breaker.ask(event(3), at(11)), Permit::Probe(at(11)));
+        breaker.probe_ended(at(5));
+        assert_eq!(breaker.ask(event(4), at(12)), Permit::Wait(at(16)));
     }
 }

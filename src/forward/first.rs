@@ -88,20 +88,40 @@ impl First {
         if self.buffers()
             && let Some(value) = self.event.order_value.clone()
         {
-            let turn = self.deliverer.0.turns.take(self.route.name.clone(), value.clone());
-            self.turn = Some(self.while_waiting(turn).await.ok_or(NoAttempt::Order)?);
+            self.turn = self.own_turn(&value).await;
+            if self.turn.is_none() {
+                return Err(NoAttempt::Order);
+            }
             let earlier = self.deliverer.0.spool.has_earlier(&self.route.name, &value);
             if !matches!(self.while_waiting(earlier).await, Some(Ok(false))) {
                 return Err(NoAttempt::Order);
             }
         }
         let slot = async {
-            if self.absorbs() { lane.slot(self.commit_by).await } else { lane.slot_regardless(self.commit_by).await }
+            if self.absorbs() {
+                lane.slot(self.event.id, self.commit_by).await
+            } else {
+                lane.slot_regardless(self.commit_by).await
+            }
         };
         match self.while_waiting(slot).await {
             Some(Ok(slot)) => Ok(slot),
             Some(Err(NoSlot::Until(_))) => Err(NoAttempt::Down),
             Some(Err(NoSlot::Busy)) | None => Err(NoAttempt::Busy),
+        }
+    }
+
+    /// The event's turn. Who has it goes to disk when this event's time for the application is over, so that it comes
+    /// while there is still time to go there behind him; without it two events could be acknowledged in one order and
+    /// delivered in the other.
+    async fn own_turn(&self, value: &str) -> Option<Turn> {
+        let turn =
+            self.deliverer.0.turns.take(self.route.name.clone(), value.to_owned(), self.commit_moment(Duration::ZERO));
+        let patience = self.deadline.saturating_duration_since(self.commit_by) / 2;
+        tokio::select! {
+            biased;
+            turn = turn => Some(turn),
+            () = self.commit_moment(patience) => None,
         }
     }
 
@@ -126,7 +146,8 @@ impl First {
         tokio::select! {
             biased;
             done = work => Some(done),
-            () = self.commit_moment() => None,
+            () = self.commit_moment(Duration::ZERO) => None,
+            () = self.pressed() => None,
         }
     }
 
@@ -137,13 +158,13 @@ impl First {
         let attempt = deliverer.attempt(lane, self.event.clone(), sending, slot, self.commit_by);
         let mut attempt = Box::pin(attempt);
         match self.while_waiting(&mut attempt).await {
-            Some((outcome, _)) => self.settle(outcome).await,
+            Some((outcome, breaker)) => self.settle(outcome, breaker).await,
             None => self.overtaken(tokio::spawn(attempt)).await,
         }
     }
 
     /// The attempt ended while the sender waits.
-    async fn settle(self, outcome: Outcome) {
+    async fn settle(self, outcome: Outcome, breaker: BreakerState) {
         let error = outcome.describe();
         let wait = outcome.retry_after();
         match outcome {
@@ -158,7 +179,10 @@ impl First {
             Outcome::Rejected(_) => self.bury(error).await,
             Outcome::Failed(_) | Outcome::Unreachable(_) | Outcome::Unknown { .. } if self.absorbs() => {
                 let possible = Possible::from_flag(self.flagged || outcome.is_unknown());
-                self.keep(1, possible, wait, error).await;
+                // A probe is never its event's last attempt.
+                let last = self.backoff(1).is_none();
+                let attempts = u32::from(!(last && breaker == BreakerState::Probing));
+                self.keep(attempts, possible, wait, error).await;
             }
             Outcome::Failed(answer) => self.give_up(Processed::Not, Settled::AppFailed(Ok(answer))).await,
             Outcome::Unreachable(_) => {
@@ -212,8 +236,7 @@ impl First {
 
     /// To disk, to be delivered later; acknowledged once it is safe there.
     async fn keep(self, attempts: u32, possible: Possible, wait: Option<Duration>, error: String) {
-        let schedule = &self.route.delivery.schedule;
-        let backoff = if attempts == 0 { None } else { schedule.wait_after(attempts, fastrand::f64()) };
+        let backoff = if attempts == 0 { None } else { self.backoff(attempts) };
         let not_before = self.deliverer.0.clock.now().plus(wait.max(backoff).unwrap_or_default());
         let state = if attempts > 0 && backoff.is_none() {
             Entry::Dead { reason: DeadReason::AttemptsExhausted }
@@ -221,6 +244,10 @@ impl First {
             Entry::Pending { not_before }
         };
         self.commit(state, attempts, possible, error).await;
+    }
+
+    fn backoff(&self, attempts: u32) -> Option<Duration> {
+        self.route.delivery.schedule.wait_after(attempts, fastrand::f64())
     }
 
     /// To the dead letters, acknowledged: the operator wants rejections absorbed.
@@ -270,13 +297,13 @@ impl First {
         let state = Entry::Dead { reason: DeadReason::AppRejected };
         let entry = self.entry(state, 1, Possible::No, error);
         let copy = self.deliverer.0.spool.append(entry, None);
-        match self.while_waiting(copy).await {
-            Some(Ok(())) => self.deliverer.count_burial(&self.route.name, state),
-            Some(Err(fault)) => tracing::warn!(route = %self.route.name, event = %self.event.id, %fault,
-                "no dead-letter copy of a rejected event"),
-            None => tracing::warn!(route = %self.route.name, event = %self.event.id,
-                "no dead-letter copy of a rejected event: the disk did not take it in time"),
-        }
+        let fault = match self.while_waiting(copy).await {
+            Some(Ok(())) => return self.deliverer.count_burial(&self.route.name, state),
+            Some(Err(fault)) => fault.to_string(),
+            None => "the disk did not take it in time".to_owned(),
+        };
+        self.deliverer.0.metrics.dead_letter_copies_lost_total.with_label_values(&[&*self.route.name]).inc();
+        tracing::warn!(route = %self.route.name, event = %self.event.id, fault, "no dead-letter copy of a rejected event");
     }
 
     async fn give_up(self, processed: Processed, settled: Settled) {
@@ -306,11 +333,19 @@ impl First {
         !self.buffers() || self.route.ack.on_app_rejection == OnApp::Pass
     }
 
-    /// Comes when the application has had its time, or when the shutdown wants open requests answered.
-    async fn commit_moment(&self) {
+    /// Comes `after` the application has had its time, or after the shutdown wants open requests answered.
+    async fn commit_moment(&self, after: Duration) {
         tokio::select! {
-            () = tokio::time::sleep_until(self.commit_by) => {}
-            () = self.drained(Duration::ZERO) => {}
+            () = tokio::time::sleep_until(self.commit_by + after) => {}
+            () = self.drained(after) => {}
+        }
+    }
+
+    /// Comes when an event behind this one, of the same order value, has no more time.
+    async fn pressed(&self) {
+        match &self.turn {
+            Some(turn) => turn.pressed().await,
+            None => std::future::pending().await,
         }
     }
 

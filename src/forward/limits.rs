@@ -1,5 +1,9 @@
 //! What holds attempts back: the breaker of an application's address, the rest it asked for, how many may run at
 //! once, how many a second. All of it is per route, but for the breaker, which belongs to the address.
+//!
+//! Slots go in turn to those whose senders wait and to what waits on disk, as long as both ask: of the senders' one
+//! at a time stands in line, and the route's loop beside it. So a crowd of newcomers does not keep the disk from
+//! being drained, and a full disk does not keep newcomers from the application.
 
 use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,9 +14,14 @@ use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::Instant;
 
-use crate::domain::breaker::{Breaker, Permit};
+use crate::domain::breaker::{Blame, Breaker, Permit};
+use crate::domain::event::EventId;
 use crate::domain::outcome::Outcome;
 use crate::domain::route::Route;
+
+/// Attempts are spread evenly over the second, so that no second sees more than its share; a timer's step apart at
+/// the closest, which is what is let through together.
+const STEPS_A_SECOND: u32 = 100;
 
 /// A breaker with the moment its durations count from. Shared by the routes of one address; the mutex is held for a
 /// few instructions, never across an await.
@@ -29,9 +38,14 @@ impl SharedBreaker {
         Self { breaker: Mutex::new(Breaker::new(route.delivery.breaker)), started: Instant::now() }
     }
 
-    fn ask(&self) -> Result<(), Instant> {
-        match self.lock().ask(self.started.elapsed()) {
-            Permit::Go => Ok(()),
+    fn wait(&self, event: EventId) -> Result<(), Instant> {
+        self.lock().wait(event, self.started.elapsed()).map_or(Ok(()), |until| Err(self.started + until))
+    }
+
+    fn ask(self: &Arc<Self>, event: EventId) -> Result<Option<Probe>, Instant> {
+        match self.lock().ask(event, self.started.elapsed()) {
+            Permit::Go => Ok(None),
+            Permit::Probe(began) => Ok(Some(Probe { breaker: self.clone(), began, sent: Sent::No })),
             Permit::Wait(until) => Err(self.started + until),
         }
     }
@@ -46,6 +60,30 @@ impl SharedBreaker {
     }
 }
 
+/// The one probe that runs; given back to the breaker when dropped.
+#[derive(Debug)]
+struct Probe {
+    breaker: Arc<SharedBreaker>,
+    began: Duration,
+    sent: Sent,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sent {
+    No,
+    Yes,
+}
+
+impl Drop for Probe {
+    fn drop(&mut self) {
+        let mut breaker = self.breaker.lock();
+        match self.sent {
+            Sent::No => breaker.probe_unused(self.began),
+            Sent::Yes => breaker.probe_ended(self.began),
+        }
+    }
+}
+
 /// A route in operation: its configuration and what holds its attempts back.
 #[derive(Debug)]
 pub struct Lane {
@@ -53,16 +91,40 @@ pub struct Lane {
     pub route: Arc<Route>,
     breaker: Arc<SharedBreaker>,
     slots: Arc<Semaphore>,
-    rate: Option<Arc<DefaultDirectRateLimiter>>,
+    /// Whose senders wait: one at a time stands in line for a slot. Fair; awaited with a deadline.
+    newcomers: tokio::sync::Mutex<()>,
+    rate: Option<Arc<Pace>>,
     rest_until: watch::Sender<Option<Instant>>,
+}
+
+/// How many attempts may begin a second. Who waits for the next moment waits in line.
+#[derive(Debug)]
+struct Pace {
+    limiter: DefaultDirectRateLimiter,
+    line: tokio::sync::Mutex<()>,
+}
+
+impl Pace {
+    fn new(rate: NonZeroU32) -> Self {
+        let together = NonZeroU32::new(rate.get() / STEPS_A_SECOND).unwrap_or(NonZeroU32::MIN);
+        let limiter = RateLimiter::direct(Quota::per_second(rate).allow_burst(together));
+        Self { limiter, line: tokio::sync::Mutex::new(()) }
+    }
+
+    /// Waits for the next moment; the caller sets the deadline. Dropped, it leaves the line and uses nothing up.
+    async fn wait(&self) {
+        let _first = self.line.lock().await;
+        while let Err(not_yet) = self.limiter.check() {
+            tokio::time::sleep(not_yet.wait_time_from(DefaultClock::default().now())).await;
+        }
+    }
 }
 
 /// Permission for one attempt; giving it back is dropping it. A probe that was not sent goes back to the breaker.
 #[derive(Debug)]
 pub struct Slot {
     _permit: OwnedSemaphorePermit,
-    breaker: BreakerState,
-    unused_probe: Option<Arc<SharedBreaker>>,
+    probe: Option<Probe>,
 }
 
 /// How the breaker stood when an attempt began.
@@ -78,20 +140,13 @@ impl Slot {
     /// How the breaker stood when the attempt began.
     #[must_use]
     pub const fn breaker(&self) -> BreakerState {
-        self.breaker
+        if self.probe.is_some() { BreakerState::Probing } else { BreakerState::Closed }
     }
 
     /// The attempt begins.
     pub fn used(&mut self) {
-        self.unused_probe = None;
-    }
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        if let Some(breaker) = self.unused_probe.take() {
-            let now = breaker.started.elapsed();
-            breaker.lock().probe_unused(now);
+        if let Some(probe) = &mut self.probe {
+            probe.sent = Sent::Yes;
         }
     }
 }
@@ -108,75 +163,103 @@ impl Lane {
             breaker,
             slots: same_slots
                 .map_or_else(|| Arc::new(Semaphore::new(route.app.max_in_flight)), |lane| lane.slots.clone()),
-            rate: same_rate.map_or_else(
-                || rate.map(|rate| Arc::new(RateLimiter::direct(Quota::per_second(rate)))),
-                |lane| lane.rate.clone(),
-            ),
+            newcomers: tokio::sync::Mutex::new(()),
+            rate: same_rate.map_or_else(|| rate.map(|rate| Arc::new(Pace::new(rate))), |lane| lane.rate.clone()),
             rest_until: watch::channel(before.and_then(|lane| *lane.rest_until.borrow())).0,
             route,
         }
     }
 
-    /// A slot, or the moment before which there is none: the breaker is open, or the application rests. Waits for a
-    /// free slot and for the rate, at most until `by`.
-    pub async fn slot(&self, by: Instant) -> Result<Slot, Held> {
-        self.not_resting()?;
-        let permit = self.free_slot(by).await?;
-        self.not_resting()?;
-        let was_closed = self.breaker.is_closed();
-        self.breaker.ask().map_err(Held::Until)?;
-        Ok(if was_closed {
-            Slot { _permit: permit, breaker: BreakerState::Closed, unused_probe: None }
-        } else {
-            let unused_probe = Some(self.breaker.clone());
-            Slot { _permit: permit, breaker: BreakerState::Probing, unused_probe }
-        })
+    /// A slot for an event whose sender waits, or the moment before which there is none: the breaker is open, or the
+    /// application rests. Waits for a free slot and for the rate, at most until `by`.
+    pub async fn slot(&self, event: EventId, by: Instant) -> Result<Slot, Held> {
+        self.not_held(event)?;
+        let permit = self.newcomers_slot(by).await?;
+        self.permitted(event, permit)
+    }
+
+    /// A slot for an event on disk. Waits for it as long as it takes: who gives up his place in the line would never
+    /// come to its front while newcomers crowd in. The caller sets the deadline.
+    pub async fn slot_from_disk(&self, event: EventId) -> Result<Slot, Held> {
+        self.not_held(event)?;
+        let permit = self.free_slot().await?;
+        self.permitted(event, permit)
     }
 
     /// A slot whatever the breaker says: for an event that nobody keeps, an attempt is better than none.
     pub async fn slot_regardless(&self, by: Instant) -> Result<Slot, Held> {
-        let permit = self.free_slot(by).await?;
-        Ok(Slot { _permit: permit, breaker: BreakerState::Closed, unused_probe: None })
+        Ok(Slot { _permit: self.newcomers_slot(by).await?, probe: None })
     }
 
-    async fn free_slot(&self, by: Instant) -> Result<OwnedSemaphorePermit, Held> {
-        let permit = tokio::time::timeout_at(by, self.slots.clone().acquire_owned());
-        let Ok(Ok(permit)) = permit.await else { return Err(Held::Busy) };
-        self.within_rate(by).await?;
+    fn permitted(&self, event: EventId, permit: OwnedSemaphorePermit) -> Result<Slot, Held> {
+        self.not_held(event)?;
+        let probe = self.breaker.ask(event).map_err(Held::Until)?;
+        Ok(Slot { _permit: permit, probe })
+    }
+
+    async fn newcomers_slot(&self, by: Instant) -> Result<OwnedSemaphorePermit, Held> {
+        // A slot is free only while nobody waits for one.
+        if self.rate.is_none()
+            && let Ok(permit) = self.slots.clone().try_acquire_owned()
+        {
+            return Ok(permit);
+        }
+        let in_line = async {
+            let _first = self.newcomers.lock().await;
+            self.free_slot().await
+        };
+        tokio::time::timeout_at(by, in_line).await.unwrap_or(Err(Held::Busy))
+    }
+
+    async fn free_slot(&self) -> Result<OwnedSemaphorePermit, Held> {
+        let permit = self.slots.clone().acquire_owned().await.map_err(|_| Held::Busy)?;
+        if let Some(rate) = &self.rate {
+            rate.wait().await;
+        }
         Ok(permit)
     }
 
-    async fn within_rate(&self, by: Instant) -> Result<(), Held> {
-        let Some(rate) = &self.rate else { return Ok(()) };
-        while let Err(not_yet) = rate.check() {
-            let next = Instant::now() + not_yet.wait_time_from(DefaultClock::default().now());
-            if next > by {
-                return Err(Held::Busy);
-            }
-            tokio::time::sleep_until(next).await;
-        }
-        Ok(())
-    }
-
-    fn not_resting(&self) -> Result<(), Held> {
+    /// Nobody waits in line for a slot only to hear that there is none for him.
+    fn not_held(&self, event: EventId) -> Result<(), Held> {
         match *self.rest_until.borrow() {
             Some(until) if Instant::now() < until => Err(Held::Until(until)),
-            Some(_) | None => Ok(()),
+            Some(_) | None => self.breaker.wait(event).map_err(Held::Until),
         }
     }
 
-    /// Learns from an attempt's outcome.
-    pub fn learn(&self, outcome: &Outcome) {
+    /// Learns from the outcome of an attempt of `event`. Says whether the application has just come back.
+    pub fn learn(&self, event: EventId, outcome: &Outcome) -> Learnt {
+        let mut breaker = self.breaker.lock();
+        let was_closed = breaker.is_closed();
+        let now = self.breaker.started.elapsed();
         match outcome {
-            Outcome::Accepted(_) | Outcome::Rejected(_) => self.breaker.lock().succeeded(),
-            Outcome::Failed(_) | Outcome::Unreachable(_) | Outcome::Unknown { .. } => {
-                let now = self.breaker.started.elapsed();
-                self.breaker.lock().failed(now);
-            }
+            Outcome::Accepted(_) | Outcome::Rejected(_) => breaker.succeeded(event),
+            Outcome::Unreachable(_) => breaker.failed(event, Blame::Application, now),
+            Outcome::Failed(_) | Outcome::Unknown { .. } => breaker.failed(event, Blame::Either, now),
         }
+        let is_back = !was_closed && breaker.is_closed();
+        drop(breaker);
         if let Some(rest) = outcome.retry_after() {
             self.rest(rest);
         }
+        if is_back { Learnt::IsBack } else { Learnt::Nothing }
+    }
+
+    /// Puts those last whose last attempt failed: what always fails must not come before what was never tried. While the
+    /// application is in doubt the others are asked in no order, so that a row of poison does not take probe after probe.
+    pub fn failed_last(&self, events: &mut [EventId]) {
+        let breaker = self.breaker.lock();
+        if breaker.knows_failures() {
+            let in_turn = breaker.is_closed();
+            let draw = || if in_turn { 0 } else { fastrand::u32(..) };
+            events.sort_by_cached_key(|event| (breaker.has_failed(*event), draw()));
+        }
+    }
+
+    /// Whether there are events of which it is known that their last attempt failed.
+    #[must_use]
+    pub fn knows_failures(&self) -> bool {
+        self.breaker.lock().knows_failures()
     }
 
     fn rest(&self, rest: Duration) {
@@ -197,6 +280,15 @@ impl Lane {
     }
 }
 
+/// What an outcome changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Learnt {
+    /// The application was considered down and is up: what waits for it can go.
+    IsBack,
+    /// Nothing that anybody waits for.
+    Nothing,
+}
+
 /// Why there is no slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Held {
@@ -211,6 +303,7 @@ mod tests {
     use super::*;
     use crate::domain::outcome::{AppAnswer, Timeout};
     use crate::domain::route::fixture;
+    use crate::domain::time::Timestamp;
     use bytes::Bytes;
     use http::{HeaderMap, HeaderValue, StatusCode};
 
@@ -220,6 +313,10 @@ mod tests {
         route.delivery.rate_per_second = rate;
         let breaker = Arc::new(SharedBreaker::new(&route));
         Lane::new(Arc::new(route), breaker, None)
+    }
+
+    fn event(number: u32) -> EventId {
+        EventId::new(Timestamp::from_seconds(1), u128::from(number) << 64)
     }
 
     fn soon() -> Instant {
@@ -237,36 +334,36 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn no_more_attempts_run_at_once_than_the_route_allows() {
         let lane = lane(1, None);
-        let first = lane.slot(soon()).await.expect("a free slot");
-        assert_eq!(lane.slot(soon()).await.err(), Some(Held::Busy));
+        let first = lane.slot(event(9), soon()).await.expect("a free slot");
+        assert_eq!(lane.slot(event(9), soon()).await.err(), Some(Held::Busy));
         drop(first);
-        assert!(lane.slot(soon()).await.is_ok());
+        assert!(lane.slot(event(9), soon()).await.is_ok());
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_request_for_rest_holds_the_whole_route_until_it_is_over() {
         let lane = lane(4, None);
         let until = Instant::now() + Duration::from_secs(7);
-        lane.learn(&failed(StatusCode::TOO_MANY_REQUESTS, Some("7")));
-        assert_eq!(lane.slot(soon()).await.err(), Some(Held::Until(until)));
+        lane.learn(event(9), &failed(StatusCode::TOO_MANY_REQUESTS, Some("7")));
+        assert_eq!(lane.slot(event(9), soon()).await.err(), Some(Held::Until(until)));
         tokio::time::advance(Duration::from_secs(7)).await;
-        assert!(lane.slot(soon()).await.is_ok());
+        assert!(lane.slot(event(9), soon()).await.is_ok());
     }
 
     #[tokio::test(start_paused = true)]
     async fn an_application_that_fails_again_and_again_is_probed_and_not_flooded() {
         let lane = lane(4, None);
-        for _ in 0..5 {
-            lane.learn(&Outcome::Unknown { error: String::new(), timed_out: Timeout::Elapsed });
+        for number in 0..5 {
+            lane.learn(event(number), &Outcome::Unknown { error: String::new(), timed_out: Timeout::Elapsed });
         }
         assert!(!lane.is_up());
-        assert!(matches!(lane.slot(soon()).await.err(), Some(Held::Until(_))));
+        assert!(matches!(lane.slot(event(9), soon()).await.err(), Some(Held::Until(_))));
         assert!(lane.slot_regardless(soon()).await.is_ok(), "an event that nobody keeps is tried all the same");
         tokio::time::advance(Duration::from_secs(5)).await;
-        let probe = lane.slot(soon()).await.expect("one probe");
+        let probe = lane.slot(event(9), soon()).await.expect("one probe");
         assert_eq!(probe.breaker(), BreakerState::Probing);
-        assert!(matches!(lane.slot(soon()).await.err(), Some(Held::Until(_))), "one at a time");
-        lane.learn(&failed(StatusCode::NOT_FOUND, None));
+        assert!(matches!(lane.slot(event(9), soon()).await.err(), Some(Held::Until(_))), "one at a time");
+        lane.learn(event(9), &failed(StatusCode::NOT_FOUND, None));
         assert!(lane.is_up(), "an application that rejects one event is up");
     }
 
@@ -274,24 +371,78 @@ mod tests {
     async fn a_probe_that_was_not_sent_goes_back() {
         let lane = lane(4, None);
         for _ in 0..5 {
-            lane.learn(&Outcome::Unreachable(String::new()));
+            lane.learn(event(9), &Outcome::Unreachable(String::new()));
         }
         tokio::time::advance(Duration::from_secs(5)).await;
-        drop(lane.slot(soon()).await.expect("the probe"));
-        let mut probe = lane.slot(soon()).await.expect("the same probe again");
+        drop(lane.slot(event(9), soon()).await.expect("the probe"));
+        let mut probe = lane.slot(event(9), soon()).await.expect("the same probe again");
         probe.used();
         drop(probe);
-        assert!(matches!(lane.slot(soon()).await.err(), Some(Held::Until(_))));
+        assert!(matches!(lane.slot(event(9), soon()).await.err(), Some(Held::Until(_))));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_reload_forgets_neither_the_rest_nor_the_slots_in_use() {
         let before = lane(1, None);
-        let _taken = before.slot(soon()).await.expect("a free slot");
+        let _taken = before.slot(event(9), soon()).await.expect("a free slot");
         let after = Lane::new(before.route.clone(), before.breaker.clone(), Some(&before));
-        assert_eq!(after.slot(soon()).await.err(), Some(Held::Busy));
-        before.learn(&failed(StatusCode::SERVICE_UNAVAILABLE, Some("60")));
+        assert_eq!(after.slot(event(9), soon()).await.err(), Some(Held::Busy));
+        before.learn(event(9), &failed(StatusCode::SERVICE_UNAVAILABLE, Some("60")));
         let after = Lane::new(before.route.clone(), before.breaker.clone(), Some(&before));
-        assert!(matches!(after.slot(soon()).await.err(), Some(Held::Until(_))));
+        assert!(matches!(after.slot(event(9), soon()).await.err(), Some(Held::Until(_))));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_waits_on_disk_and_newcomers_get_slots_in_turn() {
+        let lane = Arc::new(lane(1, None));
+        let taken = lane.slot(event(0), soon()).await.expect("a free slot");
+        let order = Arc::new(Mutex::new(Vec::new()));
+        let wait = |number: u32, from_disk: bool| {
+            let (lane, order) = (lane.clone(), order.clone());
+            tokio::spawn(async move {
+                let by = Instant::now() + Duration::from_secs(60);
+                let slot = if from_disk {
+                    lane.slot_from_disk(event(number)).await
+                } else {
+                    lane.slot(event(number), by).await
+                };
+                order.lock().expect("unpoisoned").push(number);
+                tokio::time::sleep(Duration::from_millis(10)).await;
+                drop(slot);
+            })
+        };
+        let mut waiting: Vec<_> = (1..=20).map(|number| wait(number, false)).collect();
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        waiting.push(wait(100, true));
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        drop(taken);
+        for one in waiting {
+            one.await.expect("it ends in peace");
+        }
+        let order = order.lock().expect("unpoisoned").clone();
+        assert_eq!(order[..3], [1, 100, 2], "the disk does not wait for twenty newcomers: {order:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_second_sees_more_attempts_than_the_rate_allows() {
+        let pace = Pace::new(NonZeroU32::new(10).expect("ten"));
+        // The limiter looks at the real clock: only that it does not let all through at once is seen here.
+        let at_once = std::iter::repeat_with(|| pace.limiter.check().is_ok()).take(10).filter(|went| *went).count();
+        assert_eq!(at_once, 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_always_fails_is_asked_behind_those_that_did_not() {
+        let lane = lane(4, None);
+        let mut events: Vec<EventId> = (0..4).map(event).collect();
+        for number in [0, 1, 0, 1, 0, 2] {
+            lane.learn(event(number), &failed(StatusCode::INTERNAL_SERVER_ERROR, None));
+        }
+        lane.failed_last(&mut events);
+        assert_eq!(events.first(), Some(&event(3)));
+        assert!(lane.slot(event(3), soon()).await.is_ok(), "three that fail are no proof that the application is down");
+        assert!(matches!(lane.slot(event(0), soon()).await.err(), Some(Held::Until(_))));
+        assert_eq!(lane.learn(event(3), &failed(StatusCode::NOT_FOUND, None)), Learnt::IsBack);
+        assert!(lane.slot(event(0), soon()).await.is_ok());
     }
 }

@@ -22,7 +22,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use self::attempt::{Client, Sending};
-use self::limits::{BreakerState, Lane, SharedBreaker, Slot};
+use self::limits::{BreakerState, Lane, Learnt, SharedBreaker, Slot};
 use self::turns::Turns;
 use crate::claims::flight::Follower;
 use crate::claims::{Claims, Held};
@@ -198,7 +198,9 @@ impl Deliverer {
         slot.used();
         let outcome = self.client(route).send(&event, &route.app, sending, body_by).await;
         drop(in_flight);
-        lane.learn(&outcome);
+        if lane.learn(event.id, &outcome) == Learnt::IsBack {
+            self.wake();
+        }
         metrics.attempts_total.with_label_values(&[name, outcome.as_str()]).inc();
         metrics.attempt_duration_seconds.with_label_values(&[name]).observe(began.elapsed().as_secs_f64());
         metrics.app_up.with_label_values(&[name]).set(i64::from(lane.is_up()));

@@ -16,16 +16,16 @@ use super::{Deliverer, Task};
 use crate::domain::event::{Event, EventId};
 use crate::domain::outcome::{Outcome, Timeout};
 use crate::domain::route::Route;
-use crate::spool::{DeadReason, Entry, Mark, Possible, Replay, Settlement, SpoolFault, Stored};
+use crate::spool::{DeadReason, Entry, Found, Mark, Possible, Replay, Settlement, SpoolFault, Stored};
 
 /// Events asked for at once: enough for the default `max_in_flight`, little enough to hold in memory as names.
 const BATCH: usize = 64;
 
+/// Events asked for when some are known to have failed: among so many are others, and those come first.
+const WIDE_BATCH: usize = 1024;
+
 /// How often a lane looks again when nothing says when something is due: a safety net, not the way it is woken.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
-
-/// The longest wait for a slot before the lane looks at what else has happened.
-const SLOT_WAIT: Duration = Duration::from_secs(1);
 
 /// How long a slot waits for the disk before it is given back.
 const DISK_PATIENCE: Duration = Duration::from_millis(500);
@@ -48,6 +48,7 @@ pub(super) async fn drain_lane(deliverer: Deliverer, lane: Arc<Lane>, task: Task
         let next = tokio::select! {
             next = deliverer.deliver_due(&lane) => next,
             _ = drain.changed() => continue,
+            () = deliverer.replaced(&lane) => continue,
         };
         tokio::select! {
             () = woken => {}
@@ -62,17 +63,19 @@ impl Deliverer {
     /// Starts attempts for what is due, as far as slots allow; returns the moment to look again.
     async fn deliver_due(&self, lane: &Arc<Lane>) -> Instant {
         let busy = self.held_count();
-        let due = match self.0.spool.due(&lane.route.name, self.0.clock.now(), BATCH + busy).await {
+        let batch = if lane.knows_failures() { WIDE_BATCH } else { BATCH };
+        let mut due = match self.0.spool.due(&lane.route.name, self.0.clock.now(), batch + busy).await {
             Ok(due) => due,
             Err(fault) => {
                 tracing::warn!(route = %lane.route.name, %fault, "cannot read what is due");
                 return Instant::now() + DISK_REST;
             }
         };
+        lane.failed_last(&mut due.ids);
         let mut started = 0_usize;
         for id in due.ids {
             let Some(hold) = self.hold(id) else { continue };
-            match lane.slot(Instant::now() + SLOT_WAIT).await {
+            match lane.slot_from_disk(id).await {
                 Ok(slot) if self.goes_on(lane) => self.start(lane, hold, slot),
                 Err(NoSlot::Until(moment)) => return moment,
                 Ok(_) | Err(NoSlot::Busy) => return Instant::now(),
@@ -131,14 +134,16 @@ impl Deliverer {
     async fn note_attempt(&self, event: &Event, slot: Slot) -> Option<Slot> {
         let mut noted = std::pin::pin!(self.0.spool.begin_attempt(event.id));
         match tokio::time::timeout(DISK_PATIENCE, &mut noted).await {
-            Ok(Ok(())) => Some(slot),
+            Ok(Ok(Found::Yes)) => Some(slot),
+            // It was due when it was picked, and is not any more: delivered, dead, or behind one that came back.
+            Ok(Ok(Found::No)) => None,
             Ok(Err(fault)) => {
                 self.rest_after(slot, &fault).await;
                 None
             }
             Err(_) => {
                 drop(slot);
-                if noted.await.is_ok() {
+                if matches!(noted.await, Ok(Found::Yes)) {
                     self.write_down(event, Settlement::Postpone { not_before: self.0.clock.now() }).await;
                 }
                 None
@@ -154,11 +159,9 @@ impl Deliverer {
         route: Arc<Route>,
         standing: Standing,
     ) {
-        let outcome = match attempt.await {
-            Ok((outcome, _)) => outcome,
-            Err(_) => Outcome::Unknown { error: "the attempt was cut off".to_owned(), timed_out: Timeout::No },
-        };
-        self.settle_spooled(&event, &route, outcome, standing).await;
+        let cut_off = || Outcome::Unknown { error: "the attempt was cut off".to_owned(), timed_out: Timeout::No };
+        let (outcome, breaker) = attempt.await.unwrap_or_else(|_| (cut_off(), BreakerState::Closed));
+        self.settle_spooled(&event, &route, outcome, Standing { breaker, ..standing }).await;
         self.wake();
     }
 
@@ -190,11 +193,11 @@ impl Deliverer {
         let now = self.0.clock.now();
         let possible_duplicate = if outcome.is_unknown() { Possible::Duplicate } else { standing.possible_duplicate };
         let wait = route.delivery.schedule.wait_after(standing.attempt, fastrand::f64());
-        if standing.breaker == BreakerState::Probing && !outcome.is_unknown() {
+        if standing.breaker == BreakerState::Probing {
             // A probe is not counted against its event, and the next probe is another event's: one that can never
             // succeed must not keep the application "down" for all.
             let rest = wait.unwrap_or(LOOK_AGAIN).max(outcome.retry_after().unwrap_or_default());
-            return Settlement::Postpone { not_before: now.plus(rest) };
+            return Settlement::Probed { not_before: now.plus(rest), possible_duplicate, error };
         }
         match wait {
             Some(wait) => {
@@ -243,6 +246,17 @@ impl Deliverer {
 
     fn held_count(&self) -> usize {
         self.0.running.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    /// Comes when `lane` is in operation no more.
+    async fn replaced(&self, lane: &Arc<Lane>) {
+        loop {
+            let woken = self.0.wake.notified();
+            if !self.goes_on(lane) {
+                return;
+            }
+            woken.await;
+        }
     }
 
     /// Whether `lane` is still the one in operation for its route, and no shutdown has begun.

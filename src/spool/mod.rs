@@ -6,6 +6,7 @@
 //!
 //! Invariant: an event leaves the disk only after its mark was written in the same transaction, or by an operator.
 
+mod bulk;
 mod reader;
 mod record;
 mod types;
@@ -18,6 +19,7 @@ use crate::disk::{Disk, JobFault, RouteTotals, Rx, Selection};
 use crate::domain::event::EventId;
 use crate::domain::time::Timestamp;
 
+pub use self::bulk::{DeadAct, Place};
 pub use self::reader::{Damage, Record, SpoolReader};
 pub use self::types::{
     DeadReason, Due, Entry, Filter, Listed, NewEntry, Possible, Replay, Settlement, SpoolFault, State, Stored,
@@ -65,11 +67,10 @@ impl Spool {
         Ok(appended?)
     }
 
-    /// Notes that an attempt begins; it counts from now on. Survives a kill of the process; a crash of the machine makes
-    /// every event a possible duplicate anyway.
-    pub async fn begin_attempt(&self, id: EventId) -> Result<(), SpoolFault> {
-        self.disk.prompt(move |tx| tx.begin_attempt(id.0.into_bytes())).await?;
-        Ok(())
+    /// Notes that an attempt begins; it counts from now on. `No`: the event is not due (any more), and there must be no
+    /// attempt. Survives a kill of the process; a crash of the machine makes every event a possible duplicate anyway.
+    pub async fn begin_attempt(&self, id: EventId) -> Result<Found, SpoolFault> {
+        Ok(self.disk.prompt(move |tx| tx.begin_attempt(id.0.into_bytes())).await?)
     }
 
     /// Enters how an attempt ended and returns when that is on stable storage. An event that is not there any more is
@@ -89,6 +90,10 @@ impl Spool {
                     tx.bury(id, reason.as_str(), possible_duplicate == Possible::Duplicate, &error)
                 }
                 Settlement::Postpone { not_before } => tx.postpone(id, not_before),
+                Settlement::Probed { not_before, possible_duplicate, error } => {
+                    tx.retry(id, not_before, possible_duplicate == Possible::Duplicate, &error)?;
+                    tx.uncount(id)
+                }
             })
             .await?;
         Ok(())

@@ -85,6 +85,15 @@ pub enum Settlement {
         /// What was seen.
         error: String,
     },
+    /// To be tried again; the attempt was a probe of the application and does not count against the event.
+    Probed {
+        /// Not before this moment.
+        not_before: Timestamp,
+        /// Whether the attempt may have been processed. Once it may, that stays.
+        possible_duplicate: Possible,
+        /// What was seen.
+        error: String,
+    },
     /// The attempt that had begun did not take place and does not count.
     Postpone {
         /// Not before this moment.

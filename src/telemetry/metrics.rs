@@ -76,6 +76,10 @@ pub struct Metrics {
     pub spool_bytes: IntGauge,
     /// Bytes.
     pub spool_capacity_bytes: IntGauge,
+    /// Bytes.
+    pub spool_dead_bytes: IntGauge,
+    /// Bytes.
+    pub spool_dead_capacity_bytes: IntGauge,
     /// `route`; Unix seconds, 0 when nothing is pending.
     pub spool_oldest_event_timestamp_seconds: GaugeVec,
     /// Seconds.
@@ -90,6 +94,8 @@ pub struct Metrics {
     pub deliveries_total: IntCounterVec,
     /// `route`, `reason`.
     pub dead_letters_total: IntCounterVec,
+    /// `route`.
+    pub dead_letter_copies_lost_total: IntCounterVec,
     /// `route`; seconds.
     pub delivery_latency_seconds: HistogramVec,
     /// `route`.
@@ -148,6 +154,8 @@ impl Metrics {
             spool_events: make.gauges("spool_events")?,
             spool_bytes: make.gauge("spool_bytes")?,
             spool_capacity_bytes: make.gauge("spool_capacity_bytes")?,
+            spool_dead_bytes: make.gauge("spool_dead_bytes")?,
+            spool_dead_capacity_bytes: make.gauge("spool_dead_capacity_bytes")?,
             spool_oldest_event_timestamp_seconds: make.real_gauges("spool_oldest_event_timestamp_seconds")?,
             spool_commit_duration_seconds: make.histogram("spool_commit_duration_seconds")?,
             spool_errors_total: make.counters("spool_errors_total")?,
@@ -155,6 +163,7 @@ impl Metrics {
             spool_salvaged_total: make.counters("spool_salvaged_total")?,
             deliveries_total: make.counters("deliveries_total")?,
             dead_letters_total: make.counters("dead_letters_total")?,
+            dead_letter_copies_lost_total: make.counters("dead_letter_copies_lost_total")?,
             delivery_latency_seconds: make.histograms("delivery_latency_seconds")?,
             replays_total: make.counters("replays_total")?,
             connections: make.gauge("connections")?,
@@ -254,6 +263,7 @@ impl Metrics {
             &self.possible_duplicates_total,
             &self.deliveries_total,
             &self.replays_total,
+            &self.dead_letter_copies_lost_total,
         ];
         for counter in only_route {
             counter.with_label_values(&[route]);

@@ -71,9 +71,15 @@ impl Check<'_> {
             let found = format!("{max_bytes} bytes");
             self.fault(FaultKind::Value, &keys(&["spool", "max_bytes"]), found, "at least 1MiB");
         }
+        let max_dead_bytes = raw.max_dead_bytes.map_or(max_bytes / 2, |size| size.0);
+        if max_dead_bytes > max_bytes {
+            let found = format!("{max_dead_bytes} bytes");
+            let expected = "at most spool.max_bytes: dead letters are part of it";
+            self.fault(FaultKind::Value, &keys(&["spool", "max_dead_bytes"]), found, expected);
+        }
         self.longer_than_nothing(&keys(&["spool", "max_age"]), raw.max_age.as_ref()?.0);
         let Size(min_free_bytes) = raw.min_free_bytes?;
-        Some(SpoolSettings { path: directory.join(&raw.path.as_ref()?.0.0), max_bytes, min_free_bytes })
+        Some(SpoolSettings { path: directory.join(&raw.path.as_ref()?.0.0), max_bytes, max_dead_bytes, min_free_bytes })
     }
 
     pub(super) fn dedup(&mut self, raw: &RawDedup) -> Option<Dedup> {

@@ -59,6 +59,7 @@ pub(super) fn open(settings: DiskSettings, now: Timestamp, metrics: Arc<Metrics>
         nudge,
         synced: None,
         last_lazy: None,
+        made_room: None,
         lock,
     };
     std::thread::Builder::new().name("disk-writer".to_owned()).spawn(move || writer.run()).map_err(thread)?;
@@ -131,7 +132,14 @@ fn ready(file: &Path, max_bytes: u64, now: Timestamp, log_lost: damage::LogLost)
     if log_lost == damage::LogLost::Yes {
         damage::check_database(&conn).map_err(Refused::Damaged)?;
     }
-    let recovered = meta::begin_run(&mut conn, now)?;
+    let recovered = match meta::begin_run(&mut conn, now) {
+        Err(error) if Trouble::of_file(&error) == Trouble::NoRoom => {
+            // A full disk: the write-ahead log of the last run may hold what room there is.
+            schema::empty_log(&conn)?;
+            meta::begin_run(&mut conn, now)?
+        }
+        begun => begun?,
+    };
     let totals = query::totals(&conn, max_bytes)?;
     Ok(Ready { conn, recovered, totals })
 }

@@ -34,6 +34,8 @@ const BATCH_BYTES: usize = 16 * 1024 * 1024;
 const LAZY_PAUSE: Duration = Duration::from_millis(5);
 /// How often the thread looks around when nothing is asked of it.
 const IDLE: Duration = Duration::from_secs(1);
+/// Shortest time between two attempts to give the write-ahead log's space back to a full disk.
+const MAKE_ROOM: Duration = Duration::from_secs(1);
 /// Pages given back to the file system in one step: 4 MiB.
 const VACUUM_PAGES: u32 = 1024;
 /// Unused pages that are kept for the next events: 16 MiB.
@@ -68,6 +70,7 @@ pub(super) struct Writer {
     /// The level of `synchronous` in force.
     pub(super) synced: Option<&'static str>,
     pub(super) last_lazy: Option<Instant>,
+    pub(super) made_room: Option<Instant>,
     /// Dropped last: the lock outlives every connection of this thread.
     pub(super) lock: Lock,
 }
@@ -140,6 +143,24 @@ impl Writer {
         for (order, outcome) in orders.iter_mut().zip(outcomes.into_iter().chain(missing)) {
             order.job.answer(committed.clone().and(outcome));
         }
+        if self.space.was_tight() || matches!(committed, Err(JobFault::Full(_))) {
+            self.make_room();
+        }
+    }
+
+    /// The disk is full: brings the write-ahead log into the database and gives its space back. Without that a log
+    /// that cannot grow to the length at which it is due would keep the drain from ever going on.
+    fn make_room(&mut self) {
+        if self.made_room.is_some_and(|at| at.elapsed() < MAKE_ROOM) {
+            return;
+        }
+        self.made_room = Some(Instant::now());
+        let Ok(conn) = self.health.connection(&self.metrics) else { return };
+        match super::schema::empty_log(conn) {
+            Ok(emptied) => tracing::debug!(?emptied, "the disk is full: the write-ahead log was brought in"),
+            Err(error) => tracing::warn!(%error, "the disk is full and the write-ahead log cannot be brought in"),
+        }
+        self.space.changed();
     }
 
     fn transact(

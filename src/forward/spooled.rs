@@ -59,6 +59,9 @@ pub(super) async fn drain_lane(deliverer: Deliverer, lane: Arc<Lane>, task: Task
 impl Deliverer {
     /// Starts attempts for what is due, as far as slots allow; returns the moment to look again.
     async fn deliver_due(&self, lane: &Arc<Lane>) -> Instant {
+        if let Some(until) = self.disk_rests() {
+            return until;
+        }
         let busy = self.held_count();
         let due = match self.0.spool.due(&lane.route.name, self.0.clock.now(), BATCH + busy).await {
             Ok(due) => due,
@@ -76,6 +79,9 @@ impl Deliverer {
                 Ok(_) | Err(NoSlot::Busy) => return Instant::now(),
             }
             started += 1;
+            if let Some(until) = self.disk_rests() {
+                return until;
+            }
         }
         if started > 0 {
             return Instant::now();
@@ -136,6 +142,7 @@ impl Deliverer {
             }
             Err(_) => {
                 drop(slot);
+                self.let_the_disk_rest();
                 if noted.await.is_ok() {
                     self.write_down(event, Settlement::Postpone { not_before: self.0.clock.now() }).await;
                 }
@@ -223,8 +230,21 @@ impl Deliverer {
 
     async fn rest_after(&self, slot: Slot, fault: &SpoolFault) {
         drop(slot);
+        self.let_the_disk_rest();
         tracing::warn!(%fault, "the disk did not serve a delivery");
         tokio::time::sleep(DISK_REST).await;
+    }
+
+    /// No lane takes anything from the disk for a while: a disk that fails or stalls would otherwise be asked for the
+    /// whole backlog again and again, with a task and a log line for each event.
+    fn let_the_disk_rest(&self) {
+        let until = Instant::now() + DISK_REST;
+        *self.0.disk_rests_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(until);
+    }
+
+    fn disk_rests(&self) -> Option<Instant> {
+        let until = *self.0.disk_rests_until.lock().unwrap_or_else(PoisonError::into_inner);
+        until.filter(|until| Instant::now() < *until)
     }
 
     pub(super) fn count_burial(&self, route: &str, state: Entry) {

@@ -15,17 +15,23 @@
 )]
 
 mod answers;
+mod app_faults;
 mod bodies;
+mod books;
 mod commands;
 mod crash;
+mod descriptors;
 mod disk;
+mod disk_faults;
 mod duplicates;
 mod explain;
 mod front;
 mod handshakes;
+mod kills;
 mod modes;
 mod outage;
 mod passthrough;
+mod power;
 mod refusals;
 mod relay;
 mod shared_store;

@@ -1,16 +1,21 @@
 //! Whether an event still fits: the spool's own cap and the file system's free space. Pages that the database has and
 //! does not use count as free, so that a full spool recovers by being drained.
 
+use std::fs::File;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
+use rustix::fs::FallocateFlags;
 
 use super::fault::JobFault;
 use super::schema::DATABASE_FILE;
 
 /// How long an answer of the file system is believed. At 100 MB/s a second is well inside the default `min_free_bytes`.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// What is reserved for the database file ahead of its growth; more than a second of events is not meant to fit.
+const STEP: u64 = 1024 * 1024;
 
 /// The two limits. Asked by the writer thread alone.
 #[derive(Debug)]
@@ -19,13 +24,17 @@ pub(super) struct Space {
     max_bytes: u64,
     min_free_bytes: u64,
     looked: Option<(Instant, u64)>,
+    /// The database file, to reserve space for it. Closed after all connections are: a closed descriptor takes the
+    /// process's locks on the file along (`SQLite`, "How to corrupt", 2.2).
+    file: Option<File>,
     /// Whether the file system had too little room the last time an event came.
     tight: bool,
 }
 
 impl Space {
-    pub(super) const fn new(directory: PathBuf, max_bytes: u64, min_free_bytes: u64) -> Self {
-        Self { directory, max_bytes, min_free_bytes, looked: None, tight: false }
+    pub(super) fn new(directory: PathBuf, max_bytes: u64, min_free_bytes: u64) -> Self {
+        let file = File::options().write(true).open(directory.join(DATABASE_FILE)).ok();
+        Self { directory, max_bytes, min_free_bytes, looked: None, file, tight: false }
     }
 
     /// Whether `size` bytes fit when `used` are taken.
@@ -57,8 +66,24 @@ impl Space {
         self.looked = None;
     }
 
-    /// What may still be taken: the file system's free space and the database's unused pages, less what the database
-    /// file has to grow by when the write-ahead log is brought into it.
+    /// Reserves what the database file has to grow by when the write-ahead log is brought into it, and a step more.
+    /// On a full disk the log could else never be brought in, and nothing be delivered any more.
+    fn reserve(&self, needed: u64) -> Result<(), JobFault> {
+        let Some(file) = &self.file else { return Ok(()) };
+        let length = file.metadata().map_or(0, |file| file.len());
+        if length >= needed {
+            return Ok(());
+        }
+        match rustix::fs::fallocate(file, FallocateFlags::empty(), length, needed + STEP - length) {
+            Err(rustix::io::Errno::NOSPC | rustix::io::Errno::DQUOT) => {
+                Err(JobFault::Full("the disk has no room for what the write-ahead log holds".to_owned()))
+            }
+            // A file system that cannot reserve: nothing is promised for it.
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    /// The file system's free space and the database's unused pages.
     fn free_bytes(&mut self, conn: &Connection) -> Result<u64, JobFault> {
         if let Some((when, free)) = self.looked
             && when.elapsed() < LOOK_AGAIN
@@ -73,9 +98,11 @@ impl Space {
             [],
             |row| Ok((row.get(0)?, row.get(1)?)),
         )?;
-        let file = std::fs::metadata(self.directory.join(DATABASE_FILE)).map_or(0, |file| file.len());
+        if let Err(full) = self.reserve(whole) {
+            self.tight = true;
+            return Err(full);
+        }
         let free = system.f_bavail.saturating_mul(system.f_frsize).saturating_add(unused);
-        let free = free.saturating_sub(whole.saturating_sub(file));
         self.looked = Some((Instant::now(), free));
         Ok(free)
     }

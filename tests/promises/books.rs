@@ -226,7 +226,8 @@ fn one_key_each(seen: &[Seen]) -> bool {
 /// flagged, and there are no more of those than were in flight at the incidents.
 fn ask_again(world: &World, books: &Books, incidents: usize) {
     let before = world.app.count();
-    let names: Vec<String> = books.acked.lock().unwrap().iter().rev().take(ASKED_AGAIN).map(|(n, _)| n.clone()).collect();
+    let names: Vec<String> =
+        books.acked.lock().unwrap().iter().rev().take(ASKED_AGAIN).map(|(n, _)| n.clone()).collect();
     for name in &names {
         let reply = world.veedeo(books.body(name));
         assert!(reply.acked(), "{name} sent again: {} {}", reply.status, reply.text());

@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use crate::books::{Books, DRAINED, read_the_books, torture_world, under_load};
+use crate::world::World;
 use crate::world::act::{accept, answer};
 use crate::world::app::Seen;
 use crate::world::chance::{chance, crashes};
@@ -14,7 +15,6 @@ use crate::world::clock::pause;
 use crate::world::gateway::Gateway;
 use crate::world::needs::given;
 use crate::world::strace::{Hand, KEEPER, SYNC, WRITE, WRITER, works};
-use crate::world::World;
 
 /// Longest wait for the call at which the gateway is killed.
 const CALLED: Duration = Duration::from_secs(30);
@@ -97,7 +97,8 @@ fn a_start_that_is_killed_at_any_of_its_syncs_loses_nothing() {
     for n in 1..=SYNCS_OF_A_START {
         world.gateway.kill9();
         books.incident();
-        let strace = format!("exec strace -D -f -qq -o /dev/null -e trace={SYNC} -e inject={SYNC}:signal=KILL:when={n}");
+        let strace =
+            format!("exec strace -D -f -qq -o /dev/null -e trace={SYNC} -e inject={SYNC}:signal=KILL:when={n}");
         world.gateway.through(format!("{strace} \"$0\" \"$@\""));
         world.gateway.launch();
         while !world.gateway.is_ready() && !world.gateway.is_killed(Duration::from_millis(20)) {}

@@ -31,6 +31,8 @@ pub(crate) enum Act {
     BrokenBody(u16),
     /// These bytes, one after each pause, then the end of the connection.
     Trickle(Vec<u8>, Duration),
+    /// Some bytes at once, others one after each pause, then the end of the connection.
+    AtOnceThen(Vec<u8>, Vec<u8>, Duration),
     /// These bytes as they are, then the end of the connection.
     Raw(Vec<u8>),
 }
@@ -40,8 +42,8 @@ pub(crate) enum Act {
 pub(crate) enum Early {
     /// The connection is reset.
     Reset,
-    /// These bytes are sent, and then the body is read to its end.
-    Answer(Vec<u8>),
+    /// An answer with this status and these bytes is sent, and then the body is read to its end.
+    Answer(u16, Vec<u8>),
 }
 
 /// An answer with this status and a small JSON body.

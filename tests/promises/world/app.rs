@@ -278,9 +278,9 @@ fn read(wire: &mut Wire, connection: usize, inside: &Inside) -> Result<Option<Se
             inside.reset(wire, connection);
             return Ok(None);
         }
-        Some(Early::Answer(bytes)) => {
+        Some(Early::Answer(status, bytes)) => {
             wire.write(&bytes)?;
-            answered = Some(200);
+            answered = Some(status);
         }
     }
     let body = wire.body(&head.headers, Unframed::Empty)?;
@@ -362,6 +362,9 @@ impl Inside {
                     }
                 }
                 false
+            }
+            Act::AtOnceThen(at_once, bytes, every) => {
+                wire.write(&at_once).is_ok() && self.perform(wire, index, Act::Trickle(bytes, every))
             }
             Act::Raw(bytes) => {
                 wire.write(&bytes).ok();

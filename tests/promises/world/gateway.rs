@@ -192,9 +192,9 @@ impl Gateway {
     /// The id of its thread of this name.
     pub(crate) fn thread(&self, name: &str) -> u32 {
         let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid())).expect("the gateway runs");
-        let id = tasks.flatten().find(|task| {
-            std::fs::read_to_string(task.path().join("comm")).is_ok_and(|comm| comm.trim_end() == name)
-        });
+        let id = tasks
+            .flatten()
+            .find(|task| std::fs::read_to_string(task.path().join("comm")).is_ok_and(|comm| comm.trim_end() == name));
         let id = id.unwrap_or_else(|| panic!("the gateway has no thread {name}")).file_name();
         id.to_string_lossy().parse().expect("a thread id")
     }

@@ -21,7 +21,8 @@ pub(crate) struct Mounts {
 impl Mounts {
     /// A namespace with an empty tmpfs of `size` at [`Self::folder`]. The error says what this machine does not allow.
     pub(crate) fn with_tmpfs(size: &str) -> Result<Self, String> {
-        let folder = tempfile::Builder::new().prefix("hookgate-mounts-").tempdir().expect("a folder for temporary files");
+        let folder =
+            tempfile::Builder::new().prefix("hookgate-mounts-").tempdir().expect("a folder for temporary files");
         // `cat` ends when the pipe does, and the pipe when the test does.
         let script = "mount -t tmpfs -o mode=0755,size=\"$1\" tmpfs \"$0\" && echo ready && exec cat";
         let mut command = Command::new("unshare");
@@ -62,7 +63,8 @@ impl Mounts {
     /// The same where failure is possible.
     pub(crate) fn try_sh(&self, script: &str) -> Result<String, String> {
         let mut command = Command::new("nsenter");
-        command.args(["--target", &self.holder.id().to_string(), "--mount", "--", "sh", "-ec", script]);
+        let script = format!("PATH=$PATH:/usr/sbin:/sbin; {script}");
+        command.args(["--target", &self.holder.id().to_string(), "--mount", "--", "sh", "-ec", &script]);
         let done = command.env("D", self.folder()).stdin(Stdio::null()).output().map_err(|error| error.to_string())?;
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
         if done.status.success() { Ok(text(&done.stdout)) } else { Err(text(&done.stderr)) }
@@ -99,7 +101,8 @@ impl Platter {
     /// Makes one of `megabytes`, which writes nothing by itself for ten minutes.
     pub(crate) fn new(megabytes: u32) -> Result<Self, String> {
         let mounts = Mounts::with_tmpfs(&format!("{}m", 3 * megabytes + 8))?;
-        mounts.try_sh(&format!("mkdir $D/disk; truncate -s {megabytes}M $D/0.img; mkfs.ext4 -q -F -J size=4 $D/0.img"))?;
+        mounts
+            .try_sh(&format!("mkdir $D/disk; truncate -s {megabytes}M $D/0.img; mkfs.ext4 -q -F -J size=4 $D/0.img"))?;
         let mut platter = Self { mounts, device: String::new(), generation: 0 };
         platter.mount().map_err(|said| format!("no loop device can be mounted here: {said}"))?;
         Ok(platter)

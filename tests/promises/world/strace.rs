@@ -24,7 +24,8 @@ pub(crate) struct Hand(Child);
 
 /// Whether this machine lets a test trace; the reason if not.
 pub(crate) fn works() -> Result<(), String> {
-    let traced = Command::new("strace").args(["-qq", "-o", "/dev/null", "-e", "inject=fsync:retval=0", "true"]).status();
+    let traced =
+        Command::new("strace").args(["-qq", "-o", "/dev/null", "-e", "inject=fsync:retval=0", "true"]).status();
     match traced {
         Ok(status) if status.success() => Ok(()),
         Ok(status) => Err(format!("strace may not trace here: {status}")),

@@ -4,6 +4,9 @@ CARGO ?= cargo
 # How many events the torture tests send and how many crashes they survive, as a multiple of the everyday size.
 HOOKGATE_TORTURE ?= 20
 
+# What the tests need that make faults in disks and system calls.
+FAULTS := strace mkfs.ext4 e2fsck mount findmnt unshare nsenter prlimit
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test fmt lint docs unit bench torture fuzz image
 
@@ -17,6 +20,7 @@ demo: ## build, then play the story: good, bad, stale and repeated events, an ap
 
 test: ## everything that has to pass: format, lints, docs, tests
 	@scripts/ensure-tools cargo cc cmake redis-server cargo-nextest
+	@scripts/ensure-tools $(FAULTS) || echo 'tests that need these say so and show nothing' >&2
 	@$(MAKE) --no-print-directory --keep-going fmt lint docs unit
 
 fmt: ## check the format
@@ -37,8 +41,8 @@ bench: ## the benchmarks
 	@$(CARGO) bench --locked
 
 torture: ## the tests with crashes and floods at many times their everyday size: HOOKGATE_TORTURE=20
-	@scripts/ensure-tools cargo cc cmake redis-server cargo-nextest
-	@HOOKGATE_TORTURE=$(HOOKGATE_TORTURE) $(CARGO) nextest run --locked --release --no-fail-fast --run-ignored all -E 'not test(child_)'
+	@scripts/ensure-tools cargo cc cmake redis-server cargo-nextest $(FAULTS)
+	@HOOKGATE_TORTURE=$(HOOKGATE_TORTURE) $(CARGO) nextest run --profile torture --locked --release --no-fail-fast --run-ignored all -E 'not test(child_)'
 
 fuzz: ## the fuzz targets for FUZZ_SECONDS=60 each: headers, times, pointers, forms, tokens
 	@scripts/ensure-tools cargo cc cmake

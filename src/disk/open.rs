@@ -66,6 +66,7 @@ pub(super) fn open(settings: DiskSettings, now: Timestamp, metrics: Arc<Metrics>
         synced: None,
         last_lazy: None,
         pause: IDLE,
+        made_room: None,
         lock,
     };
     std::thread::Builder::new().name("disk-writer".to_owned()).spawn(move || writer.run()).map_err(thread)?;
@@ -135,7 +136,14 @@ fn ready(file: &Path, max_bytes: u64, now: Timestamp, log_lost: damage::LogLost)
         // A million events a millisecond: none of the damaged file has a higher number.
         meta::take_place(&conn, now.millis().saturating_mul(1 << 20), now)?;
     }
-    let recovered = meta::begin_run(&mut conn, now)?;
+    let recovered = match meta::begin_run(&mut conn, now) {
+        Err(error) if Trouble::of_file(&error) == Trouble::NoRoom => {
+            // A full disk: the write-ahead log of the last run may hold what room there is.
+            schema::empty_log(&conn)?;
+            meta::begin_run(&mut conn, now)?
+        }
+        begun => begun?,
+    };
     let totals = query::totals(&conn, max_bytes)?;
     Ok(Ready { conn, recovered, totals, log_lost })
 }

@@ -1,16 +1,22 @@
 //! Whether an event still fits: the spool's own cap, the dead letters' share of it, and the file system's free space.
 //! Pages that the database has and does not use count as free, so that a full spool recovers by being drained.
 
+use std::fs::File;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
+use rustix::fs::FallocateFlags;
 
 use super::DiskSettings;
 use super::fault::JobFault;
+use super::schema::DATABASE_FILE;
 
 /// How long an answer of the file system is believed. At 100 MB/s a second is well inside the default `min_free_bytes`.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// What is reserved for the database file ahead of its growth; more than a second of events is not meant to fit.
+const STEP: u64 = 1024 * 1024;
 
 /// The limits. Asked by the writer thread alone.
 #[derive(Debug)]
@@ -21,6 +27,11 @@ pub(super) struct Space {
     min_free_bytes: u64,
     /// When the file system was asked, and what it had left then, less what was let in since.
     looked: Option<(Instant, u64)>,
+    /// The database file, to reserve space for it. Closed after all connections are: a closed descriptor takes the
+    /// process's locks on the file along (`SQLite`, "How to corrupt", 2.2).
+    file: Option<File>,
+    /// Whether the file system had too little room the last time an event came.
+    tight: bool,
 }
 
 /// What an event asks for room for.
@@ -47,7 +58,8 @@ const COPIES: u64 = 2;
 impl Space {
     pub(super) fn new(settings: DiskSettings) -> Self {
         let DiskSettings { path, max_bytes, max_dead_bytes, min_free_bytes } = settings;
-        Self { directory: path, max_bytes, max_dead_bytes, min_free_bytes, looked: None }
+        let file = File::options().write(true).open(path.join(DATABASE_FILE)).ok();
+        Self { directory: path, max_bytes, max_dead_bytes, min_free_bytes, looked: None, file, tight: false }
     }
 
     /// Whether `size` bytes fit beside what is there. What was let in before stays, whatever it becomes.
@@ -65,7 +77,8 @@ impl Space {
             )));
         }
         let free = self.free_bytes(conn)?;
-        if free < self.min_free_bytes {
+        self.tight = free < self.min_free_bytes;
+        if self.tight {
             let limit = self.min_free_bytes;
             return Err(JobFault::Full(format!(
                 "the disk has {free} bytes free, less than spool.min_free_bytes = {limit}"
@@ -77,6 +90,40 @@ impl Space {
         Ok(())
     }
 
+    /// Whether there was too little room, since the last time of asking.
+    pub(super) const fn was_tight(&mut self) -> bool {
+        std::mem::replace(&mut self.tight, false)
+    }
+
+    /// The database file is another one from now on.
+    pub(super) fn renewed(&mut self) {
+        self.file = File::options().write(true).open(self.directory.join(DATABASE_FILE)).ok();
+        self.looked = None;
+    }
+
+    /// The file system was changed: look again.
+    pub(super) const fn changed(&mut self) {
+        self.looked = None;
+    }
+
+    /// Reserves what the database file has to grow by when the write-ahead log is brought into it, and a step more.
+    /// On a full disk the log could else never be brought in, and nothing be delivered any more.
+    fn reserve(&self, needed: u64) -> Result<(), JobFault> {
+        let Some(file) = &self.file else { return Ok(()) };
+        let length = file.metadata().map_or(0, |file| file.len());
+        if length >= needed {
+            return Ok(());
+        }
+        match rustix::fs::fallocate(file, FallocateFlags::empty(), length, needed + STEP - length) {
+            Err(rustix::io::Errno::NOSPC | rustix::io::Errno::DQUOT) => {
+                Err(JobFault::Full("the disk has no room for what the write-ahead log holds".to_owned()))
+            }
+            // A file system that cannot reserve: nothing is promised for it.
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    /// The file system's free space and the database's unused pages.
     fn free_bytes(&mut self, conn: &Connection) -> Result<u64, JobFault> {
         if let Some((when, free)) = self.looked
             && when.elapsed() < LOOK_AGAIN
@@ -85,11 +132,16 @@ impl Space {
         }
         let system = rustix::fs::statvfs(&self.directory)
             .map_err(|error| JobFault::Failed(format!("the file system does not say how much is free: {error}")))?;
-        let unused: u64 = conn.query_row(
-            "SELECT freelist_count * page_size FROM pragma_freelist_count, pragma_page_size",
+        let (unused, whole): (u64, u64) = conn.query_row(
+            "SELECT freelist_count * page_size, page_count * page_size
+             FROM pragma_freelist_count, pragma_page_count, pragma_page_size",
             [],
-            |row| row.get(0),
+            |row| Ok((row.get(0)?, row.get(1)?)),
         )?;
+        if let Err(full) = self.reserve(whole) {
+            self.tight = true;
+            return Err(full);
+        }
         let free = system.f_bavail.saturating_mul(system.f_frsize).saturating_add(unused);
         self.looked = Some((Instant::now(), free));
         Ok(free)

@@ -36,6 +36,8 @@ const BATCH_BYTES: usize = 16 * 1024 * 1024;
 const LAZY_PAUSE: Duration = Duration::from_millis(5);
 /// How often the thread looks around when nothing is asked of it.
 pub(super) const IDLE: Duration = Duration::from_secs(1);
+/// Shortest time between two attempts to give the write-ahead log's space back to a full disk.
+const MAKE_ROOM: Duration = Duration::from_secs(1);
 /// The pause between two steps of a chore that is not done yet.
 const BREATH: Duration = Duration::from_millis(10);
 /// Pages given back to the file system in one step: 1 MiB, a few milliseconds that a commit may have to wait.
@@ -76,6 +78,7 @@ pub(super) struct Writer {
     pub(super) last_lazy: Option<Instant>,
     /// How long nothing must be asked before the next chore.
     pub(super) pause: Duration,
+    pub(super) made_room: Option<Instant>,
     /// Dropped last: the lock outlives every connection of this thread.
     pub(super) lock: Lock,
 }
@@ -153,6 +156,24 @@ impl Writer {
         for (order, outcome) in orders.iter_mut().zip(outcomes.into_iter().chain(missing)) {
             order.job.answer(committed.clone().and(outcome));
         }
+        if self.space.was_tight() || matches!(committed, Err(JobFault::Full(_))) {
+            self.make_room();
+        }
+    }
+
+    /// The disk is full: brings the write-ahead log into the database and gives its space back. Without that a log
+    /// that cannot grow to the length at which it is due would keep the drain from ever going on.
+    fn make_room(&mut self) {
+        if self.made_room.is_some_and(|at| at.elapsed() < MAKE_ROOM) {
+            return;
+        }
+        self.made_room = Some(Instant::now());
+        let Ok(conn) = self.health.connection(&self.metrics) else { return };
+        match super::schema::empty_log(conn) {
+            Ok(emptied) => tracing::debug!(?emptied, "the disk is full: the write-ahead log was brought in"),
+            Err(error) => tracing::warn!(%error, "the disk is full and the write-ahead log cannot be brought in"),
+        }
+        self.space.changed();
     }
 
     fn transact(
@@ -229,6 +250,7 @@ impl Writer {
                 tracing::error!(what, kept = %aside.display(),
                     "the database is damaged and was put aside; a fresh one is in its place, and what can be read comes over");
                 self.books.empty();
+                self.space.renewed();
                 self.rescue.begin();
             }
             Err(fault) => tracing::error!(what, %fault, "the database is damaged and could not be put aside"),

@@ -63,6 +63,8 @@ struct Inner {
     drain: watch::Sender<Option<Instant>>,
     /// Tasks alive: first deliveries and attempts from the disk.
     tasks: watch::Sender<usize>,
+    /// Until when nothing is taken from the disk, because it refused something.
+    disk_rests_until: Mutex<Option<Instant>>,
     /// Events received before this moment may have been processed before a crash.
     doubtful: Option<Doubt>,
 }
@@ -94,6 +96,7 @@ impl Deliverer {
             wake: Notify::new(),
             drain: watch::channel(None).0,
             tasks: watch::channel(0).0,
+            disk_rests_until: Mutex::default(),
             doubtful,
         }))
     }

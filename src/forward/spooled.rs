@@ -62,6 +62,9 @@ pub(super) async fn drain_lane(deliverer: Deliverer, lane: Arc<Lane>, task: Task
 impl Deliverer {
     /// Starts attempts for what is due, as far as slots allow; returns the moment to look again.
     async fn deliver_due(&self, lane: &Arc<Lane>) -> Instant {
+        if let Some(until) = self.disk_rests() {
+            return until;
+        }
         let busy = self.held_count();
         let batch = if lane.knows_failures() { WIDE_BATCH } else { BATCH };
         let mut due = match self.0.spool.due(&lane.route.name, self.0.clock.now(), batch + busy).await {
@@ -81,6 +84,9 @@ impl Deliverer {
                 Ok(_) | Err(NoSlot::Busy) => return Instant::now(),
             }
             started += 1;
+            if let Some(until) = self.disk_rests() {
+                return until;
+            }
         }
         if started > 0 {
             return Instant::now();
@@ -143,6 +149,7 @@ impl Deliverer {
             }
             Err(_) => {
                 drop(slot);
+                self.let_the_disk_rest();
                 if matches!(noted.await, Ok(Found::Yes)) {
                     self.write_down(event, Settlement::Postpone { not_before: self.0.clock.now() }).await;
                 }
@@ -228,8 +235,21 @@ impl Deliverer {
 
     async fn rest_after(&self, slot: Slot, fault: &SpoolFault) {
         drop(slot);
+        self.let_the_disk_rest();
         tracing::warn!(%fault, "the disk did not serve a delivery");
         tokio::time::sleep(DISK_REST).await;
+    }
+
+    /// No lane takes anything from the disk for a while: a disk that fails or stalls would otherwise be asked for the
+    /// whole backlog again and again, with a task and a log line for each event.
+    fn let_the_disk_rest(&self) {
+        let until = Instant::now() + DISK_REST;
+        *self.0.disk_rests_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(until);
+    }
+
+    fn disk_rests(&self) -> Option<Instant> {
+        let until = *self.0.disk_rests_until.lock().unwrap_or_else(PoisonError::into_inner);
+        until.filter(|until| Instant::now() < *until)
     }
 
     pub(super) fn count_burial(&self, route: &str, state: Entry) {

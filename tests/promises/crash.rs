@@ -3,142 +3,43 @@
 //! Senders behave as senders do: they send an event until it is acknowledged. In the end the books are read: every
 //! acknowledged event was accepted by the application, and an event that was sent again after an acceptance says so.
 
-use std::collections::{HashMap, HashSet};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
+use crate::books::{Books, DRAINED, read_the_books, sent_after_acceptance, torture_world, under_load};
 use crate::world::act::{Act, accept, answer};
 use crate::world::app::{App, Seen};
 use crate::world::chance::{chance, crashes};
 use crate::world::clock::{eventually, pause};
-use crate::world::events::{task, task_of};
+use crate::world::events::task;
 use crate::world::gateway::Gateway;
 use crate::world::sender::{Line, Reply, send};
 use crate::world::setup::Setup;
 use crate::world::sign::Provider;
-use crate::world::{World, at_once, world, world_with};
+use crate::world::{at_once, world, world_with};
 
-const SENDERS: usize = 8;
-const IN_FLIGHT: usize = 8;
 /// `server.shutdown_grace`, unless a test says otherwise.
 const GRACE: Duration = Duration::from_secs(25);
-const DRAINED: Duration = Duration::from_secs(60);
-
-/// Tasks in the order of their acknowledgement.
-#[derive(Default)]
-struct Books {
-    acked: Mutex<Vec<String>>,
-    refused: Mutex<Vec<String>>,
-    closed: AtomicBool,
-}
-
-/// Sends events of its own until the books are closed, each until it is acknowledged.
-fn keep_sending(address: &str, sender: usize, books: &Books) {
-    for n in 0.. {
-        let name = format!("{sender}-{n}");
-        let body = task(&name);
-        let deadline = Instant::now() + DRAINED;
-        loop {
-            if books.closed.load(Ordering::SeqCst) {
-                return;
-            }
-            match send(address, &Provider::Veedeo.sign(body.clone())) {
-                Ok(reply) if reply.acked() => break books.acked.lock().unwrap().push(name),
-                Ok(reply) if reply.status < 500 => {
-                    books.refused.lock().unwrap().push(format!("{name}: {} {}", reply.status, reply.text()));
-                }
-                Ok(_) | Err(_) => {}
-            }
-            assert!(Instant::now() < deadline, "{name} was not acknowledged within {DRAINED:?}");
-            pause(Duration::from_millis(20));
-        }
-    }
-}
-
-/// Sends while `disturb` does its worst, then lets the application be well and the spool drain.
-fn under_load(world: &mut World, disturb: impl FnOnce(&mut Gateway)) -> Books {
-    let books = Books::default();
-    let address = world.gateway.address();
-    std::thread::scope(|scope| {
-        for sender in 0..SENDERS {
-            let (books, address) = (&books, &address);
-            scope.spawn(move || keep_sending(address, sender, books));
-        }
-        disturb(&mut world.gateway);
-        world.app.always(accept());
-        pause(Duration::from_millis(500));
-        books.closed.store(true, Ordering::SeqCst);
-    });
-    world.gateway.wait_for_empty_spool(DRAINED);
-    books
-}
-
-/// What the application accepted, and how often it was sent each event after that.
-fn read_the_books(world: &World, books: &Books, kills: usize) {
-    let seen = world.app.seen();
-    let accepted: HashSet<String> = seen.iter().filter(|s| s.answered == Some(200)).map(|s| task_of(&s.body)).collect();
-    let acked = books.acked.lock().unwrap();
-    let lost: Vec<&String> = acked.iter().filter(|name| !accepted.contains(*name)).collect();
-    assert!(lost.is_empty(), "{} of {} acknowledged events are lost: {lost:?}", lost.len(), acked.len());
-    assert!(acked.len() > kills, "only {} events in the whole test", acked.len());
-    assert_eq!(world.gateway.metrics().count("hookgate_spool_events", &[("state", "dead")]), 0);
-    let extra = sent_after_acceptance(&seen);
-    let silent: Vec<&&Seen> = extra.iter().filter(|seen| !seen.flagged()).collect();
-    assert!(silent.is_empty(), "sent again after an acceptance, without a word: {silent:?}");
-    let bound = kills * (SENDERS + IN_FLIGHT);
-    assert!(extra.len() <= bound, "{} extra sendings after {kills} kills; at most {bound} were in flight", extra.len());
-    assert!(one_key_each(&seen), "every sending of one event carries the same key");
-    let refused = books.refused.lock().unwrap();
-    assert!(refused.is_empty(), "a fault of ours was told as the sender's: {refused:?}");
-    eprintln!("{} acknowledged, {} sendings, {} extra and flagged", acked.len(), seen.len(), extra.len());
-}
-
-fn sent_after_acceptance(seen: &[Seen]) -> Vec<&Seen> {
-    let mut accepted = HashSet::new();
-    let mut extra = Vec::new();
-    for sending in seen {
-        let key = sending.key();
-        if accepted.contains(&key) {
-            extra.push(sending);
-        }
-        if sending.answered == Some(200) {
-            accepted.insert(key);
-        }
-    }
-    extra
-}
-
-fn one_key_each(seen: &[Seen]) -> bool {
-    let mut keys = HashMap::new();
-    seen.iter().all(|seen| *keys.entry(task_of(&seen.body)).or_insert_with(|| seen.key()) == seen.key())
-}
-
-fn torture_world(lines: &[&str]) -> World {
-    let in_flight = format!("app.max_in_flight = {IN_FLIGHT}");
-    let quick = ["ack.budget = '2s'", "ack.reserve = '1s'", &in_flight, "app.attempt_timeout = '2s'"];
-    world_with(&[&quick, lines].concat())
-}
 
 /// Kills and restarts as often as asked for, at moments of chance.
-fn kill_again_and_again(gateway: &mut Gateway, kills: usize) {
+fn kill_again_and_again(gateway: &mut Gateway, books: &Books, kills: usize) {
     let mut chance = chance();
     for _ in 0..kills {
         pause(Duration::from_millis(chance.u64(50..600)));
         gateway.kill9();
+        books.incident();
         pause(Duration::from_millis(chance.u64(0..50)));
         gateway.restart();
     }
 }
 
 fn kill_with_an_application_that(does: impl Fn(&Seen) -> Act + Send + Sync + 'static, lines: &[&str]) {
-    let kills = crashes();
     let mut world = torture_world(lines);
     world.app.decide(does);
-    let books = under_load(&mut world, |gateway| kill_again_and_again(gateway, kills));
-    read_the_books(&world, &books, kills);
+    let books = Books::default();
+    under_load(&mut world, &books, |gateway, books| kill_again_and_again(gateway, books, crashes()));
+    read_the_books(&world, &books);
 }
 
 #[test]
@@ -170,22 +71,14 @@ fn nothing_acknowledged_is_lost_when_a_queueing_gateway_is_killed() {
 
 #[test]
 fn nothing_acknowledged_is_lost_when_the_gateway_is_killed_while_the_application_is_away() {
-    let kills = crashes();
     let mut world = torture_world(&[]);
     world.app.down();
     let books = Books::default();
     let address = world.gateway.address();
-    std::thread::scope(|scope| {
-        for sender in 0..SENDERS {
-            let (books, address) = (&books, &address);
-            scope.spawn(move || keep_sending(address, sender, books));
-        }
-        kill_again_and_again(&mut world.gateway, kills);
-        books.closed.store(true, Ordering::SeqCst);
-    });
+    books.while_sending(&address, || kill_again_and_again(&mut world.gateway, &books, crashes()));
     world.app.up();
     world.gateway.wait_for_empty_spool(DRAINED);
-    read_the_books(&world, &books, kills);
+    read_the_books(&world, &books);
 }
 
 #[test]
@@ -222,7 +115,8 @@ fn after_a_stop_in_peace_nothing_is_flagged() {
 fn after_sigterm_under_load_nothing_acknowledged_is_lost_and_nothing_is_sent_twice() {
     let mut world = torture_world(&[]);
     world.app.decide(|seen| accept().after(Duration::from_millis(u64::from(seen.sha256()[0]))));
-    let books = under_load(&mut world, |gateway| {
+    let books = Books::default();
+    under_load(&mut world, &books, |gateway, _| {
         let mut chance = chance();
         for _ in 0..crashes() {
             pause(Duration::from_millis(chance.u64(100..700)));
@@ -232,7 +126,7 @@ fn after_sigterm_under_load_nothing_acknowledged_is_lost_and_nothing_is_sent_twi
             gateway.restart();
         }
     });
-    read_the_books(&world, &books, 1);
+    read_the_books(&world, &books);
     assert_eq!(sent_after_acceptance(&world.app.seen()).len(), 0, "a stop in peace sends nothing twice");
 }
 

@@ -5,9 +5,8 @@ use std::time::Duration;
 
 use crate::outage::assert_spooled;
 use crate::world::app::App;
-use crate::world::chance::{bytes, chance};
 use crate::world::clock::eventually;
-use crate::world::events::{task, task_of};
+use crate::world::events::{task, task_of, wide_task};
 use crate::world::gateway::Gateway;
 use crate::world::sender::Reply;
 use crate::world::setup::Setup;
@@ -17,33 +16,23 @@ use crate::world::world_without_app;
 const DRAINED: Duration = Duration::from_secs(30);
 
 /// A gateway whose `veedeo` application is away and whose `github` application is well.
-struct TwoApps {
-    gateway: Gateway,
-    away: App,
-    well: App,
+pub(crate) struct TwoApps {
+    pub(crate) gateway: Gateway,
+    pub(crate) away: App,
+    pub(crate) well: App,
 }
 
-fn two_apps(setup: impl FnOnce(Setup) -> Setup) -> TwoApps {
+pub(crate) fn two_apps(setup: impl FnOnce(Setup) -> Setup) -> TwoApps {
     let (away, well) = (App::stopped(), App::start());
     let github = format!("routes.github.app.url = '{}'", well.url());
     TwoApps { gateway: Gateway::start(setup(Setup::new(&away.url()).with(&[&github]))), away, well }
 }
 
-/// A Veedeo event of about 20 KiB that cannot be compressed.
-fn large_task(chance: &mut fastrand::Rng, n: usize) -> Vec<u8> {
-    let filler = data_encoding::HEXLOWER.encode(&bytes(chance, 10_000));
-    String::from_utf8(task(n))
-        .unwrap()
-        .replace("\"percentage\":45", &format!("\"percentage\":\"{filler}\""))
-        .into_bytes()
-}
-
 /// Sends until the disk takes no more. Returns the tasks it took and the first reply of another kind.
-fn fill(gateway: &Gateway, tag: usize) -> (Vec<String>, Reply, Vec<u8>) {
-    let mut chance = chance();
+pub(crate) fn fill(gateway: &Gateway, tag: usize) -> (Vec<String>, Reply, Vec<u8>) {
     let mut taken = Vec::new();
     for n in 0..1000 {
-        let body = large_task(&mut chance, tag + n);
+        let body = wide_task(tag + n, 20_000);
         let reply = gateway.send(&Provider::Veedeo.sign(body.clone()));
         if !reply.acked() {
             return (taken, reply, body);
@@ -53,12 +42,12 @@ fn fill(gateway: &Gateway, tag: usize) -> (Vec<String>, Reply, Vec<u8>) {
     panic!("20 MB went into a small spool");
 }
 
-fn assert_the_fast_path_goes_on(world: &TwoApps, name: &str) {
+pub(crate) fn assert_the_fast_path_goes_on(world: &TwoApps, name: &str) {
     let reply = world.gateway.send(&Provider::GitHub.sign(format!("{{\"name\":\"{name}\"}}")));
     assert_eq!(reply.text(), "{\"app\":200}", "an event whose application is well needs no disk");
 }
 
-fn assert_delivered(app: &App, tasks: &[String]) {
+pub(crate) fn assert_delivered(app: &App, tasks: &[String]) {
     let mut delivered: Vec<String> = app.seen().iter().map(|seen| task_of(&seen.body)).collect();
     let mut wanted = tasks.to_vec();
     delivered.sort();

@@ -15,19 +15,25 @@
 )]
 
 mod answers;
+mod app_faults;
 mod bodies;
+mod books;
 mod commands;
 mod crash;
+mod descriptors;
 mod disk;
+mod disk_faults;
 mod duplicates;
 mod explain;
 mod front;
 mod handover;
 mod handshakes;
+mod kills;
 mod modes;
 mod order;
 mod outage;
 mod passthrough;
+mod power;
 mod quotas;
 mod refusals;
 mod relay;

@@ -23,12 +23,27 @@ pub(crate) enum Act {
     Never,
     /// The connection ends without an answer.
     HangUp,
+    /// The connection is reset without an answer.
+    Reset,
+    /// The application closes its half of the connection and goes on reading.
+    HalfClose,
     /// A status line and half of the promised body, then the end of the connection.
     BrokenBody(u16),
     /// These bytes, one after each pause, then the end of the connection.
     Trickle(Vec<u8>, Duration),
+    /// Some bytes at once, others one after each pause, then the end of the connection.
+    AtOnceThen(Vec<u8>, Vec<u8>, Duration),
     /// These bytes as they are, then the end of the connection.
     Raw(Vec<u8>),
+}
+
+/// What happens to a request of which only the head has been read.
+#[derive(Clone, Debug)]
+pub(crate) enum Early {
+    /// The connection is reset.
+    Reset,
+    /// An answer with this status and these bytes is sent, and then the body is read to its end.
+    Answer(u16, Vec<u8>),
 }
 
 /// An answer with this status and a small JSON body.

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
 
-use super::act::{Act, accept};
+use super::act::{Act, Early, accept};
 use super::clock::{SOON, eventually, pause};
 use super::ports::Port;
 use super::wire::{Headers, Unframed, Wire, WireFault};
@@ -81,6 +81,7 @@ struct Inside {
     seen: Mutex<Vec<Seen>>,
     violations: Mutex<Vec<String>>,
     script: Mutex<VecDeque<Act>>,
+    early: Mutex<VecDeque<Early>>,
     decide: Mutex<Decide>,
     connections: AtomicUsize,
     slammed: AtomicUsize,
@@ -109,6 +110,7 @@ impl App {
             seen: Mutex::default(),
             violations: Mutex::default(),
             script: Mutex::default(),
+            early: Mutex::default(),
             decide: Mutex::new(Arc::new(|_| accept())),
             connections: AtomicUsize::new(0),
             slammed: AtomicUsize::new(0),
@@ -158,6 +160,11 @@ impl App {
     /// Does these first, one for each request in the order of their coming.
     pub(crate) fn first(&self, acts: impl IntoIterator<Item = Act>) {
         self.inside.script.lock().unwrap().extend(acts);
+    }
+
+    /// Does these first to requests of which it has read the head alone.
+    pub(crate) fn at_the_head(&self, acts: impl IntoIterator<Item = Early>) {
+        self.inside.early.lock().unwrap().extend(acts);
     }
 
     /// Closes the next `count` connections before it has read anything.
@@ -234,8 +241,10 @@ fn listen(listener: &TcpListener, inside: &Arc<Inside>, stop: &AtomicBool) {
 fn serve(stream: TcpStream, connection: usize, inside: &Inside) {
     let mut wire = Wire::new(stream, Duration::from_secs(3600));
     loop {
-        match read(&mut wire, connection) {
-            Ok(seen) => {
+        match read(&mut wire, connection, inside) {
+            Ok(None) => return,
+            Ok(Some(seen)) if seen.answered.is_some() => inside.lock_seen().push(seen),
+            Ok(Some(seen)) => {
                 let (index, act) = inside.note(seen);
                 if !inside.perform(&mut wire, index, act) {
                     return;
@@ -247,7 +256,8 @@ fn serve(stream: TcpStream, connection: usize, inside: &Inside) {
     }
 }
 
-fn read(wire: &mut Wire, connection: usize) -> Result<Seen, WireFault> {
+/// `None`: the connection was reset at the head.
+fn read(wire: &mut Wire, connection: usize, inside: &Inside) -> Result<Option<Seen>, WireFault> {
     let head = wire.head()?;
     let malformed = |what: &str| WireFault::Malformed(format!("{what} in {head:?}"));
     let [method, target, "HTTP/1.1"] = head.start.split(' ').collect::<Vec<_>>()[..] else {
@@ -260,12 +270,25 @@ fn read(wire: &mut Wire, connection: usize) -> Result<Seen, WireFault> {
     if from_a_route && (head.headers.get("content-length").is_none() || head.headers.get("expect").is_some()) {
         return Err(malformed("not one Content-Length, or an Expect,"));
     }
+    let early = inside.early.lock().unwrap().pop_front();
+    let mut answered = None;
+    match early {
+        None => {}
+        Some(Early::Reset) => {
+            inside.reset(wire, connection);
+            return Ok(None);
+        }
+        Some(Early::Answer(status, bytes)) => {
+            wire.write(&bytes)?;
+            answered = Some(status);
+        }
+    }
     let body = wire.body(&head.headers, Unframed::Empty)?;
     if !wire.surplus().is_empty() {
         return Err(malformed("bytes behind the request"));
     }
     let (method, target) = (method.to_owned(), target.to_owned());
-    Ok(Seen { connection, at: Instant::now(), method, target, headers: head.headers, body, answered: None })
+    Ok(Some(Seen { connection, at: Instant::now(), method, target, headers: head.headers, body, answered }))
 }
 
 impl Inside {
@@ -275,6 +298,12 @@ impl Inside {
 
     fn violation(&self, what: String) {
         self.violations.lock().unwrap().push(what);
+    }
+
+    /// Has the connection reset as soon as it is dropped.
+    fn reset(&self, wire: &Wire, connection: usize) {
+        wire.linger_not();
+        drop(self.open.lock().unwrap().remove(&connection));
     }
 
     fn note(&self, seen: Seen) -> (usize, Act) {
@@ -309,6 +338,16 @@ impl Inside {
                 false
             }
             Act::HangUp => false,
+            Act::Reset => {
+                let connection = self.lock_seen()[index].connection;
+                self.reset(wire, connection);
+                false
+            }
+            Act::HalfClose => {
+                wire.end_writing();
+                wire.peek().ok();
+                false
+            }
             Act::BrokenBody(status) => {
                 self.lock_seen()[index].answered = Some(status);
                 let half = format!("HTTP/1.1 {status} OK\r\nContent-Length: 100\r\n\r\nhalf of it");
@@ -323,6 +362,9 @@ impl Inside {
                     }
                 }
                 false
+            }
+            Act::AtOnceThen(at_once, bytes, every) => {
+                wire.write(&at_once).is_ok() && self.perform(wire, index, Act::Trickle(bytes, every))
             }
             Act::Raw(bytes) => {
                 wire.write(&bytes).ok();

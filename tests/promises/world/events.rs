@@ -87,6 +87,19 @@ pub(crate) fn task_at(id: impl std::fmt::Display, moment: &str, event_type: &str
         .into()
 }
 
+/// The same event as [`task`] makes, but longer by `filler` bytes that cannot be compressed and follow from its task.
+pub(crate) fn wide_task(id: impl std::fmt::Display, filler: usize) -> Vec<u8> {
+    let body = task(&id);
+    if filler == 0 {
+        return body;
+    }
+    let seed = id.to_string().bytes().fold(1, |seed: u64, byte| seed.wrapping_mul(31).wrapping_add(u64::from(byte)));
+    let mut chance = fastrand::Rng::with_seed(seed);
+    let filler: String = (0..filler).map(|_| chance.alphanumeric()).collect();
+    let text = String::from_utf8(body).expect("JSON is text");
+    text.replace("\"percentage\":45", &format!("\"percentage\":\"{filler}\"")).into_bytes()
+}
+
 /// The task of a body made by [`task`].
 pub(crate) fn task_of(body: &[u8]) -> String {
     let body: serde_json::Value = serde_json::from_slice(body).expect("a body made by these tests");
@@ -131,5 +144,8 @@ mod tests {
     #[test]
     fn a_task_can_be_told_from_its_body() {
         assert_eq!(task_of(&task("7-x")), "7-x");
+        assert_eq!(task_of(&wide_task("7-x", 1000)), "7-x");
+        assert_eq!(wide_task("7-x", 1000).len(), task("7-x").len() + 1000);
+        assert_eq!((wide_task("a", 9) == wide_task("a", 9), wide_task("a", 0) == task("a")), (true, true));
     }
 }

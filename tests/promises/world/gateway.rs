@@ -76,6 +76,11 @@ impl Gateway {
         self.setup.shell = None;
     }
 
+    /// Starts through this shell line from the next time on.
+    pub(crate) fn through(&mut self, shell: String) {
+        self.setup.shell = Some(shell);
+    }
+
     fn write_configuration(&self) {
         let own = [
             format!("listen = '{}'", self.listen.address()),
@@ -156,6 +161,49 @@ impl Gateway {
         let status = running.child.kill();
         running.readers.into_iter().for_each(|reader| reader.join().expect("a stream that can be read"));
         assert_eq!(status.signal(), Some(9), "the gateway had ended by itself: {status}");
+    }
+
+    /// Waits for somebody else's SIGKILL to end it. Returns whether that came true.
+    pub(crate) fn is_killed(&mut self, within: Duration) -> bool {
+        let running = self.running.as_mut().expect("the gateway runs");
+        let Some(status) = wait(&mut running.child, within) else { return false };
+        let running = self.running.take().expect("it was there a moment ago");
+        running.readers.into_iter().for_each(|reader| reader.join().expect("a stream that can be read"));
+        assert_eq!(status.signal(), Some(9), "the gateway ended by itself: {status}");
+        true
+    }
+
+    /// Whether it is ready now.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.telemetry("/readyz").is_ok_and(|reply| reply.status == 200)
+    }
+
+    /// Whether its process is there.
+    pub(crate) const fn runs(&self) -> bool {
+        self.running.is_some()
+    }
+
+    /// Its process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.running.as_ref().expect("the gateway runs").child.id()
+    }
+
+    /// The id of its thread of this name.
+    pub(crate) fn thread(&self, name: &str) -> u32 {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid())).expect("the gateway runs");
+        let id = tasks
+            .flatten()
+            .find(|task| std::fs::read_to_string(task.path().join("comm")).is_ok_and(|comm| comm.trim_end() == name));
+        let id = id.unwrap_or_else(|| panic!("the gateway has no thread {name}")).file_name();
+        id.to_string_lossy().parse().expect("a thread id")
+    }
+
+    /// The processor time it has used so far.
+    pub(crate) fn processor_time(&self) -> Duration {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).expect("the gateway runs");
+        let fields: Vec<&str> = stat.rsplit(')').next().expect("a name in brackets").split_whitespace().collect();
+        let ticks: u64 = [11, 12].iter().map(|at| fields[*at].parse::<u64>().expect("a number of ticks")).sum();
+        Duration::from_millis(ticks * 10)
     }
 
     /// Sends it a signal.

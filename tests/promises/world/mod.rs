@@ -7,6 +7,8 @@ pub(crate) mod chance;
 pub(crate) mod clock;
 pub(crate) mod events;
 pub(crate) mod gateway;
+pub(crate) mod mounts;
+pub(crate) mod needs;
 pub(crate) mod output;
 pub(crate) mod ports;
 pub(crate) mod redis;
@@ -15,6 +17,7 @@ mod self_tests;
 pub(crate) mod sender;
 pub(crate) mod setup;
 pub(crate) mod sign;
+pub(crate) mod strace;
 pub(crate) mod wire;
 
 use app::App;

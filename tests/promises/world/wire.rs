@@ -91,6 +91,16 @@ impl Wire {
         self.stream.write_all(bytes).map_err(|e| WireFault::Broken(e.to_string()))
     }
 
+    /// A reset, and not an orderly end, is what the peer sees when this end of the connection is dropped.
+    pub(crate) fn linger_not(&self) {
+        rustix::net::sockopt::set_socket_linger(&self.stream, Some(Duration::ZERO)).expect("an open socket");
+    }
+
+    /// Ends this direction of the connection.
+    pub(crate) fn end_writing(&self) {
+        self.stream.shutdown(std::net::Shutdown::Write).ok();
+    }
+
     /// Waits for one byte or the end, without taking anything. `Ok(false)`: the end.
     pub(crate) fn peek(&mut self) -> Result<bool, WireFault> {
         if self.buffer.is_empty() {

@@ -199,7 +199,7 @@ fn when_the_old_process_dies_in_the_middle_the_new_one_goes_on() {
         world.app.wait_for(1);
         world.gateway.signal(Signal::QUIT);
         world.gateway.wait_for_log(&["stopping", "HandOver"]);
-        rustix::process::kill_process(world.gateway.pid(), Signal::KILL).unwrap();
+        world.gateway.signal(Signal::KILL);
         assert!(first.join().unwrap().is_err(), "the sender was told nothing");
     });
     let line = eventually("the new process serves", Duration::from_secs(10), || {
@@ -236,10 +236,10 @@ fn the_supervisor_is_told_which_process_serves() {
     world.gateway.environment("NOTIFY_SOCKET", &path.to_string_lossy());
     world.gateway.restart();
     let first = world.gateway.pid();
-    assert_eq!(told().trim(), format!("READY=1\nMAINPID={}", first.as_raw_pid()));
+    assert_eq!(told().trim(), format!("READY=1\nMAINPID={}", first));
     world.gateway.hand_over();
     let second = world.gateway.pid();
-    assert_eq!(told().trim(), format!("READY=1\nMAINPID={}", second.as_raw_pid()));
+    assert_eq!(told().trim(), format!("READY=1\nMAINPID={}", second));
     world.gateway.stop();
     assert_eq!(told().trim(), "STOPPING=1");
     assert_ne!(first, second);

@@ -166,7 +166,7 @@ impl Gateway {
     /// Waits for somebody else's SIGKILL to end it. Returns whether that came true.
     pub(crate) fn is_killed(&mut self, within: Duration) -> bool {
         let running = self.running.as_mut().expect("the gateway runs");
-        let Some(status) = wait(&mut running.child, within) else { return false };
+        let Some(status) = running.child.wait(within) else { return false };
         let running = self.running.take().expect("it was there a moment ago");
         running.readers.into_iter().for_each(|reader| reader.join().expect("a stream that can be read"));
         assert_eq!(status.signal(), Some(9), "the gateway ended by itself: {status}");
@@ -183,10 +183,6 @@ impl Gateway {
         self.running.is_some()
     }
 
-    /// Its process id.
-    pub(crate) fn pid(&self) -> u32 {
-        self.running.as_ref().expect("the gateway runs").child.id()
-    }
 
     /// The id of its thread of this name.
     pub(crate) fn thread(&self, name: &str) -> u32 {
@@ -213,8 +209,9 @@ impl Gateway {
     }
 
     /// The number of the process that runs.
-    pub(crate) fn pid(&self) -> Pid {
-        self.running.as_ref().expect("the gateway runs").child.pid()
+    pub(crate) fn pid(&self) -> u32 {
+        let pid = self.running.as_ref().expect("the gateway runs").child.pid();
+        u32::try_from(pid.as_raw_pid()).expect("a process id is positive")
     }
 
     /// Has it hand over to a new process, waits for its end in peace, and looks after the new one from then on.

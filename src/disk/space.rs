@@ -15,8 +15,10 @@ use super::schema::DATABASE_FILE;
 /// How long an answer of the file system is believed. At 100 MB/s a second is well inside the default `min_free_bytes`.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
-/// What is reserved for the database file ahead of its growth; more than a second of events is not meant to fit.
+/// How much more is reserved for the database file at a time.
 const STEP: u64 = 1024 * 1024;
+/// Pages that an event may take in the indexes besides its own.
+const MARGIN: u64 = 64 * 1024;
 
 /// The limits. Asked by the writer thread alone.
 #[derive(Debug)]
@@ -76,6 +78,10 @@ impl Space {
                 "the dead letters hold {used} bytes, {size} more would pass spool.max_dead_bytes = {limit}"
             )));
         }
+        if let Err(full) = self.reserve(conn, size) {
+            self.tight = true;
+            return Err(full);
+        }
         let free = self.free_bytes(conn)?;
         self.tight = free < self.min_free_bytes;
         if self.tight {
@@ -106,10 +112,14 @@ impl Space {
         self.looked = None;
     }
 
-    /// Reserves what the database file has to grow by when the write-ahead log is brought into it, and a step more.
-    /// On a full disk the log could else never be brought in, and nothing be delivered any more.
-    fn reserve(&self, needed: u64) -> Result<(), JobFault> {
+    /// Reserves what the database file has to grow by when the write-ahead log is brought into it, this event of `size`
+    /// bytes included. On a full disk the log could else never be brought in, and nothing be delivered any more.
+    fn reserve(&self, conn: &Connection, size: u64) -> Result<(), JobFault> {
         let Some(file) = &self.file else { return Ok(()) };
+        let whole: u64 = conn
+            .prepare_cached("SELECT page_count * page_size FROM pragma_page_count, pragma_page_size")?
+            .query_row([], |row| row.get(0))?;
+        let needed = whole.saturating_add(size.saturating_mul(2)).saturating_add(MARGIN);
         let length = file.metadata().map_or(0, |file| file.len());
         if length >= needed {
             return Ok(());
@@ -132,16 +142,11 @@ impl Space {
         }
         let system = rustix::fs::statvfs(&self.directory)
             .map_err(|error| JobFault::Failed(format!("the file system does not say how much is free: {error}")))?;
-        let (unused, whole): (u64, u64) = conn.query_row(
-            "SELECT freelist_count * page_size, page_count * page_size
-             FROM pragma_freelist_count, pragma_page_count, pragma_page_size",
+        let unused: u64 = conn.query_row(
+            "SELECT freelist_count * page_size FROM pragma_freelist_count, pragma_page_size",
             [],
-            |row| Ok((row.get(0)?, row.get(1)?)),
+            |row| row.get(0),
         )?;
-        if let Err(full) = self.reserve(whole) {
-            self.tight = true;
-            return Err(full);
-        }
         let free = system.f_bavail.saturating_mul(system.f_frsize).saturating_add(unused);
         self.looked = Some((Instant::now(), free));
         Ok(free)

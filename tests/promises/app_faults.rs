@@ -2,7 +2,7 @@
 //! is a second sending, and whether that one says that the first may have been processed. P1, P5, P12, P16, W2.
 
 use std::net::{TcpListener, TcpStream};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::books::DRAINED;
 use crate::outage::assert_spooled;

@@ -12,7 +12,7 @@ use crate::world::clock::{eventually, pause};
 use crate::world::events::{task, task_of};
 use crate::world::gateway::Gateway;
 use crate::world::needs::given;
-use crate::world::sender::Line;
+use crate::world::sender::{Line, Reply};
 use crate::world::sign::Provider;
 use crate::world::{World, world_with};
 
@@ -34,7 +34,7 @@ fn allow(gateway: &Gateway, more: usize) -> Result<(), String> {
 fn share(gateway: &Gateway, time: Duration) -> f64 {
     let before = gateway.processor_time();
     pause(time);
-    (gateway.processor_time() - before).as_secs_f64() / time.as_secs_f64()
+    gateway.processor_time().saturating_sub(before).as_secs_f64() / time.as_secs_f64()
 }
 
 fn assert_calm(world: &World) {
@@ -68,7 +68,7 @@ fn connections_that_take_every_descriptor_end_nothing_and_who_got_in_is_served()
     assert!(reply.acked(), "who is inside is served: {} {}", reply.status, reply.text());
     // The crowd is idle, and closed for that; then there is room.
     let from = Instant::now();
-    let entered = || world.gateway.try_send(&Provider::Veedeo.sign(task("third"))).ok().filter(|reply| reply.acked());
+    let entered = || world.gateway.try_send(&Provider::Veedeo.sign(task("third"))).ok().filter(Reply::acked);
     eventually("it recovers by itself", DRAINED, entered);
     eprintln!("recovered after {:?}", from.elapsed());
     drop(crowd);

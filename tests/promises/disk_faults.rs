@@ -353,7 +353,9 @@ fn survives(world: &mut World, what: &str) -> usize {
             "{what}: nothing is kept of {lost} events, or no log names it: {aside:?} {told:?}"
         );
     }
-    assert!(world.veedeo(task(format!("fresh {what}"))).acked(), "{what}: new events are taken");
+    let fresh = world.veedeo(task(format!("fresh {what}")));
+    // Where the damage is one that no write gets past, the event stays with its sender.
+    assert!(fresh.acked() || (fresh.status == 503 && counted > 0), "{what}: a new event: {}", fresh.status);
     eprintln!("{what}: {lost} of {EVENTS} events lost, counted {counted}");
     lost
 }

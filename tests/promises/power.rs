@@ -41,7 +41,9 @@ impl Machine {
         let spool = format!("spool.path = '{}'", platter.path().join("spool").display());
         let quick = quick_lines();
         let mut setup = Setup::new(&app.url()).with(&[&spool]).with(lines);
-        quick.iter().for_each(|line| setup.set(line));
+        for line in &quick {
+            setup.set(line);
+        }
         setup.shell = Some(platter.mounts.entrance());
         let world = World { gateway: Gateway::start(setup), app };
         Some(Self { world, platter, boot_id, boots: 0, cut_in_mid_write: 0 })

@@ -242,7 +242,6 @@ fn serve(stream: TcpStream, connection: usize, inside: &Inside) {
     let mut wire = Wire::new(stream, Duration::from_secs(3600));
     loop {
         match read(&mut wire, connection, inside) {
-            Ok(None) => return,
             Ok(Some(seen)) if seen.answered.is_some() => inside.lock_seen().push(seen),
             Ok(Some(seen)) => {
                 let (index, act) = inside.note(seen);
@@ -250,7 +249,7 @@ fn serve(stream: TcpStream, connection: usize, inside: &Inside) {
                     return;
                 }
             }
-            Err(WireFault::Ended | WireFault::Broken(_) | WireFault::TimedOut) => return,
+            Ok(None) | Err(WireFault::Ended | WireFault::Broken(_) | WireFault::TimedOut) => return,
             Err(WireFault::Malformed(what)) => return inside.violation(format!("connection {connection}: {what}")),
         }
     }

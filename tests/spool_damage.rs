@@ -95,7 +95,7 @@ async fn eventually(what: &str, is: impl AsyncFn() -> bool) {
 
 fn event(number: u32) -> Event {
     // One in ten does not fit on a page.
-    let length = if number % 10 == 0 { 9000 } else { 300 };
+    let length = if number.is_multiple_of(10) { 9000 } else { 300 };
     let body = Bytes::from(number.to_string().repeat(length));
     let received_at = START.plus(Duration::from_millis(u64::from(number)));
     Event {
@@ -183,12 +183,15 @@ fn undelivered() -> BTreeSet<EventId> {
     (51..=100).chain(121..=400).map(|number| event(number).id).collect()
 }
 
+/// Which pages are spoiled of the database in a folder.
+type Pages<'a> = &'a dyn Fn(&Path) -> Vec<u64>;
+
 #[tokio::test]
 async fn all_of_it_comes_over_when_what_leads_to_the_rows_is_lost() {
     // The header; the tables' roots; the indexes' roots. None of them holds a row.
     let events = |path: &Path| vec![root_of(&database(path), "events"), root_of(&database(path), "payloads")];
     let index = |path: &Path| vec![root_of(&database(path), "events_totals"), root_of(&database(path), "events_due")];
-    let cases: [(&str, &dyn Fn(&Path) -> Vec<u64>); 3] =
+    let cases: [(&str, Pages<'_>); 3] =
         [("the header", &|_| vec![1]), ("both tables", &events), ("two indexes", &index)];
     for (what, pages) in cases {
         let dir = tempfile::tempdir().unwrap();

@@ -9,6 +9,7 @@
     clippy::unwrap_used,
     clippy::panic,
     clippy::print_stdout,
+    clippy::disallowed_methods,
     reason = "a test fails by panicking, in its helpers too"
 )]
 
@@ -212,8 +213,12 @@ async fn child_whose_syncs_fail() {
         tokio::time::sleep(Duration::from_millis(25)).await;
     }
     let errors = |op| metrics.spool_errors_total.with_label_values(&[op]).get();
-    println!("took {:?}, failed {}, refused at once {refused_at_once}, longest {longest:?}", began.elapsed(), failed.len());
-    println!("commit errors {}, recover errors {}", errors("commit"), errors("recover"));
+    println!(
+        "took {:?}, failed {}, refused at once {refused_at_once}, longest {longest:?}",
+        began.elapsed(),
+        failed.len()
+    );
+    println!("commit errors {}\nrecover errors {}", errors("commit"), errors("recover"));
     println!("last failed {}", failed.last().copied().unwrap_or(0));
     let due = spool.due("veedeo", START, 1000).await.unwrap().ids;
     assert_eq!(due.len() + failed.len(), 400, "what was refused is not there, what was taken is");
@@ -247,7 +252,7 @@ async fn syncs_fail(which: &str) -> Option<(String, u32)> {
         assert!(spool.load(event(*number).id).await.unwrap().is_some());
     }
     assert_eq!(due.len(), taken.len());
-    println!("{}", text.lines().rev().take(5).collect::<Vec<_>>().join("; "));
+    println!("{}", text.lines().rev().take(6).collect::<Vec<_>>().join("; "));
     Some((text, u32::try_from(injected).unwrap()))
 }
 

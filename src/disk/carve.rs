@@ -160,17 +160,16 @@ impl Carver {
         for cell in 0..cells {
             let at = two(page, header + 2 * cell);
             match self.cell(page, at + inner, in_table) {
-                Some(Some(row)) => rows.push(row),
-                // An entry of an index, or of a table that is made anew.
-                Some(None) => {}
+                // Or an entry of an index, or of a table that nobody misses.
+                Some((seq, values)) => rows.extend(row(seq, values, in_table)),
                 None => whole = false,
             }
         }
         Some((rows, whole))
     }
 
-    /// `None`: it cannot be read. `Some(None)`: it is no row that is wanted.
-    fn cell(&self, page: &[u8], at: usize, in_table: bool) -> Option<Option<Row>> {
+    /// Row number and columns of a cell that can be read.
+    fn cell(&self, page: &[u8], at: usize, in_table: bool) -> Option<(i64, Vec<Value>)> {
         let mut rest = page.get(at..)?;
         let length = usize::try_from(variable(&mut rest)?).ok()?;
         let seq = if in_table { variable(&mut rest)? } else { 0 };
@@ -180,8 +179,7 @@ impl Carver {
             let next = rest.get(local..local + 4)?;
             self.follow(u32::from_be_bytes(next.try_into().ok()?), length, &mut record)?;
         }
-        let values = columns(&record)?;
-        Some(row(seq, values, in_table))
+        Some((seq, columns(&record)?))
     }
 
     /// Reads a chain of overflow pages.
@@ -325,7 +323,7 @@ mod tests {
         for seq in 1..=600_i64 {
             let payload = params![seq, "POST", "/", "h", b"", body(seq)];
             conn.execute("INSERT INTO payloads VALUES (?1, ?2, ?3, ?4, ?5, ?6)", payload).unwrap();
-            let half = vec![u8::try_from(seq % 256).unwrap(); 15];
+            let half = [u8::try_from(seq % 256).unwrap(); 15];
             let slot = [&half[..], &[u8::try_from(seq / 256).unwrap()]].concat();
             let mark = params![slot, slot, "route", seq % 2, -seq * 1_000_000];
             conn.execute("INSERT INTO marks VALUES (?1, ?2, ?3, ?4, ?5)", mark).unwrap();

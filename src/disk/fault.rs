@@ -107,9 +107,8 @@ impl Trouble {
             Some(ErrorCode::DiskFull) => Self::NoRoom,
             Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Self::Busy,
             Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => Self::Damage,
-            Some(_) => Self::Medium,
             None if is_of_another_type(error) => Self::Damage,
-            None => Self::Medium,
+            Some(_) | None => Self::Medium,
         }
     }
 

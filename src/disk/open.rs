@@ -46,7 +46,8 @@ pub(super) fn open(settings: DiskSettings, now: Timestamp, metrics: Arc<Metrics>
     let books = Arc::new(Books::new(totals, metrics.clone()));
     let commits = Arc::new(AtomicU64::new(0));
     let rescue = Arc::new(Rescue::new(file.clone(), now, &recovered, metrics.clone()));
-    let readers = Readers::new(file.clone(), rescue.clone(), metrics.clone()).map_err(|error| database("read", &file, &error))?;
+    let readers =
+        Readers::new(file.clone(), rescue.clone(), metrics.clone()).map_err(|error| database("read", &file, &error))?;
     let (sender, jobs) = sync_channel(QUEUE);
     let thread = |error| DiskFault::Io { what: "start a thread for", path: file.clone(), error };
     let nudge = Nudge::start(file.clone(), marks.clone(), rescue.clone(), metrics.clone()).map_err(thread)?;

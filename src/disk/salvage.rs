@@ -227,12 +227,11 @@ impl Salvager {
         let asides = damage::unsalvaged(&rescue.file);
         rescue.metrics.spool_salvage_files.set(i64::try_from(asides.len()).unwrap_or(i64::MAX));
         for aside in asides {
-            let done = self.salvage(&aside, generation).and_then(|()| {
-                damage::salvaged(&aside).unwrap_or_else(|fault| tracing::error!(%fault, "salvaged, and not noted so"));
-                Ok(())
-            });
-            if let Err(ended) = done {
+            if let Err(ended) = self.salvage(&aside, generation) {
                 return ended;
+            }
+            if let Err(fault) = damage::salvaged(&aside) {
+                tracing::error!(%fault, "what was salvaged could not be noted as such");
             }
             rescue.metrics.spool_salvage_files.dec();
         }
@@ -297,7 +296,10 @@ impl Salvager {
 
     /// All that can come has come: what waited for it is due.
     fn let_go(&self, generation: i64) -> Result<(), Ended> {
-        self.job(generation, 0, |tx| tx.end_waiting())?;
+        self.job(generation, 0, |tx| {
+            tx.end_waiting()?;
+            Ok(())
+        })?;
         let mut behind = Some((String::new(), String::new()));
         while let Some(after) = behind {
             let after = Arc::new(after);

@@ -110,7 +110,11 @@ pub const CATALOGUE: &[Spec] = &[
     histogram("spool_commit_duration_seconds", COMMIT_SECONDS, &[], "Time a commit to stable storage took."),
     counter("spool_errors_total", &["op"], "Operations on the spool that failed, and damage that was found."),
     gauge("spool_salvage_files", &[], "Damaged database files that are being salvaged or wait for it."),
-    counter("spool_salvaged_total", &["what"], "What was taken over from damaged database files, and what could not be."),
+    counter(
+        "spool_salvaged_total",
+        &["what"],
+        "What was taken over from damaged database files, and what could not be.",
+    ),
     counter("deliveries_total", &["route"], "Events from the spool that the application accepted."),
     counter("dead_letters_total", &["route", "reason"], "Events that became dead letters."),
     counter(

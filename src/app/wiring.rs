@@ -117,7 +117,8 @@ fn stores(config: &Config, disk: &Disk, metrics: &Arc<Metrics>) -> Result<Stores
             };
             let redis = Redis::new(settings, metrics.clone()).map_err(|fault| StartFault::Dedup(fault.to_string()))?;
             let local = Arc::new(Embedded::stand_in(disk.clone()));
-            let both = Arc::new(Fallback::new(redis, local.clone(), config.dedup.on_store_down, metrics.clone()));
+            let both =
+                Arc::new(Fallback::new(Arc::new(redis), local.clone(), config.dedup.on_store_down, metrics.clone()));
             Ok(Stores { store: both.clone(), name: "redis", local, tended: Some(both) })
         }
     }

@@ -6,9 +6,10 @@
 //! itself, and meanwhile senders keep their events.
 
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rusqlite::Connection;
+use tokio::time::Instant;
 
 use super::fault::JobFault;
 use super::keeper::LogWatch;
@@ -77,6 +78,11 @@ impl Health {
                 self.give_up(&error.to_string());
             }
         }
+    }
+
+    /// Whether a failed disk waits to be tried again.
+    pub(super) const fn has_failed(&self) -> bool {
+        matches!(self.state, State::Failed { .. })
     }
 
     /// Closes the connection for good.

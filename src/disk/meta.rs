@@ -19,8 +19,8 @@ pub(super) struct Recovered {
 }
 
 /// Reads how the last run ended, makes its cut-off attempts due again, and notes that this run has begun. Durable.
-pub(super) fn begin_run(conn: &mut Connection, now: Timestamp) -> rusqlite::Result<Recovered> {
-    let boot = boot_id();
+/// `boot`: the machine's name for this boot; `None` counts as another one.
+pub(super) fn begin_run(conn: &mut Connection, now: Timestamp, boot: Option<String>) -> rusqlite::Result<Recovered> {
     let tx = conn.transaction()?;
     let previous = match text(&tx, "run")?.as_deref() {
         None => PreviousStop::First,
@@ -71,10 +71,4 @@ fn number(conn: &Connection, key: &str) -> rusqlite::Result<i64> {
 fn put(conn: &Connection, key: &str, value: impl rusqlite::ToSql) -> rusqlite::Result<()> {
     conn.execute("INSERT OR REPLACE INTO meta (key, value) VALUES (?1, ?2)", params![key, value])?;
     Ok(())
-}
-
-/// The kernel's name for this boot; `None` where there is none, which counts as another boot.
-fn boot_id() -> Option<String> {
-    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
-    Some(text.trim().to_owned())
 }

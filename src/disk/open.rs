@@ -6,11 +6,12 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::sync::mpsc::sync_channel;
 
 use rusqlite::Connection;
+use tokio::sync::mpsc;
 
 use super::books::Books;
+use super::engine::Engine;
 use super::fault::{DiskFault, Trouble};
 use super::health::Health;
 use super::keeper::Nudge;
@@ -32,22 +33,35 @@ struct Ready {
     totals: Totals,
 }
 
-pub(super) fn open(settings: DiskSettings, now: Timestamp, metrics: Arc<Metrics>) -> Result<Opened, DiskFault> {
+/// When and in which boot of the machine the run begins.
+struct Start {
+    now: Timestamp,
+    boot: Option<String>,
+}
+
+pub(super) fn open(
+    engine: Engine,
+    settings: DiskSettings,
+    now: Timestamp,
+    metrics: Arc<Metrics>,
+) -> Result<Opened, DiskFault> {
     make_directory(&settings.path)?;
     let lock = Lock::take(&settings.path)?;
     let file = settings.path.join(DATABASE_FILE);
-    let ready = open_file(&file, &settings, now, &metrics)?;
+    let ready = open_file(&file, &settings, &Start { now, boot: engine.boot() }, &metrics)?;
     let Ready { conn, recovered, totals } = ready;
     report(&recovered, &totals);
     let marks = Arc::new(Marks::new(metrics.clone()));
     let books = Arc::new(Books::new(totals, metrics.clone()));
     let commits = Arc::new(AtomicU64::new(0));
-    let readers = Readers::new(file.clone(), metrics.clone()).map_err(|error| database("read", &file, &error))?;
-    let (sender, jobs) = sync_channel(QUEUE);
+    let readers =
+        Readers::new(engine.clone(), file.clone(), metrics.clone()).map_err(|error| database("read", &file, &error))?;
+    let (sender, jobs) = mpsc::channel(QUEUE);
     let thread = |error| DiskFault::Io { what: "start a thread for", path: file.clone(), error };
-    let nudge = Nudge::start(file.clone(), marks.clone(), metrics.clone()).map_err(thread)?;
+    let nudge = Nudge::start(&engine, file.clone(), marks.clone(), metrics.clone()).map_err(thread)?;
     let health = Health::new(file.clone(), conn, nudge.watch()).map_err(|error| database("watch", &file, &error))?;
     let writer = Writer {
+        engine: engine.clone(),
         health,
         jobs,
         books: books.clone(),
@@ -58,27 +72,29 @@ pub(super) fn open(settings: DiskSettings, now: Timestamp, metrics: Arc<Metrics>
         marks: marks.clone(),
         nudge,
         synced: None,
+        chores: true,
         last_lazy: None,
         lock,
     };
-    std::thread::Builder::new().name("disk-writer".to_owned()).spawn(move || writer.run()).map_err(thread)?;
+    // It ends by itself when it is told to, or when nobody is left who could ask anything.
+    drop(engine.start("disk-writer", writer.run()).map_err(thread)?);
     let doubtful_through = recovered.doubtful_through;
     let inner = Inner { jobs: sender, readers, books, marks, metrics, commits, doubtful_through };
     Ok(Opened { disk: Disk(Arc::new(inner)), previous: recovered.previous })
 }
 
 /// The file, ready; a damaged one is put aside, and what can be read of it comes over into a new one.
-fn open_file(file: &Path, settings: &DiskSettings, now: Timestamp, metrics: &Metrics) -> Result<Ready, DiskFault> {
+fn open_file(file: &Path, settings: &DiskSettings, start: &Start, metrics: &Metrics) -> Result<Ready, DiskFault> {
     create(file)?;
     let damaged = |what: &str| {
         metrics.spool_errors_total.with_label_values(&["damage"]).inc();
         tracing::error!(file = %file.display(), "{what}");
     };
-    let log_lost = damage::check_log(file, now, &damaged)?;
-    match ready(file, settings.max_bytes, now, log_lost) {
+    let log_lost = damage::check_log(file, start.now, &damaged)?;
+    match ready(file, settings.max_bytes, start, log_lost) {
         Ok(ready) => Ok(ready),
         Err(Refused::Damaged(error)) => {
-            let aside = damage::put_aside(file, now)?;
+            let aside = damage::put_aside(file, start.now)?;
             damaged(&format!(
                 "the database is damaged ({error}) and was put aside as {}; what can be read of it is taken over",
                 aside.display()
@@ -91,7 +107,7 @@ fn open_file(file: &Path, settings: &DiskSettings, now: Timestamp, metrics: &Met
                 marks = salvaged.marks,
                 "a new database has taken the place of the damaged one"
             );
-            ready(file, settings.max_bytes, now, damage::LogLost::No).map_err(|refused| refused.into_fault(file))
+            ready(file, settings.max_bytes, start, damage::LogLost::No).map_err(|refused| refused.into_fault(file))
         }
         Err(refused) => Err(refused.into_fault(file)),
     }
@@ -123,7 +139,7 @@ impl Refused {
     }
 }
 
-fn ready(file: &Path, max_bytes: u64, now: Timestamp, log_lost: damage::LogLost) -> Result<Ready, Refused> {
+fn ready(file: &Path, max_bytes: u64, start: &Start, log_lost: damage::LogLost) -> Result<Ready, Refused> {
     let (mut conn, version) = schema::open_writer(file)?;
     if version > VERSION {
         return Err(Refused::TooNew(version));
@@ -131,7 +147,7 @@ fn ready(file: &Path, max_bytes: u64, now: Timestamp, log_lost: damage::LogLost)
     if log_lost == damage::LogLost::Yes {
         damage::check_database(&conn).map_err(Refused::Damaged)?;
     }
-    let recovered = meta::begin_run(&mut conn, now)?;
+    let recovered = meta::begin_run(&mut conn, start.now, start.boot.clone())?;
     let totals = query::totals(&conn, max_bytes)?;
     Ok(Ready { conn, recovered, totals })
 }

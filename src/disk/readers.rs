@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use rusqlite::Connection;
 use tokio::sync::Semaphore;
 
+use super::engine::{Engine, Moment};
 use super::fault::JobFault;
 use super::schema;
 use crate::telemetry::Metrics;
@@ -28,6 +29,7 @@ pub(super) struct Readers(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
+    engine: Engine,
     file: PathBuf,
     idle: Mutex<Vec<Connection>>,
     /// Never used again: it keeps the shared memory of the write-ahead log, so that a disk that takes no new file can
@@ -38,11 +40,12 @@ struct Inner {
 }
 
 impl Readers {
-    pub(super) fn new(file: PathBuf, metrics: Arc<Metrics>) -> rusqlite::Result<Self> {
+    pub(super) fn new(engine: Engine, file: PathBuf, metrics: Arc<Metrics>) -> rusqlite::Result<Self> {
         let permits = Arc::new(Semaphore::new(READERS));
         let anchor = schema::open_reader(&file)?;
         super::meta::doubtful_through(&anchor)?;
-        Ok(Self(Arc::new(Inner { file, idle: Mutex::default(), anchor: Mutex::new(Some(anchor)), permits, metrics })))
+        let (idle, anchor) = (Mutex::default(), Mutex::new(Some(anchor)));
+        Ok(Self(Arc::new(Inner { engine, file, idle, anchor, permits, metrics })))
     }
 
     /// Reads within `patience`. If the future is dropped the read ends by itself, at its deadline at the latest.
@@ -56,12 +59,20 @@ impl Readers {
         let reading = async move {
             let permit = inner.permits.clone().acquire_owned().await;
             let permit = permit.map_err(|_| JobFault::Failed("the spool is closed".to_owned()))?;
-            let thread = tokio::task::spawn_blocking(move || {
+            inner.engine.pass(Moment::Read).await;
+            let engine = inner.engine.clone();
+            let reading = move || {
                 let outcome = inner.read(deadline, work);
                 drop(permit);
                 outcome
-            });
-            thread.await.map_err(|error| JobFault::Failed(format!("a read ended early: {error}")))?
+            };
+            match engine {
+                Engine::Threads => {
+                    let thread = tokio::task::spawn_blocking(reading);
+                    thread.await.map_err(|error| JobFault::Failed(format!("a read ended early: {error}")))?
+                }
+                Engine::Tasks(_) => reading(),
+            }
         };
         let outcome = tokio::time::timeout(patience, reading).await;
         let outcome =

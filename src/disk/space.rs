@@ -2,9 +2,10 @@
 //! does not use count as free, so that a full spool recovers by being drained.
 
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rusqlite::Connection;
+use tokio::time::Instant;
 
 use super::fault::JobFault;
 

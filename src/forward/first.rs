@@ -309,6 +309,7 @@ impl First {
     /// Comes when the application has had its time, or when the shutdown wants open requests answered.
     async fn commit_moment(&self) {
         tokio::select! {
+            biased;
             () = tokio::time::sleep_until(self.commit_by) => {}
             () = self.drained(Duration::ZERO) => {}
         }

@@ -21,7 +21,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-use self::attempt::{Client, Sending};
+use self::attempt::{Application, Client, Sending};
 use self::limits::{BreakerState, Lane, SharedBreaker, Slot};
 use self::turns::Turns;
 use crate::claims::flight::Follower;
@@ -51,6 +51,8 @@ struct Inner {
     lanes: ArcSwap<HashMap<Arc<str>, Arc<Lane>>>,
     /// Per application address; outlives a change of the configuration.
     breakers: Mutex<HashMap<String, Arc<SharedBreaker>>>,
+    /// A simulation's application, in place of all clients.
+    stand: Option<Arc<dyn Application>>,
     /// Per connect timeout; outlives a change of the configuration.
     clients: Mutex<HashMap<Duration, Client>>,
     /// Events on disk with an attempt running or about to: they are not picked again.
@@ -81,6 +83,19 @@ impl Deliverer {
     /// A deliverer without routes; [`Self::configure`] gives it some.
     #[must_use]
     pub fn new(spool: Spool, claims: Claims, clock: Clock, metrics: Arc<Metrics>, doubtful: Option<Doubt>) -> Self {
+        Self::towards(None, spool, claims, clock, metrics, doubtful)
+    }
+
+    /// As [`Self::new`], with `stand` in the place of every application.
+    #[must_use]
+    pub fn towards(
+        stand: Option<Arc<dyn Application>>,
+        spool: Spool,
+        claims: Claims,
+        clock: Clock,
+        metrics: Arc<Metrics>,
+        doubtful: Option<Doubt>,
+    ) -> Self {
         Self(Arc::new(Inner {
             spool,
             claims,
@@ -88,6 +103,7 @@ impl Deliverer {
             metrics,
             lanes: ArcSwap::default(),
             breakers: Mutex::default(),
+            stand,
             clients: Mutex::default(),
             running: Mutex::default(),
             turns: Turns::default(),
@@ -108,7 +124,8 @@ impl Deliverer {
         };
         let lanes: Arc<HashMap<Arc<str>, Arc<Lane>>> = Arc::new(routes.iter().map(lane).collect());
         self.0.lanes.store(lanes.clone());
-        for lane in lanes.values() {
+        // In the order of the configuration: a map's own order is another one in every process.
+        for lane in routes.iter().filter_map(|route| lanes.get(&route.name)) {
             let task = self.track();
             tokio::spawn(spooled::drain_lane(self.clone(), lane.clone(), task));
         }
@@ -174,6 +191,9 @@ impl Deliverer {
     }
 
     fn client(&self, route: &Route) -> Client {
+        if let Some(stand) = &self.0.stand {
+            return Client::Stand(stand.clone());
+        }
         let mut clients = self.0.clients.lock().unwrap_or_else(PoisonError::into_inner);
         let timeout = route.app.connect_timeout;
         clients.entry(timeout).or_insert_with(|| Client::new(timeout)).clone()

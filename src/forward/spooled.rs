@@ -45,10 +45,12 @@ pub(super) async fn drain_lane(deliverer: Deliverer, lane: Arc<Lane>, task: Task
             return drop(task);
         }
         let next = tokio::select! {
+            biased;
             next = deliverer.deliver_due(&lane) => next,
             _ = drain.changed() => continue,
         };
         tokio::select! {
+            biased;
             () = woken => {}
             () = tokio::time::sleep_until(next) => {}
             _ = drain.changed() => {}

@@ -82,11 +82,8 @@ fn open_disk(config: &Config, clock: Clock, metrics: &Arc<Metrics>) -> Result<(D
         min_free_bytes: config.spool.min_free_bytes,
     };
     let opened = Disk::open(settings, clock.now(), metrics.clone())?;
-    let doubt = match opened.previous {
-        PreviousStop::First | PreviousStop::Clean => None,
-        PreviousStop::Unclean { stopped_before } => Some(Doubt { before: stopped_before }),
-    };
-    if doubt.is_some() {
+    let doubt = opened.doubtful_before.map(|before| Doubt { before });
+    if matches!(opened.previous, PreviousStop::Unclean { .. }) {
         tracing::warn!(
             "the last stop was not clean: what may have been sent before it is flagged as a possible duplicate"
         );

@@ -11,6 +11,9 @@ use crate::domain::time::Timestamp;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Recovered {
     pub(super) previous: PreviousStop,
+    /// The end of the last run that did not stop cleanly lies before this moment. Runs that did stop cleanly since then
+    /// do not change what that one may have sent.
+    pub(super) doubtful_before: Option<Timestamp>,
     /// Undelivered events up to this sequence number may have been sent before a crash of the machine.
     pub(super) doubtful_through: i64,
     pub(super) next_seq: i64,
@@ -27,6 +30,10 @@ pub(super) fn begin_run(conn: &mut Connection, now: Timestamp, boot: Option<Stri
         Some("clean") => PreviousStop::Clean,
         Some(_) => PreviousStop::Unclean { stopped_before: now },
     };
+    if matches!(previous, PreviousStop::Unclean { .. }) {
+        put(&tx, "doubtful_before", now.millis())?;
+    }
+    let doubtful_before = integer(&tx, "doubtful_before")?.map(Timestamp::from_millis);
     let last_seq: i64 = tx.query_row("SELECT coalesce(max(seq), 0) FROM events", [], |row| row.get(0))?;
     let mut doubtful_through = number(&tx, "doubtful_through")?;
     let rebooted = boot.is_none() || text(&tx, "boot")? != boot;
@@ -40,7 +47,8 @@ pub(super) fn begin_run(conn: &mut Connection, now: Timestamp, boot: Option<Stri
     put(&tx, "run", "began")?;
     put(&tx, "boot", boot.unwrap_or_default())?;
     tx.commit()?;
-    Ok(Recovered { previous, doubtful_through, next_seq: last_seq.max(doubtful_through).saturating_add(1), cut_off })
+    let next_seq = last_seq.max(doubtful_through).saturating_add(1);
+    Ok(Recovered { previous, doubtful_before, doubtful_through, next_seq, cut_off })
 }
 
 /// Notes that nothing was left half-way. Durable if the connection syncs.
@@ -64,8 +72,11 @@ fn text(conn: &Connection, key: &str) -> rusqlite::Result<Option<String>> {
 }
 
 fn number(conn: &Connection, key: &str) -> rusqlite::Result<i64> {
-    let found = conn.query_row("SELECT value FROM meta WHERE key = ?1", [key], |row| row.get(0)).optional()?;
-    Ok(found.unwrap_or(0))
+    Ok(integer(conn, key)?.unwrap_or(0))
+}
+
+fn integer(conn: &Connection, key: &str) -> rusqlite::Result<Option<i64>> {
+    conn.query_row("SELECT value FROM meta WHERE key = ?1", [key], |row| row.get(0)).optional()
 }
 
 fn put(conn: &Connection, key: &str, value: impl rusqlite::ToSql) -> rusqlite::Result<()> {

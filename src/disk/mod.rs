@@ -101,6 +101,9 @@ pub struct Opened {
     pub disk: Disk,
     /// How the last run ended.
     pub previous: PreviousStop,
+    /// What happened before this moment may have been sent by a run that did not stop cleanly, the last one or one
+    /// before it; `None`: there was none.
+    pub doubtful_before: Option<Timestamp>,
 }
 
 /// The open disk. Cloning shares it. When the last one is dropped without [`Disk::close`] the writer finishes what is

@@ -80,7 +80,7 @@ pub(super) fn open(
     drop(engine.start("disk-writer", writer.run()).map_err(thread)?);
     let doubtful_through = recovered.doubtful_through;
     let inner = Inner { jobs: sender, readers, books, marks, metrics, commits, doubtful_through };
-    Ok(Opened { disk: Disk(Arc::new(inner)), previous: recovered.previous })
+    Ok(Opened { disk: Disk(Arc::new(inner)), previous: recovered.previous, doubtful_before: recovered.doubtful_before })
 }
 
 /// The file, ready; a damaged one is put aside, and what can be read of it comes over into a new one.

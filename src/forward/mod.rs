@@ -238,11 +238,12 @@ impl Deliverer {
     }
 
     /// Whether an event may have been sent before a stop that was not clean: it may be older than the stop, and its
-    /// sender may still be retrying. Costs nothing after a clean stop.
+    /// sender may still be retrying. Costs nothing once the senders' horizon has passed.
     fn in_doubt(&self, event: &Event, route: &Route) -> bool {
         let Some(doubt) = self.0.doubtful else { return false };
         let horizon = route.scheme.traits().retry_horizon.unwrap_or(UNKNOWN_HORIZON);
-        self.0.clock.uptime() < horizon && event.signed_at.is_none_or(|happened| happened <= doubt.before)
+        self.0.clock.now().since(doubt.before) < horizon
+            && event.signed_at.is_none_or(|happened| happened <= doubt.before)
     }
 
     fn track(&self) -> Task {

@@ -100,16 +100,17 @@ impl Event<'_> {
     /// P6: who came while another copy was in flight got the same class of reply, and the application saw one.
     fn copies(&self, broken: &mut Vec<String>) {
         for (place, first) in self.requests.iter().enumerate() {
-            let Some((until, status, _)) = first.reply else { continue };
-            for second in &self.requests[place + 1..] {
-                let joined = second.run == first.run && second.at < until;
+            let (Some((until, status, _)), Some(from)) = (first.reply, first.whole) else { continue };
+            for (other, second) in self.requests.iter().enumerate() {
+                let in_flight = second.whole.is_some_and(|whole| (from..until).contains(&whole));
+                let joined = other != place && second.run == first.run && in_flight;
                 if let (true, Some((_, other, _))) = (joined, second.reply)
                     && other.is_success() != status.is_success()
                 {
                     broken.push(format!("P6: copies of {} and {} got {status} and {other}", first.at, second.at));
                 }
             }
-            let seen = self.sendings.iter().filter(|one| (first.at..until).contains(&one.at) && one.run == first.run);
+            let seen = self.sendings.iter().filter(|one| (from..until).contains(&one.at) && one.run == first.run);
             if seen.count() > 1 {
                 broken.push(format!("P6: sent twice while the request of {} was open", first.at));
             }

@@ -535,12 +535,7 @@ unsafe extern "C" fn delete(_vfs: *mut ffi::sqlite3_vfs, name: *const c_char, _s
     }
 }
 
-unsafe extern "C" fn access(
-    _vfs: *mut ffi::sqlite3_vfs,
-    name: *const c_char,
-    flags: c_int,
-    out: *mut c_int,
-) -> c_int {
+unsafe extern "C" fn access(_vfs: *mut ffi::sqlite3_vfs, name: *const c_char, flags: c_int, out: *mut c_int) -> c_int {
     unsafe {
         if disk_of(&path_of(name)).as_deref().and_then(Inner::look).is_some() {
             return ffi::SQLITE_IOERR_ACCESS;

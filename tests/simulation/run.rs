@@ -1,10 +1,11 @@
 //! A history, run after run: the gateway's core is put together as the program does it, senders send, and the run ends
 //! as planned. What it leaves on the disk is what the next one finds.
 
+use std::cell::Cell;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Once};
 use std::time::Duration;
 
 use hookgate::claims::Claims;
@@ -12,7 +13,7 @@ use hookgate::claims::embedded::Embedded;
 use hookgate::claims::fallback::Fallback;
 use hookgate::claims::store::ClaimStore;
 use hookgate::clock::Clock;
-use hookgate::disk::{Disk, DiskFault, DiskSettings, Engine, PreviousStop};
+use hookgate::disk::{Disk, DiskFault, DiskSettings, Engine};
 use hookgate::domain::inbound::Inbound;
 use hookgate::domain::outcome::Settled;
 use hookgate::domain::time::Timestamp;
@@ -37,6 +38,11 @@ const GRACE: Duration = Duration::from_secs(25);
 const CLOSING: Duration = Duration::from_secs(2);
 const QUICK: Duration = Duration::from_secs(1);
 
+thread_local! {
+    /// Panics on this thread since its history began: a task that panics ends alone.
+    static PANICS: Cell<u32> = const { Cell::new(0) };
+}
+
 /// A history that has happened.
 pub struct Happened {
     pub world: Arc<World>,
@@ -46,26 +52,47 @@ pub struct Happened {
     pub broken: Vec<String>,
 }
 
+/// Whether a run came to serve anybody.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Served {
+    Yes,
+    No,
+}
+
 /// Lets the history of `seed` happen.
 pub fn history(seed: u64) -> Happened {
     fastrand::seed(seed);
+    PANICS.with(|panics| panics.set(0));
+    static HOOKED: Once = Once::new();
+    HOOKED.call_once(|| {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            PANICS.with(|panics| panics.set(panics.get() + 1));
+            before(panic);
+        }));
+    });
     let root = Root::new();
     let world = Arc::new(World::new(seed, FakeDisk::new(&root.0.join("0"))));
     let memory = Arc::new(Mutex::new(Memory::default()));
     let mut broken = Vec::new();
-    let mut ends = world.plan.ends.clone().into_iter();
-    let mut at = 0;
-    for number in 1.. {
-        let end = ends.next();
-        let way = alone(run(&world, &memory, at, end.map(|end| shifted(end, at)), &mut broken));
-        at = next_start(&world, way, &root.0.join(number.to_string()));
-        if end.is_none() {
-            break;
+    let mut ends = world.plan.ends.clone().into_iter().map(Some).chain([None]);
+    let (mut at, mut number) = (0, 0);
+    while let Some(end) = ends.next() {
+        let mut served = Served::No;
+        while served == Served::No {
+            let way;
+            (way, served) = alone(run(&world, &memory, at, end.map(|end| shifted(end, at)), &mut broken));
+            number += 1;
+            at = next_start(&world, way, &root.0.join(number.to_string()));
         }
     }
     let on_disk = alone(look(&world, at, &mut broken));
     let disk = world.lock().disk.clone();
     disk.remove();
+    let panics = PANICS.with(Cell::get);
+    if panics > 0 {
+        broken.push(format!("{panics} tasks panicked"));
+    }
     Happened { world, on_disk, broken }
 }
 
@@ -112,7 +139,7 @@ async fn run(
     at: u64,
     end: Option<End>,
     broken: &mut Vec<String>,
-) -> Way {
+) -> (Way, Served) {
     world.lock().begin_run(at);
     let disk = world.lock().disk.clone();
     if let Some(End::Operation(moment, nth, _)) = end
@@ -122,14 +149,16 @@ async fn run(
     }
     let faults = tokio::spawn(befall(world.clone(), disk.clone()));
     tokio::task::yield_now().await;
-    let way = match Core::start(world, memory) {
-        Ok(core) => core.live(world, end, broken).await,
+    let (way, served) = match Core::start(world, memory) {
+        Ok(core) => (core.live(world, end, broken).await, Served::Yes),
         Err(fault) => {
-            world.say("gate", format_args!("does not start: {fault}"));
-            if disk.failures().is_empty() {
+            let text = fault.to_string().replace(&*disk.directory().to_string_lossy(), "");
+            world.say("gate", format_args!("does not start: {text}"));
+            let blameless = disk.failures().is_empty();
+            if blameless {
                 broken.push(format!("P4: it does not start and nothing was wrong: {fault}"));
             }
-            Way::Kill
+            (Way::Kill, if blameless || disk.is_dead() { Served::Yes } else { Served::No })
         }
     };
     faults.abort();
@@ -140,7 +169,7 @@ async fn run(
     disk.end();
     world.say("gate", format_args!("ends: {way:?}"));
     world.lock().end_run(way);
-    way
+    (way, served)
 }
 
 const fn lost(loss: Loss) -> Way {
@@ -201,10 +230,7 @@ impl Core {
         let clock = Clock::anchored_at(moment(world));
         let opened = open(world, clock.now(), &metrics)?;
         world.say("gate", format_args!("starts, the last stop was {:?}", opened.previous));
-        let doubt = match opened.previous {
-            PreviousStop::First | PreviousStop::Clean => None,
-            PreviousStop::Unclean { stopped_before } => Some(Doubt { before: stopped_before }),
-        };
+        let doubt = opened.doubtful_before.map(|before| Doubt { before });
         let disk = opened.disk;
         let local = Arc::new(Embedded::new(disk.clone()));
         let tended = plan.shared.as_ref().map(|(policy, _)| {
@@ -379,7 +405,7 @@ async fn request(world: Arc<World>, gateway: Arc<Gateway>, event: usize, hang_up
     let place = {
         let mut state = world.lock();
         let (run, at) = (state.run(), state.now());
-        state.requests.push(Request { event, run, at, reply: None, closed: None });
+        state.requests.push(Request { event, run, at, whole: None, reply: None, closed: None });
         state.say("sender", format_args!("sends {name}"));
         state.requests.len() - 1
     };
@@ -387,7 +413,9 @@ async fn request(world: Arc<World>, gateway: Arc<Gateway>, event: usize, hang_up
     let receive = async {
         tokio::time::sleep(Duration::from_millis(upload)).await;
         let remote = IpAddr::V4(Ipv4Addr::LOCALHOST);
-        let now = START.plus(Duration::from_millis(world.now()));
+        let now = moment(&world);
+        let whole = world.now();
+        world.lock().requests[place].whole = Some(whole);
         let origin = Origin::of(remote, &planned.headers, &[], now, fastrand::u128(..));
         let inbound = Inbound {
             method: Method::POST,

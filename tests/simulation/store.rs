@@ -6,9 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use hookgate::claims::store::{
-    Claim, ClaimStore, Claimed, Peeked, Processed, REMEMBER, Shared, StoreFault as Fault,
-};
+use hookgate::claims::store::{Claim, ClaimStore, Claimed, Peeked, Processed, REMEMBER, Shared, StoreFault as Fault};
 use hookgate::disk::Found;
 use hookgate::domain::key::EventKey;
 use hookgate::domain::time::Timestamp;
@@ -107,9 +105,10 @@ impl Memory {
         let take = |state| Entry { state, owner: claim.owner, leased_until, gone_at: leased_until + millis(REMEMBER) };
         let (state, said) = match self.live(&claim.key, now) {
             None => {
-                let other = self.entries.iter().any(|(key, entry)| {
-                    key.slot == claim.key.slot && *key != claim.key && entry.gone_at > now
-                });
+                let other = self
+                    .entries
+                    .iter()
+                    .any(|(key, entry)| key.slot == claim.key.slot && *key != claim.key && entry.gone_at > now);
                 (State::Claimed, if other { Claimed::Conflict } else { Claimed::New })
             }
             Some(Entry { state: State::Marked, .. }) => return Claimed::Duplicate,

@@ -36,10 +36,16 @@ use std::ops::Range;
 use std::time::Instant;
 
 /// Seeds whose histories have broken a promise.
-const REGRESSIONS: &[u64] = &[];
+const REGRESSIONS: &[u64] = &[
+    // After a crash and then a clean restart nothing was in doubt any more, and a retry was not flagged.
+    109, 182, 189, 381, // Marks whose commit had failed stayed in memory until another mark came.
+    2825, 4108,
+    // The shared store had been emptied and the local table could not be read: a repetition was not flagged.
+    3328, 4829,
+];
 
-/// Histories of one of the four tests below.
-const HISTORIES: u64 = 2500;
+/// Histories of one of the eight tests below: together 10,000.
+const HISTORIES: u64 = 1250;
 
 fn number(name: &str) -> Option<u64> {
     #[allow(clippy::disallowed_methods, reason = "the size of a test is the environment's")]
@@ -103,6 +109,26 @@ fn no_history_breaks_a_promise_third_part() {
 #[test]
 fn no_history_breaks_a_promise_fourth_part() {
     part(3);
+}
+
+#[test]
+fn no_history_breaks_a_promise_fifth_part() {
+    part(4);
+}
+
+#[test]
+fn no_history_breaks_a_promise_sixth_part() {
+    part(5);
+}
+
+#[test]
+fn no_history_breaks_a_promise_seventh_part() {
+    part(6);
+}
+
+#[test]
+fn no_history_breaks_a_promise_eighth_part() {
+    part(7);
 }
 
 #[test]

@@ -256,6 +256,8 @@ impl ClaimStore for Fallback {
         let shared = self.ask_redis(claim).await;
         let (answer, meter) = match (local, shared) {
             (Ok(local), Some(shared)) if shared.is_ours() => (Ok(worse(local, shared)), &self.shared_meter),
+            // The local table cannot be read, and the shared one may have been flushed: nobody vouches for a first time.
+            (Err(_), Some(Claimed::New | Claimed::Conflict)) => (Ok(Claimed::Unsure), &self.shared_meter),
             (_, Some(shared)) => (Ok(shared), &self.shared_meter),
             (Ok(local), None) => (self.without_redis(local), &self.local_meter),
             (Err(fault), None) => (Err(fault), &self.local_meter),

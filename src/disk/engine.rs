@@ -81,6 +81,14 @@ impl Engine {
         }
     }
 
+    /// Slots that the smallest filter of marks has room for: `usual`, unless a simulation wants to see it full.
+    pub(super) const fn smallest_filter(&self, usual: u64) -> u64 {
+        match self {
+            Self::Threads => usual,
+            Self::Tasks(_) => 8,
+        }
+    }
+
     /// Pages at which a checkpoint is due: `usual`, unless a simulation wants them sooner.
     pub(super) fn checkpoint_pages(&self, usual: i32) -> i32 {
         match self {

@@ -19,6 +19,8 @@ const CHECKPOINT_PAGES: i32 = 4096;
 const CUT_PAGES: i32 = 16_384;
 /// Pages beyond which the writer is made to wait so that the log ends: 256 MiB.
 const FORCE_PAGES: i32 = 65_536;
+/// Slots the smallest filter of marks has room for; 1.3 MB.
+const SMALLEST_FILTER: u64 = 1 << 20;
 /// Tasks that may wait; a checkpoint that is already asked for need not be asked for again.
 const TASKS: usize = 4;
 
@@ -132,7 +134,10 @@ impl Keeper {
             self.engine.pass(Moment::Keep).await;
             let done = match task {
                 Task::Checkpoint => self.checkpoint(),
-                Task::FillFilter => schema::open_reader(&self.file).and_then(|conn| self.marks.fill_filter(&conn)),
+                Task::FillFilter => {
+                    let smallest = self.engine.smallest_filter(SMALLEST_FILTER);
+                    schema::open_reader(&self.file).and_then(|conn| self.marks.fill_filter(&conn, smallest))
+                }
                 Task::End => return,
             };
             if let Err(error) = done {

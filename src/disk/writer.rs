@@ -23,9 +23,10 @@ use super::health::Health;
 use super::job::{Draft, Job, Tx, Urgency};
 use super::keeper::Nudge;
 use super::lock::Lock;
-use super::marks::Marks;
+use super::marks::{Marks, WriteMarks};
 use super::records;
 use super::space::Space;
+use crate::domain::time::Timestamp;
 use crate::telemetry::Metrics;
 
 /// Most jobs of one transaction: about 10 ms of work.
@@ -95,7 +96,7 @@ impl Writer {
                         return self.close(closed).await;
                     }
                 }
-                Collected::Nothing => self.idle(),
+                Collected::Nothing => self.idle().await,
                 Collected::Ended => return self.nudge.end().await,
             }
         }
@@ -238,9 +239,19 @@ impl Writer {
         broken.fault
     }
 
-    /// Nothing to do: gives unused pages back to the file system, a step at a time, and lets a failed disk try again.
-    fn idle(&mut self) {
-        self.chores = self.health.has_failed();
+    /// Nothing to do: writes the marks that a failed commit has left in memory, and looks after the file.
+    async fn idle(&mut self) {
+        if self.marks.are_waiting() {
+            let job =
+                WriteMarks { marks: self.marks.clone(), now: Timestamp::from_millis(i64::MIN), taken: Vec::new() };
+            self.commit(vec![Order { job: Box::new(job), urgency: Urgency::Lazy, weight: 0 }]).await;
+        }
+        self.tidy();
+    }
+
+    /// Gives unused pages back to the file system, a step at a time, and lets a failed disk try again.
+    fn tidy(&mut self) {
+        self.chores = self.health.has_failed() || self.marks.are_waiting();
         let Ok(conn) = self.health.connection(&self.metrics) else { return };
         let given = (|| {
             let unused: i64 = conn.query_row("PRAGMA freelist_count", [], |row| row.get(0))?;

@@ -80,7 +80,7 @@ impl App {
         let mut state = self.0.lock();
         let (at, run) = (state.now(), state.run());
         let flagged = sending.possible_duplicate || sending.replay;
-        state.sendings.push(world::Sending { event, run, at, attempt: sending.attempt, flagged, end: None });
+        state.sendings.push(world::Sending { event, run, at, flagged, end: None });
         let flag = if sending.possible_duplicate { ", possible duplicate" } else { "" };
         state.say("app", format_args!("gets {name}, attempt {}{flag}", sending.attempt));
         state.sendings.len() - 1

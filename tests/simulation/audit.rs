@@ -5,6 +5,7 @@ use std::time::Duration;
 use hookgate::domain::route::Route;
 use hookgate::spool::State;
 
+use super::plan::{DiskFault, Plan, StoreTrouble};
 use super::run::Happened;
 use super::world::{Request, Run, Seen, Sending, State as Facts, Way};
 
@@ -12,6 +13,9 @@ use super::world::{Request, Run, Seen, Sending, State as Facts, Way};
 const ROUNDING: u64 = 3;
 /// Longest time between an acceptance and its mark in the queue of a writer that has nothing else to do.
 const MARKING: u64 = 15;
+
+/// Longest time from the end of a fault of the disk to the writing of what it had kept in memory: a probe, two idle looks.
+const MENDING: u64 = 6000;
 
 /// Everything that is wrong with a history.
 pub fn complaints(happened: &Happened) -> Vec<String> {
@@ -26,6 +30,7 @@ pub fn complaints(happened: &Happened) -> Vec<String> {
         let route = &*world.plan.routes[world.plan.events[event].route];
         let one = Event {
             facts: &facts,
+            plan: &world.plan,
             route,
             requests: facts.requests.iter().filter(|request| request.event == event).collect(),
             sendings: facts.sendings.iter().filter(|sending| sending.event == event).collect(),
@@ -40,6 +45,7 @@ pub fn complaints(happened: &Happened) -> Vec<String> {
 /// All that is known of one event.
 struct Event<'a> {
     facts: &'a Facts,
+    plan: &'a Plan,
     route: &'a Route,
     requests: Vec<&'a Request>,
     sendings: Vec<&'a Sending>,
@@ -130,20 +136,34 @@ impl Event<'_> {
         let accepted = before.iter().rev().find(|one| one.seen() == Some(Seen::Accepted));
         if let Some(accepted) = accepted
             && !self.is_excused(accepted)
+            && !(self.is_unreadable(at) && self.was_emptied(at))
         {
             let (end, _) = accepted.end.unwrap();
             broken.push(format!("P5: sent at {at} although accepted at {end}"));
         }
     }
 
+    /// Whether the disk could not be read at that time.
+    fn is_unreadable(&self, at: u64) -> bool {
+        let period =
+            |fault: &DiskFault| fault.period().is_some_and(|(from, until)| (from..until + MENDING).contains(&at));
+        self.plan.disk.iter().any(period)
+    }
+
+    /// Whether the shared store had forgotten something by then (W4).
+    fn was_emptied(&self, at: u64) -> bool {
+        let faults = self.plan.shared.as_ref().map_or(&[][..], |(_, faults)| faults);
+        faults.iter().any(|fault| fault.way == StoreTrouble::Emptied && fault.from <= at)
+    }
+
     /// Whether the mark of an acceptance may have been lost with the end of its run (W1).
     fn is_excused(&self, accepted: &Sending) -> bool {
         let run = &self.facts.runs[accepted.run];
         let (Some((accepted_at, _)), Some((ended, way))) = (accepted.end, run.ended) else { return false };
-        if run.failures.iter().any(|failure| (accepted_at.saturating_sub(100)..ended).contains(failure)) {
-            return way != Way::Clean;
-        }
-        let written = run.idle_after(accepted_at + MARKING, ended);
+        let failed = run.failures.iter().filter(|failure| **failure < ended).max().copied();
+        let failing = self.plan.disk.iter().filter_map(|fault| fault.period()).filter(|period| period.0 < ended);
+        let mended = failing.map(|period| period.1).max().max(failed).map_or(0, |last| last + MENDING);
+        let written = run.idle_after((accepted_at + MARKING).max(mended), ended);
         match way {
             Way::Clean => false,
             Way::Kill | Way::CutOff => written.is_none(),

@@ -113,6 +113,14 @@ pub enum DiskFault {
 }
 
 impl DiskFault {
+    /// From when to when every operation meets it.
+    pub const fn period(self) -> Option<(u64, u64)> {
+        match self {
+            Self::Period(from, until, _) => Some((from, until)),
+            Self::Operation(..) => None,
+        }
+    }
+
     pub const fn from(self) -> u64 {
         match self {
             Self::Period(from, ..) | Self::Operation(from, ..) => from,
@@ -166,7 +174,8 @@ impl Plan {
             ends: ends(rng, faults_end),
             disk: disk_faults(rng, faults_end),
             slow_commits: if rng.bool() { 0 } else { rng.u32(5..40) },
-            max_bytes: if rng.u8(..8) == 0 { rng.u64(2000..9000) } else { 1 << 30 },
+            // Dead letters fill a small spool for good, and then nothing settles until an operator comes.
+            max_bytes: if rng.u8(..6) == 0 && !liveness { rng.u64(2000..9000) } else { 1 << 30 },
             checkpoint_pages: if rng.bool() { 4096 } else { rng.i32(4..60) },
             shared: shared.then(|| (policy(rng), store_faults(rng, faults_end))),
             routes,

@@ -49,7 +49,6 @@ pub struct State {
 /// One run of the gateway.
 #[derive(Debug, Default)]
 pub struct Run {
-    pub began: u64,
     pub ended: Option<(u64, Way)>,
     /// Transactions: from their begin to their answer.
     pub transactions: Vec<(u64, Option<u64>)>,
@@ -102,7 +101,6 @@ pub struct Sending {
     pub event: usize,
     pub run: usize,
     pub at: u64,
-    pub attempt: u32,
     pub flagged: bool,
     pub end: Option<(u64, Seen)>,
 }
@@ -210,7 +208,7 @@ impl State {
     pub fn begin_run(&mut self, at: u64) -> usize {
         (self.base, self.stopping) = (at, false);
         self.began = Some(Instant::now());
-        self.runs.push(Run { began: at, ..Run::default() });
+        self.runs.push(Run::default());
         self.runs.len() - 1
     }
 

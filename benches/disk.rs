@@ -93,7 +93,8 @@ fn bare(folder: &Path, length: Duration) {
 }
 
 async fn row(folder: &Path, rate: u32, beside: Beside, length: Duration) {
-    let settings = DiskSettings { path: folder.to_owned(), max_bytes: u64::MAX, max_dead_bytes: u64::MAX, min_free_bytes: 0 };
+    let settings =
+        DiskSettings { path: folder.to_owned(), max_bytes: u64::MAX, max_dead_bytes: u64::MAX, min_free_bytes: 0 };
     let disk = Disk::open(settings, START, Arc::new(Metrics::new(&[]).unwrap())).unwrap().disk;
     let spool = Spool::new(disk.clone());
     spool.append(entry(u32::MAX), None).await.unwrap();

@@ -259,7 +259,8 @@ fn fill(path: &Path, count: u64) {
     runtime.block_on(async {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
         let start = Timestamp::from_seconds(i64::try_from(now).unwrap() - 10_000);
-        let settings = DiskSettings { path: path.to_owned(), max_bytes: u64::MAX, max_dead_bytes: u64::MAX, min_free_bytes: 0 };
+        let settings =
+            DiskSettings { path: path.to_owned(), max_bytes: u64::MAX, max_dead_bytes: u64::MAX, min_free_bytes: 0 };
         let disk = Disk::open(settings, start, Arc::new(Metrics::new(&[]).unwrap())).unwrap().disk;
         let spool = Spool::new(disk.clone());
         let mut appends = tokio::task::JoinSet::new();

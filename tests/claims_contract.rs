@@ -118,8 +118,12 @@ struct Replica {
 impl Replica {
     fn new(server: &Server, policy: OnStoreDown) -> Self {
         let (local, metrics, dir) = embedded();
-        let store =
-            Arc::new(Fallback::new(server.store_with(0, metrics.clone()), Arc::new(local), policy, metrics.clone()));
+        let store = Arc::new(Fallback::new(
+            Arc::new(server.store_with(0, metrics.clone())),
+            Arc::new(local),
+            policy,
+            metrics.clone(),
+        ));
         let tended = store.clone();
         let tending = tokio::spawn(async move { tended.tend().await });
         Self { store, tending, metrics, _dir: dir }

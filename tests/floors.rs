@@ -61,6 +61,7 @@ const RULES: &[(&str, Rule)] = &[
     ("the environment is read in config", environment),
     ("there are no globals", globals),
     ("the wall clock is read in one file", wall_clock),
+    ("there is no unsafe code", soundness),
     ("a file has at most 500 lines", length),
     ("a file opens with its sentence", openings),
     ("names say what a thing does", names),
@@ -285,6 +286,12 @@ fn wall_clock(sources: &[Source]) -> Vec<String> {
     if readers.len() > 1 { vec![readers.join(", ")] } else { Vec::new() }
 }
 
+/// A lint can be allowed where it is not forbidden, and a test of the disk needs it allowed. What ships does not.
+fn soundness(sources: &[Source]) -> Vec<String> {
+    let guilty = sources.iter().filter(|s| names_path(&s.code, "unsafe") || names_path(&s.code, "unsafe_code"));
+    guilty.map(|s| s.path.clone()).collect()
+}
+
 fn length(sources: &[Source]) -> Vec<String> {
     let long = sources.iter().map(|s| (s, s.text.lines().count())).filter(|(_, lines)| *lines > 500);
     long.map(|(s, lines)| format!("{} has {lines}", s.path)).collect()
@@ -448,6 +455,13 @@ mod tests {
         let in_a_test = Source::new("src/app.rs", "fn f() {}\n\n#[cfg(test)]\nmod tests { SystemTime::now() }");
         assert_eq!(wall_clock(&[clock(), in_a_test]), Vec::<String>::new());
         assert_eq!(wall_clock(&[clock(), Source::new("src/app.rs", "jiff::Timestamp::now()")]).len(), 1);
+    }
+
+    #[test]
+    fn unsafe_code_and_leave_for_it_are_seen() {
+        forbids(soundness, "src/disk/mod.rs", "fn f() { unsafe { g() } }");
+        forbids(soundness, "src/disk/mod.rs", "#![allow(unsafe_code)]");
+        allows(soundness, "src/disk/mod.rs", "// unsafe\nlet unsafe_ones = \"unsafe\";");
     }
 
     #[test]

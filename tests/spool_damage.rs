@@ -33,7 +33,8 @@ struct World {
 
 fn world(path: &Path) -> World {
     let metrics = Arc::new(Metrics::new(&[RouteLabels { name: "veedeo".into(), secrets: 1 }]).unwrap());
-    let settings = DiskSettings { path: path.to_owned(), max_bytes: 1 << 30, max_dead_bytes: 1 << 30, min_free_bytes: 0 };
+    let settings =
+        DiskSettings { path: path.to_owned(), max_bytes: 1 << 30, max_dead_bytes: 1 << 30, min_free_bytes: 0 };
     let disk = Disk::open(settings, START, metrics.clone()).unwrap().disk;
     World { spool: Spool::new(disk.clone()), disk, metrics }
 }
@@ -410,7 +411,8 @@ async fn a_second_damage_in_the_middle_of_a_salvage_loses_nothing_of_the_first()
     // Another moment, another name.
     tokio::time::sleep(Duration::from_millis(2)).await;
     let metrics = Arc::new(Metrics::new(&[]).unwrap());
-    let settings = DiskSettings { path: dir.path().to_owned(), max_bytes: 1 << 30, max_dead_bytes: 1 << 30, min_free_bytes: 0 };
+    let settings =
+        DiskSettings { path: dir.path().to_owned(), max_bytes: 1 << 30, max_dead_bytes: 1 << 30, min_free_bytes: 0 };
     let disk = Disk::open(settings, START.plus(Duration::from_secs(60)), metrics.clone()).unwrap().disk;
     let third = World { spool: Spool::new(disk.clone()), disk, metrics };
     assert_eq!(third.metrics.spool_salvage_files.get().max(2), 2);

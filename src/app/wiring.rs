@@ -15,7 +15,7 @@ use crate::clock::Clock;
 use crate::config::{Config, LogFormat, LogLevel, Store};
 use crate::disk::{Disk, DiskSettings, PreviousStop};
 use crate::domain::route::Route;
-use crate::forward::{Deliverer, Doubt};
+use crate::forward::Deliverer;
 use crate::gateway::Gateway;
 use crate::gateway::listener::{Door, DoorLimits};
 use crate::gateway::site::Site;
@@ -36,12 +36,12 @@ pub(super) fn core(
     let clock = Clock::start();
     let readiness = Readiness::default();
     readiness.fulfil(Condition::ConfigurationLoaded);
-    let (disk, doubt) = open_disk(config, clock, &metrics)?;
+    let disk = open_disk(config, clock, &metrics)?;
     readiness.fulfil(Condition::SpoolRecovered);
     let spool = Spool::new(disk.clone());
     let stores = stores(config, &disk, &metrics)?;
     let claims = Claims::new(stores.store.clone(), clock);
-    let deliverer = Deliverer::new(spool.clone(), claims.clone(), clock, metrics.clone(), doubt);
+    let deliverer = Deliverer::new(spool.clone(), claims.clone(), clock, metrics.clone());
     deliverer.configure(&config.routes);
     announce(config, &metrics, clock);
     let recent = Recent::default();
@@ -75,7 +75,7 @@ pub(super) fn core(
     })
 }
 
-fn open_disk(config: &Config, clock: Clock, metrics: &Arc<Metrics>) -> Result<(Disk, Option<Doubt>), StartFault> {
+fn open_disk(config: &Config, clock: Clock, metrics: &Arc<Metrics>) -> Result<Disk, StartFault> {
     let settings = DiskSettings {
         path: config.spool.path.clone(),
         max_bytes: config.spool.max_bytes,
@@ -83,16 +83,12 @@ fn open_disk(config: &Config, clock: Clock, metrics: &Arc<Metrics>) -> Result<(D
         min_free_bytes: config.spool.min_free_bytes,
     };
     let opened = Disk::open(settings, clock.now(), metrics.clone())?;
-    let doubt = match opened.previous {
-        PreviousStop::First | PreviousStop::Clean => None,
-        PreviousStop::Unclean { stopped_before } => Some(Doubt { before: stopped_before }),
-    };
-    if doubt.is_some() {
+    if matches!(opened.previous, PreviousStop::Unclean { .. }) {
         tracing::warn!(
             "the last stop was not clean: what may have been sent before it is flagged as a possible duplicate"
         );
     }
-    Ok((opened.disk, doubt))
+    Ok(opened.disk)
 }
 
 /// The store that decides, the embedded one that is always there, and what has to be tended.
@@ -118,7 +114,8 @@ fn stores(config: &Config, disk: &Disk, metrics: &Arc<Metrics>) -> Result<Stores
             };
             let redis = Redis::new(settings, metrics.clone()).map_err(|fault| StartFault::Dedup(fault.to_string()))?;
             let local = Arc::new(Embedded::stand_in(disk.clone()));
-            let both = Arc::new(Fallback::new(redis, local.clone(), config.dedup.on_store_down, metrics.clone()));
+            let both =
+                Arc::new(Fallback::new(Arc::new(redis), local.clone(), config.dedup.on_store_down, metrics.clone()));
             Ok(Stores { store: both.clone(), name: "redis", local, tended: Some(both) })
         }
     }

@@ -18,8 +18,7 @@ use tokio::time::Instant;
 
 use super::embedded::Embedded;
 use super::meter::{Meter, Op, Up};
-use super::redis::Redis;
-use super::store::{Claim, ClaimStore, Claimed, Peeked, Processed, StoreFault};
+use super::store::{Claim, ClaimStore, Claimed, Peeked, Processed, Shared, StoreFault};
 use crate::disk::Found;
 use crate::domain::key::EventKey;
 use crate::domain::route::OnStoreDown;
@@ -41,7 +40,7 @@ const REPAIR_FIRST: Duration = Duration::from_secs(2);
 /// Redis with the embedded store beside it.
 #[derive(Debug)]
 pub struct Fallback {
-    redis: Redis,
+    redis: Arc<dyn Shared>,
     local: Arc<Embedded>,
     policy: OnStoreDown,
     /// Whether Redis is asked. Cleared by whoever sees it fail, set by `tend` alone.
@@ -49,6 +48,7 @@ pub struct Fallback {
     went_down: Notify,
     repairs: Mutex<VecDeque<Repair>>,
     local_meter: Meter,
+    shared_meter: Meter,
 }
 
 /// What Redis has to be told.
@@ -68,8 +68,9 @@ enum What {
 impl Fallback {
     /// Redis first, `local` beside it. Redis counts as up until it is seen to be down: a start waits for nothing.
     #[must_use]
-    pub fn new(redis: Redis, local: Arc<Embedded>, policy: OnStoreDown, metrics: Arc<Metrics>) -> Self {
-        redis.meter().show(Up::Yes);
+    pub fn new(redis: Arc<dyn Shared>, local: Arc<Embedded>, policy: OnStoreDown, metrics: Arc<Metrics>) -> Self {
+        let shared_meter = Meter::new(metrics.clone(), "redis");
+        shared_meter.show(Up::Yes);
         Self {
             redis,
             local,
@@ -78,6 +79,7 @@ impl Fallback {
             went_down: Notify::new(),
             repairs: Mutex::default(),
             local_meter: Meter::new(metrics, "embedded"),
+            shared_meter,
         }
     }
 
@@ -103,6 +105,7 @@ impl Fallback {
             }
             if self.is_up() {
                 tokio::select! {
+                    biased;
                     () = tokio::time::sleep(PROBE_UP) => {}
                     () = self.went_down.notified() => tokio::time::sleep(PROBE_DOWN).await,
                 }
@@ -121,7 +124,7 @@ impl Fallback {
         if !self.up.swap(true, Ordering::AcqRel) {
             tracing::warn!("the dedup store redis answers again");
         }
-        self.redis.meter().show(Up::Yes);
+        self.shared_meter.show(Up::Yes);
         let rest = Instant::now() + PROBE_UP;
         if let Err(fault) = self.repair(rest).await {
             self.go_down(&fault);
@@ -158,7 +161,7 @@ impl Fallback {
     }
 
     fn go_down(&self, fault: &StoreFault) {
-        self.redis.meter().show(Up::No);
+        self.shared_meter.show(Up::No);
         if self.up.swap(false, Ordering::AcqRel) {
             tracing::error!(%fault, policy = ?self.policy, "the dedup store redis does not answer; on_store_down decides");
             self.went_down.notify_one();
@@ -198,7 +201,7 @@ impl Fallback {
         match self.redis.decide(claim).await {
             Ok(shared) => Some(shared),
             Err(fault) => {
-                self.redis.meter().checked(&Err(fault.clone()));
+                self.shared_meter.checked(&Err(fault.clone()));
                 self.go_down(&fault);
                 None
             }
@@ -252,8 +255,10 @@ impl ClaimStore for Fallback {
         let provisional = Provisional { store: self, claim: Some(claim) };
         let shared = self.ask_redis(claim).await;
         let (answer, meter) = match (local, shared) {
-            (Ok(local), Some(shared)) if shared.is_ours() => (Ok(worse(local, shared)), self.redis.meter()),
-            (_, Some(shared)) => (Ok(shared), self.redis.meter()),
+            (Ok(local), Some(shared)) if shared.is_ours() => (Ok(worse(local, shared)), &self.shared_meter),
+            // The local table cannot be read, and the shared one may have been flushed: nobody vouches for a first time.
+            (Err(_), Some(Claimed::New | Claimed::Conflict)) => (Ok(Claimed::Unsure), &self.shared_meter),
+            (_, Some(shared)) => (Ok(shared), &self.shared_meter),
             (Ok(local), None) => (self.without_redis(local), &self.local_meter),
             (Err(fault), None) => (Err(fault), &self.local_meter),
         };

@@ -20,7 +20,7 @@ use redis::io::tcp::TcpSettings;
 use redis::{AsyncConnectionConfig, Client, IntoConnectionInfo, RedisError, Script, ScriptInvocation};
 
 use super::meter::{Meter, Op};
-use super::store::{Claim, ClaimStore, Claimed, Peeked, PeekedState, Processed, REMEMBER, StoreFault};
+use super::store::{Claim, ClaimStore, Claimed, Peeked, PeekedState, Processed, REMEMBER, Shared, StoreFault};
 use crate::disk::Found;
 use crate::domain::key::EventKey;
 use crate::domain::secret::Secret;
@@ -74,63 +74,8 @@ impl Redis {
         })
     }
 
-    /// As [`ClaimStore::claim`], uncounted.
-    pub(super) async fn decide(&self, claim: &Claim) -> Result<Claimed, StoreFault> {
-        let mut call = self.scripts.claim.prepare_invoke();
-        self.keys(&mut call, &claim.route, &claim.key)
-            .arg(claim.owner.simple().to_string())
-            .arg(HEXLOWER.encode(&claim.key.fingerprint))
-            .arg(millis(claim.lease))
-            .arg(millis(REMEMBER));
-        let replicas = self.settings.wait_replicas;
-        let patience = millis(self.settings.timeout / 2);
-        let asked = self.within(async |mut connection| {
-            let word: String = call.invoke_async(&mut connection).await?;
-            let copies: u32 = match replicas {
-                0 => 0,
-                _ => redis::cmd("WAIT").arg(replicas).arg(patience).query_async(&mut connection).await?,
-            };
-            Ok((word, copies))
-        });
-        let (word, copies) = asked.await?;
-        if copies < replicas {
-            return Err(StoreFault::Failed(format!("{copies} of {replicas} replicas of redis took a claim in time")));
-        }
-        match word.as_str() {
-            "new" => Ok(Claimed::New),
-            "duplicate" => Ok(Claimed::Duplicate),
-            "conflict" => Ok(Claimed::Conflict),
-            "in_flight" => Ok(Claimed::InFlight),
-            "lapsed" => Ok(Claimed::Lapsed),
-            other => Err(StoreFault::Failed(format!("redis answered {other:?} to a claim"))),
-        }
-    }
-
-    /// Counts an answer that this store decided, and whether it answers at all.
-    pub(super) const fn meter(&self) -> &Meter {
-        &self.meter
-    }
-
-    /// Whether Redis answers: over the connection there is, else over a new one, with more patience than a request has.
-    pub(super) async fn probe(&self) -> Result<(), StoreFault> {
-        if self.connection.load().is_some() && self.ping().await.is_ok() {
-            return Ok(());
-        }
-        self.connection.store(None);
-        let connected = tokio::time::timeout(CONNECT, self.connection()).await;
-        connected.map_err(|_| StoreFault::Failed(format!("no connection to redis within {CONNECT:?}")))??;
-        self.ping().await
-    }
-
     async fn ping(&self) -> Result<(), StoreFault> {
         self.within(async |mut connection| redis::cmd("PING").query_async(&mut connection).await).await
-    }
-
-    /// What Redis does when its memory is full; `None` if it does not say.
-    pub(super) async fn eviction_policy(&self) -> Result<Option<String>, StoreFault> {
-        let asked = async |mut connection| redis::cmd("INFO").arg("memory").query_async(&mut connection).await;
-        let info: String = self.within(asked).await?;
-        Ok(info.lines().find_map(|line| line.strip_prefix("maxmemory_policy:")).map(|policy| policy.trim().to_owned()))
     }
 
     /// Asks within the timeout. A connection that has broken or does not answer is given up.
@@ -191,6 +136,57 @@ fn millis(duration: Duration) -> u64 {
 impl std::fmt::Debug for Redis {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Redis(..)")
+    }
+}
+
+#[async_trait]
+impl Shared for Redis {
+    async fn decide(&self, claim: &Claim) -> Result<Claimed, StoreFault> {
+        let mut call = self.scripts.claim.prepare_invoke();
+        self.keys(&mut call, &claim.route, &claim.key)
+            .arg(claim.owner.simple().to_string())
+            .arg(HEXLOWER.encode(&claim.key.fingerprint))
+            .arg(millis(claim.lease))
+            .arg(millis(REMEMBER));
+        let replicas = self.settings.wait_replicas;
+        let patience = millis(self.settings.timeout / 2);
+        let asked = self.within(async |mut connection| {
+            let word: String = call.invoke_async(&mut connection).await?;
+            let copies: u32 = match replicas {
+                0 => 0,
+                _ => redis::cmd("WAIT").arg(replicas).arg(patience).query_async(&mut connection).await?,
+            };
+            Ok((word, copies))
+        });
+        let (word, copies) = asked.await?;
+        if copies < replicas {
+            return Err(StoreFault::Failed(format!("{copies} of {replicas} replicas of redis took a claim in time")));
+        }
+        match word.as_str() {
+            "new" => Ok(Claimed::New),
+            "duplicate" => Ok(Claimed::Duplicate),
+            "conflict" => Ok(Claimed::Conflict),
+            "in_flight" => Ok(Claimed::InFlight),
+            "lapsed" => Ok(Claimed::Lapsed),
+            other => Err(StoreFault::Failed(format!("redis answered {other:?} to a claim"))),
+        }
+    }
+
+    /// Over the connection there is, else over a new one, with more patience than a request has.
+    async fn probe(&self) -> Result<(), StoreFault> {
+        if self.connection.load().is_some() && self.ping().await.is_ok() {
+            return Ok(());
+        }
+        self.connection.store(None);
+        let connected = tokio::time::timeout(CONNECT, self.connection()).await;
+        connected.map_err(|_| StoreFault::Failed(format!("no connection to redis within {CONNECT:?}")))??;
+        self.ping().await
+    }
+
+    async fn eviction_policy(&self) -> Result<Option<String>, StoreFault> {
+        let asked = async |mut connection| redis::cmd("INFO").arg("memory").query_async(&mut connection).await;
+        let info: String = self.within(asked).await?;
+        Ok(info.lines().find_map(|line| line.strip_prefix("maxmemory_policy:")).map(|policy| policy.trim().to_owned()))
     }
 }
 

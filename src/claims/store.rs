@@ -144,3 +144,15 @@ pub trait ClaimStore: Send + Sync + std::fmt::Debug {
     /// Whether the store answers, as far as is known.
     fn is_up(&self) -> bool;
 }
+
+/// A store that replicas share, as the one beside it needs it: it can be asked without being counted, and whether it
+/// answers at all.
+#[async_trait]
+pub trait Shared: ClaimStore {
+    /// As [`ClaimStore::claim`], uncounted.
+    async fn decide(&self, claim: &Claim) -> Result<Claimed, StoreFault>;
+    /// Whether it answers.
+    async fn probe(&self) -> Result<(), StoreFault>;
+    /// What it does when its memory is full; `None` if it does not say.
+    async fn eviction_policy(&self) -> Result<Option<String>, StoreFault>;
+}

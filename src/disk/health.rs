@@ -6,9 +6,10 @@
 //! itself, and meanwhile senders keep their events.
 
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rusqlite::Connection;
+use tokio::time::Instant;
 
 use super::fault::{DiskFault, JobFault};
 use super::keeper::LogWatch;
@@ -28,6 +29,8 @@ pub(super) struct Health {
     file: PathBuf,
     watch: LogWatch,
     conn: Option<Connection>,
+    /// The machine's name for this boot.
+    boot: Option<String>,
     state: State,
     /// When a fresh file last took the place of a damaged one.
     replaced: Option<Instant>,
@@ -42,9 +45,14 @@ enum State {
 
 impl Health {
     /// Takes over a connection that works.
-    pub(super) fn new(file: PathBuf, mut conn: Connection, watch: LogWatch) -> rusqlite::Result<Self> {
+    pub(super) fn new(
+        file: PathBuf,
+        mut conn: Connection,
+        watch: LogWatch,
+        boot: Option<String>,
+    ) -> rusqlite::Result<Self> {
         watch.attach(&mut conn)?;
-        Ok(Self { file, watch, conn: Some(conn), state: State::Well, replaced: None })
+        Ok(Self { file, watch, conn: Some(conn), boot, state: State::Well, replaced: None })
     }
 
     /// The connection, or why there is none. Tries to mend a failed one when its time has come.
@@ -104,11 +112,16 @@ impl Health {
         open::create(&self.file).map_err(failed)?;
         let (mut conn, _) = schema::open_writer(&self.file)?;
         meta::take_place(&conn, seq_floor, now)?;
-        meta::go_on(&conn, meta::boot_id())?;
+        meta::go_on(&conn, self.boot.clone())?;
         self.watch.attach(&mut conn)?;
         self.conn = Some(conn);
         self.replaced = Some(Instant::now());
         Ok(aside)
+    }
+
+    /// Whether a failed disk waits to be tried again.
+    pub(super) const fn has_failed(&self) -> bool {
+        matches!(self.state, State::Failed { .. })
     }
 
     /// Closes the connection for good.

@@ -1,14 +1,14 @@
-//! The thread that keeps house: it brings the write-ahead log into the database off the commit path, and fills the
+//! Who keeps house, in a thread of its own: it brings the write-ahead log into the database off the commit path, and fills the
 //! filter of the marks. It never writes an event, and nobody waits for it but the close of the disk.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::thread::JoinHandle;
 
 use rusqlite::Connection;
+use tokio::sync::mpsc::{Receiver, Sender, channel};
 
+use super::engine::{Engine, Moment, Worker};
 use super::fault::Trouble;
 use super::marks::Marks;
 use super::salvage::Rescue;
@@ -22,6 +22,8 @@ const CHECKPOINT_PAGES: i32 = 4096;
 const RESTART_PAGES: i32 = 16_384;
 /// Length of a log that is worth cutting when there is nothing else to do: 4 MiB.
 const CUT_BYTES: u64 = 4 << 20;
+/// Slots the smallest filter of marks has room for; 1.3 MB.
+const SMALLEST_FILTER: u64 = 1 << 20;
 /// Tasks that may wait; a checkpoint that is already asked for need not be asked for again.
 const TASKS: usize = 4;
 
@@ -39,15 +41,16 @@ enum Task {
 pub(super) struct Nudge {
     watch: LogWatch,
     marks: Arc<Marks>,
-    thread: Option<JoinHandle<()>>,
+    worker: Option<Worker>,
 }
 
 /// Sees the write-ahead log grow with each commit.
 #[derive(Clone, Debug)]
 pub(super) struct LogWatch {
-    tasks: SyncSender<Task>,
+    tasks: Sender<Task>,
     /// Pages at which the next checkpoint is due. Raised by the keeper, lowered here when the log starts anew.
     due: Arc<AtomicI32>,
+    checkpoint_pages: i32,
 }
 
 impl LogWatch {
@@ -59,7 +62,7 @@ impl LogWatch {
         let mut before = 0;
         conn.wal_hook(Some(move |_: &mut rusqlite::hooks::Wal, pages: i32| {
             if pages < before {
-                watch.due.store(CHECKPOINT_PAGES, Ordering::Relaxed);
+                watch.due.store(watch.checkpoint_pages, Ordering::Relaxed);
             }
             before = pages;
             if pages >= watch.due.load(Ordering::Relaxed) {
@@ -79,17 +82,27 @@ impl LogWatch {
 impl Nudge {
     /// Starts the thread. It fills the filter first.
     pub(super) fn start(
+        engine: &Engine,
         file: PathBuf,
         marks: Arc<Marks>,
         rescue: Arc<Rescue>,
         metrics: Arc<Metrics>,
     ) -> std::io::Result<Self> {
-        let (sender, tasks) = sync_channel(TASKS);
-        let watch = LogWatch { tasks: sender, due: Arc::new(AtomicI32::new(CHECKPOINT_PAGES)) };
+        let (sender, tasks) = channel(TASKS);
+        let checkpoint_pages = engine.checkpoint_pages(CHECKPOINT_PAGES);
+        let watch = LogWatch { tasks: sender, due: Arc::new(AtomicI32::new(checkpoint_pages)), checkpoint_pages };
         watch.ask(Task::FillFilter);
-        let keeper = Keeper { file, marks: marks.clone(), metrics, due: watch.due.clone(), rescue };
-        let thread = std::thread::Builder::new().name("disk-keeper".to_owned()).spawn(move || keeper.run(&tasks))?;
-        Ok(Self { watch, marks, thread: Some(thread) })
+        let keeper = Keeper {
+            engine: engine.clone(),
+            file,
+            marks: marks.clone(),
+            metrics,
+            due: watch.due.clone(),
+            checkpoint_pages,
+            rescue,
+        };
+        let worker = engine.start("disk-keeper", keeper.run(tasks))?;
+        Ok(Self { watch, marks, worker: Some(worker) })
     }
 
     pub(super) fn watch(&self) -> LogWatch {
@@ -104,41 +117,36 @@ impl Nudge {
         }
     }
 
-    /// Ends the thread and waits for it.
-    pub(super) fn end(&mut self) {
-        let told = self.watch.tasks.send(Task::End).is_ok();
-        if let Some(thread) = self.thread.take()
-            && told
-            && thread.join().is_err()
-        {
-            tracing::error!("the keeper of the disk ended by a panic");
-        }
-    }
-}
-
-impl Drop for Nudge {
-    fn drop(&mut self) {
-        if self.thread.is_some() {
-            self.end();
+    /// Ends it and waits for that. If it is not told to end, it ends when nobody is left to ask for anything.
+    pub(super) async fn end(&mut self) {
+        let told = self.watch.tasks.send(Task::End).await.is_ok();
+        if let Some(worker) = self.worker.take().filter(|_| told) {
+            worker.ended().await;
         }
     }
 }
 
 struct Keeper {
+    engine: Engine,
     file: PathBuf,
     marks: Arc<Marks>,
     metrics: Arc<Metrics>,
     due: Arc<AtomicI32>,
+    checkpoint_pages: i32,
     rescue: Arc<Rescue>,
 }
 
 impl Keeper {
-    fn run(self, tasks: &Receiver<Task>) {
-        while let Ok(task) = tasks.recv() {
+    async fn run(self, mut tasks: Receiver<Task>) {
+        while let Some(task) = tasks.recv().await {
+            self.engine.pass(Moment::Keep).await;
             let done = match task {
                 Task::Checkpoint => self.checkpoint(),
                 Task::Cut => self.cut(),
-                Task::FillFilter => schema::open_reader(&self.file).and_then(|conn| self.marks.fill_filter(&conn)),
+                Task::FillFilter => {
+                    let smallest = self.engine.smallest_filter(SMALLEST_FILTER);
+                    schema::open_reader(&self.file).and_then(|conn| self.marks.fill_filter(&conn, smallest))
+                }
                 Task::End => return,
             };
             if let Err(error) = done {
@@ -157,7 +165,7 @@ impl Keeper {
     fn checkpoint(&self) -> rusqlite::Result<()> {
         let conn = schema::open_checkpointer(&self.file)?;
         let pages = copy(&conn)?;
-        self.due.store(pages.saturating_add(CHECKPOINT_PAGES), Ordering::Relaxed);
+        self.due.store(pages.saturating_add(self.checkpoint_pages), Ordering::Relaxed);
         if pages >= RESTART_PAGES {
             copy(&conn)?;
             let restarted = schema::restart_log(&conn)?;

@@ -26,8 +26,6 @@ use crate::telemetry::Metrics;
 
 /// Marks in memory at most; at about 150 bytes each: 10 MB. Reached only when the disk stalls.
 const UNWRITTEN: usize = 65_536;
-/// Slots the smallest filter has room for; 1.3 MB.
-const SMALLEST_FILTER: u64 = 1 << 20;
 /// Expired marks deleted per transaction, besides two for each new one.
 const SWEEP: usize = 64;
 
@@ -150,6 +148,11 @@ impl Marks {
         self.lock().remove(key)
     }
 
+    /// Whether marks wait to be written.
+    pub(super) fn are_waiting(&self) -> bool {
+        !self.lock().queue.is_empty()
+    }
+
     pub(super) fn filter_is_full(&self) -> bool {
         self.filters.load().current.as_ref().is_some_and(|filter| filter.is_full())
     }
@@ -166,9 +169,9 @@ impl Marks {
 
     /// Fills a new filter from the table and puts it to use. What is committed meanwhile goes into both filters; what
     /// was committed before is seen by the scan.
-    pub(super) fn fill_filter(&self, conn: &Connection) -> rusqlite::Result<()> {
+    pub(super) fn fill_filter(&self, conn: &Connection, smallest: u64) -> rusqlite::Result<()> {
         let rows: u64 = conn.query_row("SELECT count(*) FROM marks", [], |row| row.get(0))?;
-        let next = Arc::new(Filter::with_capacity(rows.saturating_mul(2).max(SMALLEST_FILTER)));
+        let next = Arc::new(Filter::with_capacity(rows.saturating_mul(2).max(smallest)));
         let current = self.filters.load().current.clone();
         self.filters.store(Arc::new(Filters { current, next: Some(next.clone()) }));
         let mut scan = conn.prepare("SELECT slot FROM marks")?;

@@ -40,14 +40,18 @@ pub(super) struct Progress {
 }
 
 /// Reads how the last run ended, makes its cut-off attempts due again, and notes that this run has begun. Durable.
-pub(super) fn begin_run(conn: &mut Connection, now: Timestamp) -> rusqlite::Result<Recovered> {
-    let boot = boot_id();
+/// `boot`: the machine's name for this boot; `None` counts as another one.
+pub(super) fn begin_run(conn: &mut Connection, now: Timestamp, boot: Option<String>) -> rusqlite::Result<Recovered> {
     let tx = conn.transaction()?;
     let previous = match text(&tx, "run")?.as_deref() {
         None => PreviousStop::First,
         Some("clean") => PreviousStop::Clean,
         Some(_) => PreviousStop::Unclean { stopped_before: now },
     };
+    if matches!(previous, PreviousStop::Unclean { .. }) {
+        put(&tx, "doubtful_before", now.millis())?;
+    }
+    let doubtful_before = integer(&tx, "doubtful_before")?.map(Timestamp::from_millis);
     let last_seq: i64 = tx.query_row("SELECT coalesce(max(seq), 0) FROM events", [], |row| row.get(0))?;
     let mut doubtful_through = number(&tx, "doubtful_through")?;
     let rebooted = boot.is_none() || text(&tx, "boot")? != boot;
@@ -56,13 +60,6 @@ pub(super) fn begin_run(conn: &mut Connection, now: Timestamp) -> rusqlite::Resu
         doubtful_through = doubtful_through.max(last_seq);
         put(&tx, "doubtful_through", doubtful_through)?;
     }
-    if matches!(previous, PreviousStop::Unclean { .. }) {
-        put(&tx, "doubtful_before", now.millis())?;
-    }
-    let doubtful_before = tx
-        .query_row("SELECT value FROM meta WHERE key = 'doubtful_before'", [], |row| row.get(0))
-        .optional()?
-        .map(Timestamp::from_millis);
     let (seq_floor, salvaging) = (number(&tx, "seq_floor")?, is_salvaging(&tx)?);
     let cut_off =
         tx.execute(&format!("UPDATE events SET state = {PENDING}, possible_duplicate = 1 WHERE state = 1"), [])?;
@@ -140,17 +137,14 @@ fn text(conn: &Connection, key: &str) -> rusqlite::Result<Option<String>> {
 }
 
 fn number(conn: &Connection, key: &str) -> rusqlite::Result<i64> {
-    let found = conn.query_row("SELECT value FROM meta WHERE key = ?1", [key], |row| row.get(0)).optional()?;
-    Ok(found.unwrap_or(0))
+    Ok(integer(conn, key)?.unwrap_or(0))
+}
+
+fn integer(conn: &Connection, key: &str) -> rusqlite::Result<Option<i64>> {
+    conn.query_row("SELECT value FROM meta WHERE key = ?1", [key], |row| row.get(0)).optional()
 }
 
 fn put(conn: &Connection, key: &str, value: impl rusqlite::ToSql) -> rusqlite::Result<()> {
     conn.execute("INSERT OR REPLACE INTO meta (key, value) VALUES (?1, ?2)", params![key, value])?;
     Ok(())
-}
-
-/// The kernel's name for this boot; `None` where there is none, which counts as another boot.
-pub(super) fn boot_id() -> Option<String> {
-    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
-    Some(text.trim().to_owned())
 }

@@ -8,6 +8,7 @@
 //! | `damage`, `carve`, `salvage`, `takeover` | a damaged file: put aside, read without `SQLite`, taken over |
 //! | `writer`, `job`, `health` | group commit; what a job is; what happens when the disk fails |
 //! | `keeper` | checkpoints off the commit path |
+//! | `engine` | threads, or the tasks of a simulation |
 //! | `readers`, `inspect` | reads with a deadline; reads of a command, which is no gateway |
 //! | `books`, `space` | totals in memory; whether an event fits |
 //! | `records`, `query`, `marks`, `filter`, `jobs` | the statements |
@@ -18,6 +19,7 @@
 mod books;
 mod carve;
 mod damage;
+mod engine;
 mod fault;
 mod filter;
 mod health;
@@ -41,9 +43,10 @@ mod writer;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{SyncSender, TrySendError};
 use std::time::Duration;
 
+use tokio::sync::mpsc::Sender;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::oneshot;
 
 use self::books::Books;
@@ -57,6 +60,7 @@ use crate::domain::time::Timestamp;
 use crate::telemetry::Metrics;
 
 pub use self::books::{RouteTotals, Totals};
+pub use self::engine::{Engine, Moment, Surroundings};
 pub use self::fault::{DiskFault, JobFault};
 pub use self::inspect::{Brief, Kept, ReadOnly};
 pub use self::job::Tx;
@@ -114,7 +118,7 @@ pub struct Disk(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    jobs: SyncSender<Message>,
+    jobs: Sender<Message>,
     readers: Readers,
     books: Arc<Books>,
     marks: Arc<Marks>,
@@ -127,7 +131,17 @@ struct Inner {
 impl Disk {
     /// Opens the spool directory for this process alone; creates what is missing. Blocks; for the start.
     pub fn open(settings: DiskSettings, now: Timestamp, metrics: Arc<Metrics>) -> Result<Opened, DiskFault> {
-        open::open(settings, now, metrics)
+        Self::open_on(Engine::Threads, settings, now, metrics)
+    }
+
+    /// As [`Disk::open`], on threads or inside a simulation.
+    pub fn open_on(
+        engine: Engine,
+        settings: DiskSettings,
+        now: Timestamp,
+        metrics: Arc<Metrics>,
+    ) -> Result<Opened, DiskFault> {
+        open::open(engine, settings, now, metrics)
     }
 
     /// Does `work` in a transaction and answers when it is on stable storage. `weight`: about how many bytes it writes.
@@ -256,15 +270,8 @@ impl Disk {
         self.0.rescue.close();
         self.0.readers.close();
         let (closed, answer) = oneshot::channel();
-        let mut message = Message::Close(closed);
         // The queue is bounded and drains: a place in it comes, or the caller's deadline does.
-        while let Err(refused) = self.0.jobs.try_send(message) {
-            match refused {
-                TrySendError::Full(back) => message = back,
-                TrySendError::Disconnected(_) => return Err(ended()),
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+        self.0.jobs.send(Message::Close(closed)).await.map_err(|_| ended())?;
         answer.await.unwrap_or_else(|_| Err(ended()))
     }
 
@@ -291,7 +298,7 @@ impl Disk {
             self.0.metrics.spool_errors_total.with_label_values(&["commit"]).inc();
             match refused {
                 TrySendError::Full(_) => JobFault::Failed(format!("{QUEUE} jobs wait for the disk already")),
-                TrySendError::Disconnected(_) => ended(),
+                TrySendError::Closed(_) => ended(),
             }
         })
     }

@@ -6,11 +6,12 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::sync::mpsc::sync_channel;
 
 use rusqlite::Connection;
+use tokio::sync::mpsc;
 
 use super::books::Books;
+use super::engine::Engine;
 use super::fault::{DiskFault, Trouble};
 use super::health::Health;
 use super::keeper::Nudge;
@@ -34,25 +35,38 @@ struct Ready {
     log_lost: damage::LogLost,
 }
 
-pub(super) fn open(settings: DiskSettings, now: Timestamp, metrics: Arc<Metrics>) -> Result<Opened, DiskFault> {
+/// When and in which boot of the machine the run begins.
+struct Start {
+    now: Timestamp,
+    boot: Option<String>,
+}
+
+pub(super) fn open(
+    engine: Engine,
+    settings: DiskSettings,
+    now: Timestamp,
+    metrics: Arc<Metrics>,
+) -> Result<Opened, DiskFault> {
     make_directory(&settings.path)?;
     let lock = Lock::take(&settings.path)?;
     let file = settings.path.join(DATABASE_FILE);
     damage::finish(&file)?;
-    let ready = open_file(&file, &settings, now, &metrics)?;
+    let ready = open_file(&file, &settings, &Start { now, boot: engine.boot() }, &metrics)?;
     let Ready { conn, recovered, totals, log_lost } = ready;
     report(&recovered, &totals);
     let marks = Arc::new(Marks::new(metrics.clone()));
     let books = Arc::new(Books::new(totals, metrics.clone()));
     let commits = Arc::new(AtomicU64::new(0));
     let rescue = Arc::new(Rescue::new(file.clone(), now, &recovered, metrics.clone()));
-    let readers =
-        Readers::new(file.clone(), rescue.clone(), metrics.clone()).map_err(|error| database("read", &file, &error))?;
-    let (sender, jobs) = sync_channel(QUEUE);
+    let readers = Readers::new(engine.clone(), file.clone(), rescue.clone(), metrics.clone())
+        .map_err(|error| database("read", &file, &error))?;
+    let (sender, jobs) = mpsc::channel(QUEUE);
     let thread = |error| DiskFault::Io { what: "start a thread for", path: file.clone(), error };
-    let nudge = Nudge::start(file.clone(), marks.clone(), rescue.clone(), metrics.clone()).map_err(thread)?;
-    let health = Health::new(file.clone(), conn, nudge.watch()).map_err(|error| database("watch", &file, &error))?;
+    let nudge = Nudge::start(&engine, file.clone(), marks.clone(), rescue.clone(), metrics.clone()).map_err(thread)?;
+    let health = Health::new(file.clone(), conn, nudge.watch(), engine.boot())
+        .map_err(|error| database("watch", &file, &error))?;
     let writer = Writer {
+        engine: engine.clone(),
         health,
         jobs,
         books: books.clone(),
@@ -65,12 +79,14 @@ pub(super) fn open(settings: DiskSettings, now: Timestamp, metrics: Arc<Metrics>
         readers: readers.clone(),
         rescue: rescue.clone(),
         synced: None,
+        chores: true,
         last_lazy: None,
         pause: IDLE,
         made_room: None,
         lock,
     };
-    std::thread::Builder::new().name("disk-writer".to_owned()).spawn(move || writer.run()).map_err(thread)?;
+    // It ends by itself when it is told to, or when nobody is left who could ask anything.
+    drop(engine.start("disk-writer", writer.run()).map_err(thread)?);
     let doubtful_through = recovered.doubtful_through;
     let inner =
         Inner { jobs: sender, readers, books, marks, metrics, commits, doubtful_through, rescue: rescue.clone() };
@@ -80,23 +96,23 @@ pub(super) fn open(settings: DiskSettings, now: Timestamp, metrics: Arc<Metrics>
 }
 
 /// The file, ready; a damaged one is put aside, and what can be read of it comes over into a new one.
-fn open_file(file: &Path, settings: &DiskSettings, now: Timestamp, metrics: &Metrics) -> Result<Ready, DiskFault> {
+fn open_file(file: &Path, settings: &DiskSettings, start: &Start, metrics: &Metrics) -> Result<Ready, DiskFault> {
     create(file)?;
     let damaged = |what: &str| {
         metrics.spool_errors_total.with_label_values(&["damage"]).inc();
         tracing::error!(file = %file.display(), "{what}");
     };
-    let log_lost = damage::check_log(file, now, &damaged)?;
-    match ready(file, settings.max_bytes, now, log_lost) {
+    let log_lost = damage::check_log(file, start.now, &damaged)?;
+    match ready(file, settings.max_bytes, start, log_lost) {
         Ok(ready) => Ok(ready),
         Err(Refused::Damaged(error)) => {
-            let aside = damage::put_aside(file, now)?;
+            let aside = damage::put_aside(file, start.now)?;
             damaged(&format!(
                 "the database is damaged ({error}) and was put aside as {}; a fresh one is in its place, and what can be read comes over",
                 aside.display()
             ));
             create(file)?;
-            ready(file, settings.max_bytes, now, damage::LogLost::No).map_err(|refused| refused.into_fault(file))
+            ready(file, settings.max_bytes, start, damage::LogLost::No).map_err(|refused| refused.into_fault(file))
         }
         Err(refused) => Err(refused.into_fault(file)),
     }
@@ -128,20 +144,20 @@ impl Refused {
     }
 }
 
-fn ready(file: &Path, max_bytes: u64, now: Timestamp, log_lost: damage::LogLost) -> Result<Ready, Refused> {
+fn ready(file: &Path, max_bytes: u64, start: &Start, log_lost: damage::LogLost) -> Result<Ready, Refused> {
     let (mut conn, version) = schema::open_writer(file)?;
     if version > VERSION {
         return Err(Refused::TooNew(version));
     }
     if !damage::unsalvaged(file).is_empty() && !meta::is_salvaging(&conn)? {
         // A million events a millisecond: none of the damaged file has a higher number.
-        meta::take_place(&conn, now.millis().saturating_mul(1 << 20), now)?;
+        meta::take_place(&conn, start.now.millis().saturating_mul(1 << 20), start.now)?;
     }
-    let recovered = match meta::begin_run(&mut conn, now) {
+    let recovered = match meta::begin_run(&mut conn, start.now, start.boot.clone()) {
         Err(error) if Trouble::of_file(&error) == Trouble::NoRoom => {
             // A full disk: the write-ahead log of the last run may hold what room there is.
             schema::empty_log(&conn)?;
-            meta::begin_run(&mut conn, now)?
+            meta::begin_run(&mut conn, start.now, start.boot.clone())?
         }
         begun => begun?,
     };

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use rusqlite::Connection;
 use tokio::sync::Semaphore;
 
+use super::engine::{Engine, Moment};
 use super::fault::JobFault;
 use super::salvage::Rescue;
 use super::schema;
@@ -30,6 +31,7 @@ pub(super) struct Readers(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
+    engine: Engine,
     file: PathBuf,
     idle: Mutex<Vec<Connection>>,
     /// Never used again: it keeps the shared memory of the write-ahead log, so that a disk that takes no new file can
@@ -52,12 +54,17 @@ pub(super) enum Damage {
 }
 
 impl Readers {
-    pub(super) fn new(file: PathBuf, rescue: Arc<Rescue>, metrics: Arc<Metrics>) -> rusqlite::Result<Self> {
+    pub(super) fn new(
+        engine: Engine,
+        file: PathBuf,
+        rescue: Arc<Rescue>,
+        metrics: Arc<Metrics>,
+    ) -> rusqlite::Result<Self> {
         let permits = Arc::new(Semaphore::new(READERS));
         let anchor = schema::open_reader(&file)?;
         super::meta::doubtful_through(&anchor)?;
         let (idle, anchor, generation) = (Mutex::default(), Mutex::new(Some(anchor)), AtomicU64::new(0));
-        Ok(Self(Arc::new(Inner { file, idle, anchor, permits, generation, rescue, metrics })))
+        Ok(Self(Arc::new(Inner { engine, file, idle, anchor, permits, generation, rescue, metrics })))
     }
 
     /// Lets go of the file, which is about to be put aside.
@@ -86,12 +93,20 @@ impl Readers {
         let reading = async move {
             let permit = inner.permits.clone().acquire_owned().await;
             let permit = permit.map_err(|_| JobFault::Failed("the spool is closed".to_owned()))?;
-            let thread = tokio::task::spawn_blocking(move || {
+            inner.engine.pass(Moment::Read).await;
+            let engine = inner.engine.clone();
+            let reading = move || {
                 let outcome = inner.read(deadline, work);
                 drop(permit);
                 outcome
-            });
-            thread.await.map_err(|error| JobFault::Failed(format!("a read ended early: {error}")))?
+            };
+            match engine {
+                Engine::Threads => {
+                    let thread = tokio::task::spawn_blocking(reading);
+                    thread.await.map_err(|error| JobFault::Failed(format!("a read ended early: {error}")))?
+                }
+                Engine::Tasks(_) => reading(),
+            }
         };
         let outcome = tokio::time::timeout(patience, reading).await;
         let outcome =

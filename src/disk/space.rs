@@ -3,10 +3,11 @@
 
 use std::fs::File;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rusqlite::Connection;
 use rustix::fs::FallocateFlags;
+use tokio::time::Instant;
 
 use super::DiskSettings;
 use super::fault::JobFault;

@@ -9,23 +9,26 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rusqlite::Connection;
+use tokio::sync::mpsc::Receiver;
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use super::books::Books;
+use super::engine::{Engine, Moment};
 use super::fault::{JobFault, Trouble};
 use super::health::Health;
 use super::job::{Draft, Job, Tx, Urgency};
 use super::keeper::Nudge;
 use super::lock::Lock;
-use super::marks::Marks;
+use super::marks::{Marks, WriteMarks};
 use super::readers::Readers;
 use super::records;
 use super::salvage::Rescue;
 use super::space::Space;
+use crate::domain::time::Timestamp;
 use crate::telemetry::Metrics;
 
 /// Most jobs of one transaction: about 10 ms of work.
@@ -34,7 +37,7 @@ const BATCH_JOBS: usize = 1024;
 const BATCH_BYTES: usize = 16 * 1024 * 1024;
 /// Shortest time between two transactions of lazy jobs alone.
 const LAZY_PAUSE: Duration = Duration::from_millis(5);
-/// How often the thread looks around when nothing is asked of it.
+/// How long nothing is asked of the thread before it looks for chores; between two of them too.
 pub(super) const IDLE: Duration = Duration::from_secs(1);
 /// Shortest time between two attempts to give the write-ahead log's space back to a full disk.
 const MAKE_ROOM: Duration = Duration::from_secs(1);
@@ -62,6 +65,7 @@ pub(super) struct Order {
 
 /// The thread's state. Owned by the thread; nothing in it is shared but the books, the metrics and the counter.
 pub(super) struct Writer {
+    pub(super) engine: Engine,
     pub(super) health: Health,
     pub(super) jobs: Receiver<Message>,
     pub(super) books: Arc<Books>,
@@ -79,6 +83,8 @@ pub(super) struct Writer {
     /// How long nothing must be asked before the next chore.
     pub(super) pause: Duration,
     pub(super) made_room: Option<Instant>,
+    /// Whether there may be something to do when nothing is asked.
+    pub(super) chores: bool,
     /// Dropped last: the lock outlives every connection of this thread.
     pub(super) lock: Lock,
 }
@@ -92,28 +98,32 @@ enum Collected {
 
 impl Writer {
     /// Runs until it is told to close, or until nobody is left who could ask anything.
-    pub(super) fn run(mut self) {
+    pub(super) async fn run(mut self) {
         loop {
-            match self.collect() {
+            match self.collect().await {
                 Collected::Orders(orders, close) => {
-                    self.commit(orders);
+                    self.commit(orders).await;
                     if let Some(closed) = close {
-                        return self.close(closed);
+                        return self.close(closed).await;
                     }
                 }
-                Collected::Nothing => self.idle(),
-                Collected::Ended => return,
+                Collected::Nothing => self.idle().await,
+                Collected::Ended => return self.nudge.end().await,
             }
         }
     }
 
     /// Waits for a job, then takes everything that has queued up, within the bounds of a transaction.
-    fn collect(&self) -> Collected {
-        let first = match self.jobs.recv_timeout(self.pause) {
-            Ok(first) => first,
-            Err(RecvTimeoutError::Timeout) => return Collected::Nothing,
-            Err(RecvTimeoutError::Disconnected) => return Collected::Ended,
+    async fn collect(&mut self) -> Collected {
+        let first = if self.chores {
+            match tokio::time::timeout(self.pause, self.jobs.recv()).await {
+                Ok(first) => first,
+                Err(_) => return Collected::Nothing,
+            }
+        } else {
+            self.jobs.recv().await
         };
+        let Some(first) = first else { return Collected::Ended };
         let mut batch = Batch::default();
         let mut next = Some(first);
         while let Some(message) = next {
@@ -121,22 +131,25 @@ impl Writer {
                 Message::Job(order) => batch.add(order),
                 Message::Close(closed) => return Collected::Orders(batch.orders, Some(closed)),
             }
-            next = if batch.is_full() { None } else { self.another(&batch) };
+            next = if batch.is_full() { None } else { self.another(batch.urgency()).await };
         }
         Collected::Orders(batch.orders, None)
     }
 
     /// The next message: at once, or after a pause if only lazy jobs have come so far.
-    fn another(&self, batch: &Batch) -> Option<Message> {
-        let pause = match batch.urgency() {
+    async fn another(&mut self, so_far: Urgency) -> Option<Message> {
+        let pause = match so_far {
             Urgency::Lazy => self.last_lazy.map_or(Duration::ZERO, |last| LAZY_PAUSE.saturating_sub(last.elapsed())),
             Urgency::Prompt | Urgency::Durable => Duration::ZERO,
         };
-        if pause.is_zero() { self.jobs.try_recv().ok() } else { self.jobs.recv_timeout(pause).ok() }
+        if pause.is_zero() {
+            return self.jobs.try_recv().ok();
+        }
+        tokio::time::timeout(pause, self.jobs.recv()).await.ok().flatten()
     }
 
     /// One transaction, then the answers.
-    fn commit(&mut self, mut orders: Vec<Order>) {
+    async fn commit(&mut self, mut orders: Vec<Order>) {
         orders.retain(|order| !order.job.is_abandoned());
         let Some(urgency) = orders.iter().map(|order| order.urgency).max() else { return };
         if urgency == Urgency::Lazy {
@@ -145,7 +158,9 @@ impl Writer {
         self.see_to_damage();
         self.pause = IDLE;
         let mut outcomes = Vec::with_capacity(orders.len());
-        let committed = self.transact(&mut orders, urgency, &mut outcomes);
+        let committed = self.transact(&mut orders, urgency, &mut outcomes).await;
+        self.chores = true;
+        self.engine.pass(Moment::Answer).await;
         if let Err(fault) = &committed {
             tracing::warn!(%fault, jobs = orders.len(), "a commit to the spool failed");
         }
@@ -176,25 +191,23 @@ impl Writer {
         self.space.changed();
     }
 
-    fn transact(
+    async fn transact(
         &mut self,
         orders: &mut [Order],
         urgency: Urgency,
         outcomes: &mut Vec<Result<(), JobFault>>,
     ) -> Result<(), JobFault> {
-        let conn = self.health.connection(&self.metrics)?;
+        self.engine.pass(Moment::Begin).await;
+        self.health.connection(&self.metrics)?;
         let mut draft = Draft::new(self.books.used());
-        let done = (|| {
-            sync_for(conn, urgency, &mut self.synced)?;
-            conn.execute_batch("BEGIN IMMEDIATE")?;
-            let mut tx = Tx { conn, space: &mut self.space, next_seq: &mut self.next_seq, draft: &mut draft };
-            for order in orders {
-                outcomes.push(run_one(order, &mut tx)?);
+        let done = match self.run_all(orders, urgency, outcomes, &mut draft) {
+            Ok(()) => {
+                let began = Instant::now();
+                self.engine.pass(Moment::Commit).await;
+                self.finish().map(|()| began.elapsed())
             }
-            let began = Instant::now();
-            conn.execute_batch("COMMIT")?;
-            Ok::<_, Broken>(began.elapsed())
-        })();
+            Err(broken) => Err(broken),
+        };
         match done {
             Ok(took) => {
                 self.committed(took, urgency, &draft);
@@ -202,6 +215,28 @@ impl Writer {
             }
             Err(broken) => Err(self.failed(broken)),
         }
+    }
+
+    /// Begins a transaction and does its jobs in it.
+    fn run_all(
+        &mut self,
+        orders: &mut [Order],
+        urgency: Urgency,
+        outcomes: &mut Vec<Result<(), JobFault>>,
+        draft: &mut Draft,
+    ) -> Result<(), Broken> {
+        let conn = self.health.connection(&self.metrics)?;
+        sync_for(conn, urgency, &mut self.synced)?;
+        conn.execute_batch("BEGIN IMMEDIATE")?;
+        let mut tx = Tx { conn, space: &mut self.space, next_seq: &mut self.next_seq, draft };
+        for order in orders {
+            outcomes.push(run_one(order, &mut tx)?);
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self) -> Result<(), Broken> {
+        Ok(self.health.connection(&self.metrics)?.execute_batch("COMMIT")?)
     }
 
     fn committed(&mut self, took: Duration, urgency: Urgency, draft: &Draft) {
@@ -260,9 +295,20 @@ impl Writer {
         }
     }
 
-    /// Nothing to do: gives unused pages back to the file system, a step at a time, and lets a failed disk try again.
-    fn idle(&mut self) {
+    /// Nothing to do: writes the marks that a failed commit has left in memory, and looks after the file.
+    async fn idle(&mut self) {
+        if self.marks.are_waiting() {
+            let job =
+                WriteMarks { marks: self.marks.clone(), now: Timestamp::from_millis(i64::MIN), taken: Vec::new() };
+            self.commit(vec![Order { job: Box::new(job), urgency: Urgency::Lazy, weight: 0 }]).await;
+        }
+        self.tidy();
+    }
+
+    /// Gives unused pages back to the file system, a step at a time, and lets a failed disk try again.
+    fn tidy(&mut self) {
         self.pause = IDLE;
+        self.chores = self.health.has_failed() || self.marks.are_waiting();
         let Ok(conn) = self.health.connection(&self.metrics) else { return };
         let given = (|| {
             let unused: i64 = conn.query_row("PRAGMA freelist_count", [], |row| row.get(0))?;
@@ -273,19 +319,23 @@ impl Writer {
                 let mut rows = step.query([])?;
                 while rows.next()?.is_some() {}
             }
-            Ok::<_, rusqlite::Error>(())
+            Ok::<_, rusqlite::Error>(unused > SPARE_PAGES)
         })();
-        if let Err(error) = given {
-            tracing::debug!(%error, "unused pages were not given back");
+        match given {
+            Ok(more) => self.chores |= more,
+            Err(error) => {
+                self.chores = true;
+                tracing::debug!(%error, "unused pages were not given back");
+            }
         }
         if self.pause == IDLE {
             self.nudge.look();
         }
     }
 
-    fn close(mut self, closed: oneshot::Sender<Result<(), JobFault>>) {
+    async fn close(mut self, closed: oneshot::Sender<Result<(), JobFault>>) {
         let marked = self.mark_clean();
-        self.nudge.end();
+        self.nudge.end().await;
         if let Ok(conn) = self.health.connection(&self.metrics)
             && let Err(error) = super::schema::empty_log(conn)
         {

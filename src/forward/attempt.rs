@@ -1,4 +1,5 @@
-//! One attempt: one HTTP/1.1 request to the application, and what became of it.
+//! One attempt: one HTTP/1.1 request to the application, and what became of it; in a simulation, what a stand-in for
+//! the application says.
 //!
 //! It decides nothing about what comes next. It never follows a redirect, never sends twice, and never sends a part:
 //! the body is in memory and its length is stated.
@@ -10,6 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, Uri};
@@ -34,9 +36,26 @@ const POOL_IDLE: Duration = Duration::from_millis(1500);
 /// The body is handed over in pieces of this size, to know whether the last one was taken.
 const PIECE: usize = 64 * 1024;
 
-/// The pooled HTTP client of one connect timeout. Cloning shares the pool.
+/// What carries attempts to the application. Cloning shares it.
 #[derive(Clone, Debug)]
-pub struct Client(PooledClient<HttpConnector, Pieces>);
+pub enum Client {
+    /// The pooled HTTP client of one connect timeout.
+    Http(Http),
+    /// A simulation's application.
+    Stand(Arc<dyn Application>),
+}
+
+/// The pooled HTTP client.
+#[derive(Clone, Debug)]
+pub struct Http(PooledClient<HttpConnector, Pieces>);
+
+/// An application without a socket, for simulations.
+#[async_trait]
+pub trait Application: Send + Sync + std::fmt::Debug {
+    /// Takes one sending. An answer that does not come within `app.attempt_timeout` is not waited for: the future is
+    /// dropped then, and the outcome is unknown.
+    async fn take(&self, event: &Event, sending: Sending) -> Outcome;
+}
 
 /// What makes one sending of an event different from another.
 #[derive(Clone, Copy, Debug)]
@@ -62,7 +81,7 @@ impl Client {
             .http1_title_case_headers(true)
             .set_host(false)
             .build(connector);
-        Self(client)
+        Self::Http(Http(client))
     }
 
     /// Sends `event` once. The status line must come within `app.attempt_timeout`; the answer's body may take until
@@ -70,6 +89,18 @@ impl Client {
     ///
     /// If the future is dropped the connection is closed and the application may or may not have the event.
     pub async fn send(&self, event: &Event, app: &AppPolicy, sending: Sending, body_by: Instant) -> Outcome {
+        match self {
+            Self::Http(http) => http.send(event, app, sending, body_by).await,
+            Self::Stand(stand) => {
+                let taken = tokio::time::timeout(app.attempt_timeout, stand.take(event, sending)).await;
+                taken.unwrap_or_else(|_| no_status_line(app.attempt_timeout))
+            }
+        }
+    }
+}
+
+impl Http {
+    async fn send(&self, event: &Event, app: &AppPolicy, sending: Sending, body_by: Instant) -> Outcome {
         let taken = Arc::new(AtomicBool::new(false));
         let request = match request(event, app, sending, taken.clone()) {
             Ok(request) => request,
@@ -88,12 +119,13 @@ impl Client {
             Err(_) if !taken.load(Ordering::Acquire) => {
                 Outcome::Unreachable(format!("the application took no request within {:?}", app.attempt_timeout))
             }
-            Err(_) => Outcome::Unknown {
-                error: format!("no status line came within {:?}", app.attempt_timeout),
-                timed_out: Timeout::Elapsed,
-            },
+            Err(_) => no_status_line(app.attempt_timeout),
         }
     }
+}
+
+fn no_status_line(within: Duration) -> Outcome {
+    Outcome::Unknown { error: format!("no status line came within {within:?}"), timed_out: Timeout::Elapsed }
 }
 
 /// The request as the application gets it.

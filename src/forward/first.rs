@@ -336,6 +336,7 @@ impl First {
     /// Comes `after` the application has had its time, or after the shutdown wants open requests answered.
     async fn commit_moment(&self, after: Duration) {
         tokio::select! {
+            biased;
             () = tokio::time::sleep_until(self.commit_by + after) => {}
             () = self.drained(after) => {}
         }

@@ -21,7 +21,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-use self::attempt::{Client, Sending};
+use self::attempt::{Application, Client, Sending};
 use self::limits::{BreakerState, Lane, Learnt, SharedBreaker, Slot};
 use self::turns::Turns;
 use crate::claims::flight::Follower;
@@ -30,7 +30,6 @@ use crate::clock::Clock;
 use crate::domain::event::{Event, EventId};
 use crate::domain::outcome::Outcome;
 use crate::domain::route::Route;
-use crate::domain::time::Timestamp;
 use crate::spool::Spool;
 use crate::telemetry::{IntGauge, Metrics};
 
@@ -51,6 +50,8 @@ struct Inner {
     lanes: ArcSwap<HashMap<Arc<str>, Arc<Lane>>>,
     /// Per application address; outlives a change of the configuration.
     breakers: Mutex<HashMap<String, Arc<SharedBreaker>>>,
+    /// A simulation's application, in place of all clients.
+    stand: Option<Arc<dyn Application>>,
     /// Per connect timeout; outlives a change of the configuration.
     clients: Mutex<HashMap<Duration, Client>>,
     /// Events on disk with an attempt running or about to: they are not picked again.
@@ -65,15 +66,6 @@ struct Inner {
     tasks: watch::Sender<usize>,
     /// Until when nothing is taken from the disk, because it refused something.
     disk_rests_until: Mutex<Option<Instant>>,
-    /// Events received before this moment may have been processed before a crash.
-    doubtful: Option<Doubt>,
-}
-
-/// What a stop that was not clean leaves in doubt.
-#[derive(Clone, Copy, Debug)]
-pub struct Doubt {
-    /// Events that happened before this moment may have been sent already.
-    pub before: Timestamp,
 }
 
 /// The sender's retry horizon where the provider's is not known.
@@ -82,7 +74,19 @@ const UNKNOWN_HORIZON: Duration = Duration::from_secs(24 * 3600);
 impl Deliverer {
     /// A deliverer without routes; [`Self::configure`] gives it some.
     #[must_use]
-    pub fn new(spool: Spool, claims: Claims, clock: Clock, metrics: Arc<Metrics>, doubtful: Option<Doubt>) -> Self {
+    pub fn new(spool: Spool, claims: Claims, clock: Clock, metrics: Arc<Metrics>) -> Self {
+        Self::towards(None, spool, claims, clock, metrics)
+    }
+
+    /// As [`Self::new`], with `stand` in the place of every application.
+    #[must_use]
+    pub fn towards(
+        stand: Option<Arc<dyn Application>>,
+        spool: Spool,
+        claims: Claims,
+        clock: Clock,
+        metrics: Arc<Metrics>,
+    ) -> Self {
         Self(Arc::new(Inner {
             spool,
             claims,
@@ -90,6 +94,7 @@ impl Deliverer {
             metrics,
             lanes: ArcSwap::default(),
             breakers: Mutex::default(),
+            stand,
             clients: Mutex::default(),
             running: Mutex::default(),
             turns: Turns::default(),
@@ -97,7 +102,6 @@ impl Deliverer {
             drain: watch::channel(None).0,
             tasks: watch::channel(0).0,
             disk_rests_until: Mutex::default(),
-            doubtful,
         }))
     }
 
@@ -111,7 +115,8 @@ impl Deliverer {
         };
         let lanes: Arc<HashMap<Arc<str>, Arc<Lane>>> = Arc::new(routes.iter().map(lane).collect());
         self.0.lanes.store(lanes.clone());
-        for lane in lanes.values() {
+        // In the order of the configuration: a map's own order is another one in every process.
+        for lane in routes.iter().filter_map(|route| lanes.get(&route.name)) {
             let task = self.track();
             tokio::spawn(spooled::drain_lane(self.clone(), lane.clone(), task));
         }
@@ -177,6 +182,9 @@ impl Deliverer {
     }
 
     fn client(&self, route: &Route) -> Client {
+        if let Some(stand) = &self.0.stand {
+            return Client::Stand(stand.clone());
+        }
         let mut clients = self.0.clients.lock().unwrap_or_else(PoisonError::into_inner);
         let timeout = route.app.connect_timeout;
         clients.entry(timeout).or_insert_with(|| Client::new(timeout)).clone()
@@ -223,10 +231,9 @@ impl Deliverer {
     }
 
     /// Whether an event may have been sent before a stop that was not clean: it may be older than the stop, and its
-    /// sender may still be retrying. Costs nothing after a clean stop.
+    /// sender may still be retrying. Costs nothing once the senders' horizon has passed.
     fn in_doubt(&self, event: &Event, route: &Route) -> bool {
-        let started = self.0.doubtful.map(|doubt| doubt.before);
-        let Some(before) = started.max(self.0.spool.doubtful_before()) else { return false };
+        let Some(before) = self.0.spool.doubtful_before() else { return false };
         let horizon = route.scheme.traits().retry_horizon.unwrap_or(UNKNOWN_HORIZON);
         self.0.clock.now().since(before) < horizon && event.signed_at.is_none_or(|happened| happened <= before)
     }

@@ -46,11 +46,13 @@ pub(super) async fn drain_lane(deliverer: Deliverer, lane: Arc<Lane>, task: Task
             return drop(task);
         }
         let next = tokio::select! {
+            biased;
             next = deliverer.deliver_due(&lane) => next,
             _ = drain.changed() => continue,
             () = deliverer.replaced(&lane) => continue,
         };
         tokio::select! {
+            biased;
             () = woken => {}
             () = salvaged => {}
             () = tokio::time::sleep_until(next) => {}

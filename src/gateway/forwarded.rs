@@ -21,7 +21,7 @@ const MAX_REQUEST_ID: usize = 128;
 
 /// Where a request came from.
 #[derive(Clone, Debug)]
-pub(crate) struct Origin {
+pub struct Origin {
     /// The sender.
     pub(crate) remote: IpAddr,
     /// The host it called.
@@ -38,7 +38,8 @@ pub(crate) struct Origin {
 
 impl Origin {
     /// Reads it from the peer's address and, if `trusted` holds that, from its headers. `chance` feeds the ids.
-    pub(crate) fn of(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet], now: Timestamp, chance: u128) -> Self {
+    #[must_use]
+    pub fn of(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet], now: Timestamp, chance: u128) -> Self {
         let believed = trusted.iter().any(|net| net.contains(&peer));
         let text = |name: &HeaderName| single(headers, name);
         let host = text(&http::header::HOST).unwrap_or_default();

@@ -21,6 +21,8 @@ use std::sync::{Arc, Mutex};
 
 use arc_swap::ArcSwap;
 
+pub use self::forwarded::Origin;
+pub use self::receive::Received;
 pub use self::refused::KeptRefusal;
 
 use self::body::Buffers;

@@ -28,13 +28,13 @@ use crate::domain::time::Timestamp;
 const LEASE_MARGIN: Duration = Duration::from_secs(10);
 
 /// What a request came to, with what its log line says of it.
-pub(crate) struct Received {
+pub struct Received {
     /// How it ended.
-    pub(crate) settled: Settled,
+    pub settled: Settled,
     /// The event it carried, once it was believed.
-    pub(crate) event: Option<EventId>,
+    pub event: Option<EventId>,
     /// Its type, once it was believed.
-    pub(crate) event_type: Option<String>,
+    pub event_type: Option<String>,
 }
 
 impl From<Settled> for Received {
@@ -46,7 +46,7 @@ impl From<Settled> for Received {
 impl Gateway {
     /// Receives one complete request of `route` whose first byte came at `arrived`. `memory` is what its body
     /// occupies; it is given back when the last attempt on it ends.
-    pub(crate) async fn receive(
+    pub async fn receive(
         &self,
         inbound: Inbound,
         route: &Arc<Route>,

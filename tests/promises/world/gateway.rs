@@ -183,7 +183,6 @@ impl Gateway {
         self.running.is_some()
     }
 
-
     /// The id of its thread of this name.
     pub(crate) fn thread(&self, name: &str) -> u32 {
         let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid())).expect("the gateway runs");

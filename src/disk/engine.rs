@@ -1,0 +1,112 @@
+//! What the disk runs on: threads of its own, or tasks of the caller's runtime, where time and the machine are the
+//! caller's too. The work is the same code either way. It knows neither jobs nor `SQLite`.
+
+use std::io;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+/// What the writer, the keeper and the readers run on.
+#[derive(Clone, Debug, Default)]
+pub enum Engine {
+    /// Threads: a sync stalls nobody but those who wait for it. For a gateway.
+    #[default]
+    Threads,
+    /// Tasks of the runtime that opens the disk: what happens in which order is that runtime's alone. For a simulation.
+    Tasks(Arc<dyn Surroundings>),
+}
+
+/// What a simulation decides in place of the machine.
+#[async_trait]
+pub trait Surroundings: Send + Sync + std::fmt::Debug {
+    /// The machine's name for this boot; `None`: it has none, which counts as another boot.
+    fn boot(&self) -> Option<String>;
+    /// Pages in the write-ahead log at which it is brought into the database.
+    fn checkpoint_pages(&self) -> i32;
+    /// Lets the time pass that the disk takes at this moment.
+    async fn pass(&self, moment: Moment);
+}
+
+/// A moment at which a real disk takes its time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moment {
+    /// A transaction is about to begin.
+    Begin,
+    /// Its jobs are done; it is not committed yet.
+    Commit,
+    /// It is committed, or has failed, and nobody has been told.
+    Answer,
+    /// A read is about to begin.
+    Read,
+    /// The keeper is about to do something.
+    Keep,
+}
+
+/// Something that runs until it is told to end.
+#[derive(Debug)]
+pub(super) enum Worker {
+    Thread(std::thread::JoinHandle<()>),
+    Task(tokio::task::JoinHandle<()>),
+}
+
+impl Engine {
+    /// Starts `work`.
+    pub(super) fn start(&self, name: &str, work: impl Future<Output = ()> + Send + 'static) -> io::Result<Worker> {
+        match self {
+            Self::Threads => {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+                let thread = std::thread::Builder::new().name(name.to_owned());
+                Ok(Worker::Thread(thread.spawn(move || runtime.block_on(work))?))
+            }
+            Self::Tasks(_) => Ok(Worker::Task(tokio::spawn(work))),
+        }
+    }
+
+    /// Lets a simulation's time pass; a real disk takes its own.
+    pub(super) async fn pass(&self, moment: Moment) {
+        match self {
+            Self::Threads => {}
+            Self::Tasks(surroundings) => surroundings.pass(moment).await,
+        }
+    }
+
+    /// Which boot of the machine this is.
+    pub(super) fn boot(&self) -> Option<String> {
+        match self {
+            Self::Threads => {
+                let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+                Some(text.trim().to_owned())
+            }
+            Self::Tasks(surroundings) => surroundings.boot(),
+        }
+    }
+
+    /// Slots that the smallest filter of marks has room for: `usual`, unless a simulation wants to see it full.
+    pub(super) const fn smallest_filter(&self, usual: u64) -> u64 {
+        match self {
+            Self::Threads => usual,
+            Self::Tasks(_) => 8,
+        }
+    }
+
+    /// Pages at which a checkpoint is due: `usual`, unless a simulation wants them sooner.
+    pub(super) fn checkpoint_pages(&self, usual: i32) -> i32 {
+        match self {
+            Self::Threads => usual,
+            Self::Tasks(surroundings) => surroundings.checkpoint_pages(),
+        }
+    }
+}
+
+impl Worker {
+    /// Waits for its end. A thread's end is near when this is asked: it has been told.
+    pub(super) async fn ended(self) {
+        let sound = match self {
+            Self::Thread(thread) => thread.join().is_ok(),
+            Self::Task(task) => task.await.is_ok(),
+        };
+        if !sound {
+            tracing::error!("a thread of the disk ended by a panic");
+        }
+    }
+}

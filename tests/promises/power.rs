@@ -11,11 +11,13 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use crate::books::{Books, DRAINED, quick_lines, read_the_books};
+use crate::outage::assert_spooled;
 use crate::world::World;
-use crate::world::act::{accept, answer};
+use crate::world::act::{Act, accept, answer};
 use crate::world::app::{App, Seen};
 use crate::world::chance::{chance, crashes};
 use crate::world::clock::{eventually, pause};
+use crate::world::events::task;
 use crate::world::gateway::Gateway;
 use crate::world::mounts::Platter;
 use crate::world::needs::given;
@@ -130,6 +132,24 @@ fn nothing_acknowledged_is_lost_when_the_power_goes_around_a_checkpoint() {
     let Some(mut machine) = Machine::new(96, &["ack.mode = 'queue'"]) else { return };
     machine.fails_often();
     machine.suffers(&Books::on_bodies_wider_by(8 * 1024), crashes().div_ceil(5), a_checkpoint);
+}
+
+#[test]
+fn a_sending_that_the_platter_does_not_know_of_is_flagged_when_it_comes_again() {
+    let Some(mut machine) = Machine::new(24, &[]) else { return };
+    let books = Books::default();
+    machine.world.app.down();
+    assert_spooled(&machine.world.veedeo(task("kept")));
+    // That an attempt begins is written and not synced, and nothing else happens that would sync it.
+    machine.world.app.first([Act::Never]);
+    machine.world.app.up();
+    machine.world.app.wait_for(1);
+    machine.cut_the_power(&books);
+    machine.world.gateway.restart();
+    let seen = machine.world.app.wait_for(2);
+    assert!(seen[1].flagged(), "the first sending may have been processed: {seen:?}");
+    machine.world.gateway.wait_for_empty_spool(DRAINED);
+    assert_eq!(machine.world.app.count(), 2);
 }
 
 /// Rounds in which a gateway that does not sync has to lose something: the first one does, nearly always.

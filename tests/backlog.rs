@@ -399,7 +399,7 @@ fn gives_back(place: &Place, full: u64) {
     let since = Instant::now();
     let held = || place.length("hookgate.db") + place.length("hookgate.db-wal");
     // What is kept for the next events, and a log that is worth no cut.
-    while held() > (96 << 20).min(full / 2) {
+    while held() > (full / 2).clamp(24 << 20, 96 << 20) {
         assert!(since.elapsed() < Duration::from_secs(120), "{} of {} MiB are held", held() >> 20, full >> 20);
         std::thread::park_timeout(Duration::from_millis(100));
     }

@@ -249,10 +249,12 @@ fn tens_of_thousands_of_dead_letters_are_exported_retried_over_a_kill_and_droppe
     until("the job is under way", || gateway.events("veedeo", "dead") < retried);
     gateway.kill9();
     gateway.start();
+    let restarted = gateway.peak();
     let output = command.wait_with_output().unwrap();
     assert_eq!(said(&output), format!("{retried} made due again"));
     until("the spool drains", || gateway.events("veedeo", "pending") == 0);
     let retry = began.elapsed();
+    eprintln!("{restarted} KiB after the restart, {} KiB after {retried} deliveries", gateway.peak());
     assert_eq!(gateway.events("github", "dead"), count - retried, "the others stay");
     let seen = seen.lock().unwrap();
     assert_eq!(seen.len(), retried, "each was sent");

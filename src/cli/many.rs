@@ -23,6 +23,7 @@ pub(super) struct FollowJob {
 /// An act on the dead letters that are named, or that the filter means. The gateway does it page by page, the oldest first;
 /// Ctrl-C stops it, and if this command goes away otherwise it goes on. Begun twice, it is followed twice and done once.
 #[derive(Clone, Debug, Args)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a flag on the command line")]
 pub(super) struct ActOnMany {
     /// Only these events
     #[arg(value_name = "ID")]

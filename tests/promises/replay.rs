@@ -69,7 +69,9 @@ fn end(mut child: std::process::Child) -> Finished {
     let (stdout, stderr) = (Lines::default(), Lines::default());
     let readers = [stdout.follow(child.stdout.take().unwrap()), stderr.follow(child.stderr.take().unwrap())];
     let status = wait(&mut child, DRAINED).expect("it ends");
-    readers.into_iter().for_each(|reader| reader.join().unwrap());
+    for reader in readers {
+        reader.join().unwrap();
+    }
     Finished { code: status.code(), stdout: stdout.text(), stderr: stderr.text() }
 }
 
@@ -226,10 +228,10 @@ fn a_fifth_job_at_once_is_refused_and_one_that_is_stopped_makes_room() {
         let body = format!(r#"{{"filter":{{"since":"{n}h"}},"rate":1,"job":true}}"#);
         world.gateway.admin(&Request::post("/api/dead-letters/retry", body))
     };
-    let begun: Vec<_> = (1..=4).map(begin).collect();
-    assert!(begun.iter().all(|reply| reply.status == 202), "{begun:?}");
+    let four: Vec<_> = (1..=4).map(begin).collect();
+    assert!(four.iter().all(|reply| reply.status == 202), "{four:?}");
     assert_eq!(begin(5).status, 429);
-    let id = begun[0].json("id");
+    let id = four[0].json("id");
     let id = id.as_str().unwrap();
     let stopped = world.gateway.ask(&["dlq", "job", id, "--stop", "--json"]);
     assert_eq!(stopped.json_lines()[0]["state"], "cancelled", "{stopped:?}");

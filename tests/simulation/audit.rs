@@ -133,6 +133,9 @@ impl Event<'_> {
         if perhaps && !sending.flagged {
             broken.push(format!("P5: sent at {at} without a flag although it may have been processed"));
         }
+        if sending.flagged && !perhaps && self.plan.shared.is_none() && !self.was_unclean(sending.run) {
+            broken.push(format!("P5: sent at {at} with a flag although nothing can have been processed"));
+        }
         let accepted = before.iter().rev().find(|one| one.seen() == Some(Seen::Accepted));
         if let Some(accepted) = accepted
             && !self.is_excused(accepted)
@@ -141,6 +144,11 @@ impl Event<'_> {
             let (end, _) = accepted.end.unwrap();
             broken.push(format!("P5: sent at {at} although accepted at {end}"));
         }
+    }
+
+    /// Whether a run before this one did not stop cleanly: what came before may have been sent.
+    fn was_unclean(&self, run: usize) -> bool {
+        self.facts.runs[..run].iter().any(|run| run.ended.is_none_or(|(_, way)| way != Way::Clean))
     }
 
     /// Whether the disk could not be read at that time.

@@ -57,7 +57,7 @@ pub(super) fn open(
     let marks = Arc::new(Marks::new(metrics.clone()));
     let books = Arc::new(Books::new(totals, metrics.clone()));
     let commits = Arc::new(AtomicU64::new(0));
-    let rescue = Arc::new(Rescue::new(file.clone(), now, &recovered, metrics.clone()));
+    let rescue = Arc::new(Rescue::new(engine.clone(), file.clone(), now, &recovered, metrics.clone()));
     let readers = Readers::new(engine.clone(), file.clone(), rescue.clone(), metrics.clone())
         .map_err(|error| database("read", &file, &error))?;
     let (sender, jobs) = mpsc::channel(QUEUE);

@@ -14,13 +14,14 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use tokio::runtime::Runtime;
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
+use tokio::time::Instant;
 
 use super::carve::{Carver, Row};
+use super::engine::Engine;
 use super::fault::JobFault;
 use super::meta::{self, Progress, Recovered};
 use super::{Disk, Inner, damage, schema};
@@ -40,6 +41,7 @@ const REST: Duration = Duration::from_secs(1);
 /// Who knows that the database is damaged, and who sees to it. Shared by all that touch the file.
 #[derive(Debug)]
 pub(super) struct Rescue {
+    engine: Engine,
     file: PathBuf,
     opened: (Timestamp, Instant),
     /// What somebody has met. Taken by the writer, who puts the file aside.
@@ -66,9 +68,16 @@ enum Working {
 }
 
 impl Rescue {
-    pub(super) fn new(file: PathBuf, now: Timestamp, recovered: &Recovered, metrics: Arc<Metrics>) -> Self {
+    pub(super) fn new(
+        engine: Engine,
+        file: PathBuf,
+        now: Timestamp,
+        recovered: &Recovered,
+        metrics: Arc<Metrics>,
+    ) -> Self {
         let doubt = recovered.doubtful_before.map_or(i64::MIN, Timestamp::millis);
         Self {
+            engine,
             file,
             opened: (now, Instant::now()),
             suspicion: Mutex::default(),
@@ -140,8 +149,7 @@ impl Rescue {
             return;
         }
         let rescue = self.clone();
-        let thread = std::thread::Builder::new().name("disk-salvage".to_owned()).spawn(move || rescue.work(lost));
-        match thread {
+        match self.engine.start("disk-salvage", rescue.work(lost)) {
             Ok(_) => *working = Working::Somebody,
             Err(error) => {
                 tracing::error!(%error, "the damaged database is not salvaged: restart when there is room for a thread");
@@ -150,18 +158,14 @@ impl Rescue {
     }
 
     /// The thread: until nothing is left to do, or nobody is left to do it for.
-    fn work(self: Arc<Self>, lost: damage::LogLost) {
+    async fn work(self: Arc<Self>, lost: damage::LogLost) {
         if lost == damage::LogLost::Yes {
             self.check();
         }
-        let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_time().build() else {
-            tracing::error!("the damaged database is not salvaged: restart when there is memory for it");
-            return;
-        };
-        let salvager = Salvager { rescue: self.clone(), runtime };
+        let salvager = Salvager { rescue: self.clone() };
         loop {
             let generation = self.generation.load(Ordering::Acquire);
-            let ended = salvager.salvage_all(generation);
+            let ended = salvager.salvage_all(generation).await;
             let mut working = self.working.lock().unwrap_or_else(PoisonError::into_inner);
             let again = ended == Ended::Overtaken || self.generation.load(Ordering::Acquire) != generation;
             if !again || self.closed.load(Ordering::Acquire) {
@@ -215,11 +219,10 @@ enum Ended {
 
 struct Salvager {
     rescue: Arc<Rescue>,
-    runtime: Runtime,
 }
 
 impl Salvager {
-    fn salvage_all(&self, generation: i64) -> Ended {
+    async fn salvage_all(&self, generation: i64) -> Ended {
         let rescue = &self.rescue;
         if !rescue.salvaging.load(Ordering::Acquire) {
             return Ended::Done;
@@ -227,7 +230,7 @@ impl Salvager {
         let asides = damage::unsalvaged(&rescue.file);
         rescue.metrics.spool_salvage_files.set(i64::try_from(asides.len()).unwrap_or(i64::MAX));
         for aside in asides {
-            if let Err(ended) = self.salvage(&aside, generation) {
+            if let Err(ended) = self.salvage(&aside, generation).await {
                 return ended;
             }
             if let Err(fault) = damage::salvaged(&aside) {
@@ -235,14 +238,14 @@ impl Salvager {
             }
             rescue.metrics.spool_salvage_files.dec();
         }
-        match self.let_go(generation) {
+        match self.let_go(generation).await {
             Ok(()) => Ended::Done,
             Err(ended) => ended,
         }
     }
 
     /// One damaged file, from where the last run left it.
-    fn salvage(&self, aside: &Path, generation: i64) -> Result<(), Ended> {
+    async fn salvage(&self, aside: &Path, generation: i64) -> Result<(), Ended> {
         let name = aside.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         let mut carver = match Carver::open(aside) {
             Ok(carver) => carver,
@@ -252,7 +255,7 @@ impl Salvager {
             }
         };
         let key = name.clone();
-        let mut progress = self.job(generation, 0, move |tx| Ok(meta::progress(tx.conn, &key)?))?;
+        let mut progress = self.job(generation, 0, move |tx| Ok(meta::progress(tx.conn, &key)?)).await?;
         while progress.pass < 2 {
             let began = Instant::now();
             let (rows, next) = collect(&mut carver, progress);
@@ -260,17 +263,18 @@ impl Salvager {
             let (key, rows) = (name.clone(), Arc::new(rows));
             let now = self.rescue.now();
             let before = progress;
-            progress = self.job(generation, weight, move |tx| {
+            let progress_of = self.job(generation, weight, move |tx| {
                 let mut done = next;
                 for row in rows.iter() {
                     tx.take_over(row, &mut done, now)?;
                 }
                 meta::put_progress(tx.conn, &key, &done)?;
                 Ok(done)
-            })?;
+            });
+            progress = progress_of.await?;
             self.count(&before, &progress);
             // As long as the disk and the readers had the work, they have a rest.
-            self.sleep(began.elapsed());
+            tokio::time::sleep(began.elapsed()).await;
         }
         tracing::error!(
             file = %aside.display(), events = progress.events, marks = progress.marks,
@@ -295,15 +299,16 @@ impl Salvager {
     }
 
     /// All that can come has come: what waited for it is due.
-    fn let_go(&self, generation: i64) -> Result<(), Ended> {
+    async fn let_go(&self, generation: i64) -> Result<(), Ended> {
         self.job(generation, 0, |tx| {
             tx.end_waiting()?;
             Ok(())
-        })?;
+        })
+        .await?;
         let mut behind = Some((String::new(), String::new()));
         while let Some(after) = behind {
             let after = Arc::new(after);
-            behind = self.job(generation, 0, move |tx| tx.let_go(&after, JOB_VALUES))?;
+            behind = self.job(generation, 0, move |tx| tx.let_go(&after, JOB_VALUES)).await?;
             self.rescue.arrived.notify_waiters();
         }
         let rescue = self.rescue.clone();
@@ -312,10 +317,11 @@ impl Salvager {
             rescue.salvaging.store(false, Ordering::Release);
             Ok(())
         })
+        .await
     }
 
     /// Has `work` done, and again until the disk does it.
-    fn job<T, F>(&self, generation: i64, weight: usize, work: F) -> Result<T, Ended>
+    async fn job<T, F>(&self, generation: i64, weight: usize, work: F) -> Result<T, Ended>
     where
         F: Fn(&mut super::Tx<'_>) -> Result<T, JobFault> + Send + Sync + 'static,
         T: Send + 'static,
@@ -330,23 +336,21 @@ impl Salvager {
                 return Err(Ended::Closed);
             };
             let (again, expected) = (work.clone(), self.rescue.clone());
-            let outcome = self.runtime.block_on(Disk(inner).durable(weight, move |tx| {
+            let disk = Disk(inner);
+            let done = disk.durable(weight, move |tx| {
                 // In the writer's thread, where files are put aside: it is the file that was meant.
                 if expected.generation.load(Ordering::Acquire) != generation {
                     return Err(JobFault::Failed("the file it was meant for was put aside".to_owned()));
                 }
                 again(tx)
-            }));
-            match outcome {
+            });
+            match done.await {
                 Ok(value) => return Ok(value),
                 Err(fault) => tracing::warn!(%fault, "salvaging waits for the disk"),
             }
-            self.sleep(REST);
+            drop(disk);
+            tokio::time::sleep(REST).await;
         }
-    }
-
-    fn sleep(&self, pause: Duration) {
-        self.runtime.block_on(async { tokio::time::sleep(pause).await });
     }
 }
 

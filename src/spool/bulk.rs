@@ -67,7 +67,7 @@ impl Spool {
 
     /// What was written of the jobs, the oldest first.
     pub async fn jobs(&self) -> Result<Vec<String>, SpoolFault> {
-        Ok(self.disk.read(Rx::jobs).await?)
+        Ok(self.disk.read(|rx| rx.jobs()).await?)
     }
 
     /// Writes where a job stands, and forgets another one if told so.

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::{Filter, Listed, Spool, SpoolFault, list};
-use crate::disk::{Found, Rx};
+use crate::disk::{Found, JobFault, Rx};
 use crate::domain::event::EventId;
 use crate::domain::time::Timestamp;
 
@@ -67,7 +67,7 @@ impl Spool {
 
     /// What was written of the jobs, the oldest first.
     pub async fn jobs(&self) -> Result<Vec<String>, SpoolFault> {
-        Ok(self.disk.read(|rx| rx.jobs()).await?)
+        Ok(self.disk.read(jobs).await?)
     }
 
     /// Writes where a job stands, and forgets another one if told so.
@@ -80,4 +80,8 @@ impl Spool {
         });
         Ok(put.await?)
     }
+}
+
+fn jobs(rx: &Rx<'_>) -> Result<Vec<String>, JobFault> {
+    rx.jobs()
 }

@@ -35,13 +35,14 @@ mod world;
 use std::ops::Range;
 use std::time::Instant;
 
-/// Seeds whose histories have broken a promise.
+/// Seeds whose histories have broken a promise. What a seed stands for changes with `plan.rs`: a change there has them found
+/// anew, each with its mend undone.
 const REGRESSIONS: &[u64] = &[
     // After a crash and then a clean restart nothing was in doubt any more, and a retry was not flagged.
-    109, 182, 189, 381, // Marks whose commit had failed stayed in memory until another mark came.
-    2825, 4108,
+    97, 117, 253, 265, // Marks whose commit had failed stayed in memory until another mark came.
+    355,
     // The shared store had been emptied and the local table could not be read: a repetition was not flagged.
-    3328, 4829,
+    407,
 ];
 
 /// Histories of one of the ten tests below: so many that each ends within a minute on a slow machine.

@@ -71,6 +71,12 @@ impl Deliverer {
         let batch = if lane.knows_failures() { WIDE_BATCH } else { BATCH };
         let mut due = match self.0.spool.due(&lane.route.name, self.0.clock.now(), batch + busy).await {
             Ok(due) => due,
+            Err(SpoolFault::Damaged(why)) => {
+                self.0.metrics.spool_errors_total.with_label_values(&["damage"]).inc();
+                tracing::error!(route = %lane.route.name, why,
+                    "what is due cannot be read and stays on disk: see `hookgate spool verify`");
+                return Instant::now() + LOOK_AGAIN;
+            }
             Err(fault) => {
                 tracing::warn!(route = %lane.route.name, %fault, "cannot read what is due");
                 return Instant::now() + DISK_REST;

@@ -364,7 +364,11 @@ fn survives(world: &mut World, what: &str) -> usize {
     }
     let fresh = world.veedeo(task(format!("fresh {what}")));
     // Where the damage is one that no write gets past, the event stays with its sender.
-    assert!(fresh.acked() || (fresh.status == 503 && (lost > 0 || pending > 0)), "{what}: a new event: {}", fresh.status);
+    assert!(
+        fresh.acked() || (fresh.status == 503 && (lost > 0 || pending > 0)),
+        "{what}: a new event: {}",
+        fresh.status
+    );
     eprintln!("{what}: {lost} of {EVENTS} events lost, counted {counted}");
     lost
 }

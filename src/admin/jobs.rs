@@ -224,11 +224,11 @@ impl AdminState {
 
     /// Pages until nothing is left, or until somebody wants it to end.
     async fn run_job(self: Arc<Self>, entry: Arc<Entry>, mut end: watch::Receiver<bool>) {
-        let (began, mut refusals) = (Instant::now(), 0);
-        let already = entry.job().seen;
+        let mut refusals = 0;
         let mut stop = entry.stop.subscribe();
         loop {
-            let mut job = entry.job();
+            let (began, mut job) = (Instant::now(), entry.job());
+            let before = job.seen;
             if *stop.borrow() {
                 job.end(Standing::Cancelled, self.clock.now());
                 if let Err(fault) = self.spool.put_job(job.place(), None).await {
@@ -257,7 +257,8 @@ impl AdminState {
                 return tracing::info!(job = job.id, act = job.act.as_str(), state = ?job.state, events = job.done,
                     "a job on dead letters has ended");
             }
-            let paced = job.rate.map_or(Duration::ZERO, |rate| span(job.seen.saturating_sub(already), rate));
+            // From page to page: a stall is not made up for by a gush.
+            let paced = job.rate.map_or(Duration::ZERO, |rate| span(job.seen.saturating_sub(before), rate));
             tokio::select! {
                 () = tokio::time::sleep_until(began + paced) => {}
                 _ = stop.wait_for(|stop| *stop) => {}

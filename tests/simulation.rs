@@ -160,3 +160,11 @@ fn the_same_seed_gives_the_same_history() {
         }
     }
 }
+
+#[test]
+fn zz_debug() {
+    tracing_subscriber::fmt().with_max_level(tracing::Level::DEBUG).without_time().with_ansi(false).init();
+    let seed = number("HOOKGATE_SEED").unwrap();
+    let happened = run::history(seed);
+    eprintln!("{:?}", audit::complaints(&happened));
+}

@@ -17,6 +17,7 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -337,6 +338,45 @@ async fn a_mark_is_found_in_memory_on_its_way_to_disk_and_there() {
     }
     disk.prompt(|_| Ok(())).await.unwrap();
     assert_eq!(disk.read(|rx| rx.count_marks()).await.unwrap(), 3000);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_waits_for_no_reader_however_long_the_log_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let (spool, disk, ..) = open(dir.path());
+    spool.append(pending(1_000_000), None).await.unwrap();
+    // As a backup or `hookgate spool verify` beside it: one look at the file that takes seconds, then the next.
+    let (file, ended) = (dir.path().join("hookgate.db"), Arc::new(AtomicBool::new(false)));
+    let reading = {
+        let ended = ended.clone();
+        std::thread::spawn(move || {
+            let conn = rusqlite::Connection::open(file).unwrap();
+            while !ended.load(Ordering::Relaxed) {
+                conn.execute_batch("BEGIN; SELECT count(*) FROM meta").unwrap();
+                for _ in 0..150 {
+                    std::thread::park_timeout(Duration::from_millis(20));
+                    if ended.load(Ordering::Relaxed) {
+                        break;
+                    }
+                }
+                conn.execute_batch("COMMIT").unwrap();
+            }
+        })
+    };
+    let large = |number| Event { body: Bytes::from(vec![b'x'; 1 << 20]), ..event(number) };
+    let mut longest = Duration::ZERO;
+    for number in 0..200 {
+        let since = Instant::now();
+        spool.append(NewEntry { event: Arc::new(large(number)), ..pending(number) }, None).await.unwrap();
+        longest = longest.max(since.elapsed());
+        // Time for the keeper, which a disk that is faster than this one would give it.
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    ended.store(true, Ordering::Relaxed);
+    reading.join().unwrap();
+    println!("longest of 200 commits of 1 MiB: {longest:?}");
+    assert!(longest < Duration::from_secs(1), "a commit took {longest:?}");
+    disk.close(START).await.unwrap();
 }
 
 #[tokio::test]

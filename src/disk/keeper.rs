@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
+use std::time::Duration;
 
 use rusqlite::Connection;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
@@ -20,6 +21,8 @@ const CHECKPOINT_PAGES: i32 = 4096;
 /// Pages beyond which the log is begun anew: 64 MiB. Behind a reader that does not end it grows on: a commit that waits
 /// is worse than a long log.
 const RESTART_PAGES: i32 = 16_384;
+/// How long that waits for a moment between two commits; behind a reader the writer waits with it for as long.
+const RESTART_PATIENCE: Duration = Duration::from_millis(20);
 /// Length of a log that is worth cutting when there is nothing else to do: 4 MiB.
 const CUT_BYTES: u64 = 4 << 20;
 /// Slots the smallest filter of marks has room for; 1.3 MB.
@@ -168,6 +171,7 @@ impl Keeper {
         self.due.store(pages.saturating_add(self.checkpoint_pages), Ordering::Relaxed);
         if pages >= RESTART_PAGES {
             copy(&conn)?;
+            conn.busy_timeout(RESTART_PATIENCE)?;
             let restarted = schema::restart_log(&conn)?;
             tracing::debug!(pages, ?restarted, "the write-ahead log was long");
         }

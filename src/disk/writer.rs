@@ -186,7 +186,14 @@ impl Writer {
         let Ok(conn) = self.health.connection(&self.metrics) else { return };
         match super::schema::empty_log(conn) {
             Ok(emptied) => tracing::debug!(?emptied, "the disk is full: the write-ahead log was brought in"),
-            Err(error) => tracing::warn!(%error, "the disk is full and the write-ahead log cannot be brought in"),
+            Err(error) => {
+                tracing::warn!(%error, "the disk is full and the write-ahead log cannot be brought in");
+                // What a sync has failed on is never synced again: it has to be written again.
+                if Trouble::of(&error) == Trouble::Medium {
+                    self.synced = None;
+                    self.health.hurt(&JobFault::of(&error), &self.metrics);
+                }
+            }
         }
         self.space.changed();
     }
@@ -297,12 +304,16 @@ impl Writer {
 
     /// Nothing to do: writes the marks that a failed commit has left in memory, and looks after the file.
     async fn idle(&mut self) {
+        self.write_waiting_marks().await;
+        self.tidy();
+    }
+
+    async fn write_waiting_marks(&mut self) {
         if self.marks.are_waiting() {
             let job =
                 WriteMarks { marks: self.marks.clone(), now: Timestamp::from_millis(i64::MIN), taken: Vec::new() };
             self.commit(vec![Order { job: Box::new(job), urgency: Urgency::Lazy, weight: 0 }]).await;
         }
-        self.tidy();
     }
 
     /// Gives unused pages back to the file system, a step at a time, and lets a failed disk try again.
@@ -334,7 +345,13 @@ impl Writer {
     }
 
     async fn close(mut self, closed: oneshot::Sender<Result<(), JobFault>>) {
-        let marked = self.mark_clean();
+        self.write_waiting_marks().await;
+        // A stop that takes marks along is not a clean one: the next start has to flag what they were about.
+        let marked = if self.marks.are_waiting() {
+            Err(JobFault::Failed("marks could not be written".to_owned()))
+        } else {
+            self.mark_clean()
+        };
         self.nudge.end().await;
         if let Ok(conn) = self.health.connection(&self.metrics)
             && let Err(error) = super::schema::empty_log(conn)

@@ -106,7 +106,7 @@ fn the_new_process_knows_what_the_old_one_knew() {
     assert_eq!(world.send(&seen_before).text(), "{\"received\":true,\"duplicate\":true}");
     world.app.up();
     world.gateway.wait_for_empty_spool(Duration::from_secs(20));
-    assert_eq!(world.app.only().flagged(), false, "it was never sent before");
+    assert!(!world.app.only().flagged(), "it was never sent before");
     let delivered = Provider::Veedeo.sign(task("delivered"));
     assert_eq!(world.send(&delivered).text(), "{\"app\":200}");
     world.gateway.hand_over();
@@ -156,7 +156,7 @@ fn who_comes_while_a_slow_answer_holds_the_hand_over_up_is_answered_in_time() {
         let slow = scope.spawn(|| send(&address, &Provider::Veedeo.sign(task("slow"))));
         world.app.wait_for(1);
         let late = scope.spawn(|| {
-            pause(Duration::from_millis(1000));
+            pause(Duration::from_secs(1));
             let began = Instant::now();
             let replies = at_once(0..5, |n| send(&address, &Provider::Veedeo.sign(task(format!("late-{n}")))));
             (replies, began.elapsed())
@@ -236,10 +236,10 @@ fn the_supervisor_is_told_which_process_serves() {
     world.gateway.environment("NOTIFY_SOCKET", &path.to_string_lossy());
     world.gateway.restart();
     let first = world.gateway.pid();
-    assert_eq!(told().trim(), format!("READY=1\nMAINPID={}", first));
+    assert_eq!(told().trim(), format!("READY=1\nMAINPID={first}"));
     world.gateway.hand_over();
     let second = world.gateway.pid();
-    assert_eq!(told().trim(), format!("READY=1\nMAINPID={}", second));
+    assert_eq!(told().trim(), format!("READY=1\nMAINPID={second}"));
     world.gateway.stop();
     assert_eq!(told().trim(), "STOPPING=1");
     assert_ne!(first, second);

@@ -116,7 +116,10 @@ impl Event<'_> {
                     broken.push(format!("P6: copies of {} and {} got {status} and {other}", first.at, second.at));
                 }
             }
+            // What reached nobody is tried again meanwhile.
+            let reached = |one: &&&Sending| one.end.is_none_or(|(_, how)| how != Seen::Unreachable);
             let seen = self.sendings.iter().filter(|one| (from..until).contains(&one.at) && one.run == first.run);
+            let seen = seen.filter(reached);
             if seen.count() > 1 {
                 broken.push(format!("P6: sent twice while the request of {} was open", first.at));
             }
@@ -171,7 +174,9 @@ impl Event<'_> {
         let failed = run.failures.iter().filter(|failure| **failure < ended).max().copied();
         let failing = self.plan.disk.iter().filter_map(|fault| fault.period()).filter(|period| period.0 < ended);
         let mended = failing.map(|period| period.1).max().max(failed).map_or(0, |last| last + MENDING);
-        let written = run.idle_after((accepted_at + MARKING).max(mended), ended);
+        // The shared store is told first, and given 50 ms.
+        let marking = if self.plan.shared.is_some() { MARKING + 50 } else { MARKING };
+        let written = run.idle_after((accepted_at + marking).max(mended), ended);
         match way {
             Way::Clean => false,
             Way::Kill | Way::CutOff => written.is_none(),

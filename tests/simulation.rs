@@ -43,6 +43,8 @@ const REGRESSIONS: &[u64] = &[
     355,
     // The shared store had been emptied and the local table could not be read: a repetition was not flagged.
     407,
+    // A log that could not be brought in because a sync failed was appended to; a stop that lost marks was noted as clean.
+    5, 7615, 7989,
 ];
 
 /// Histories of one of the ten tests below: so many that each ends within a minute on a slow machine.
@@ -159,12 +161,4 @@ fn the_same_seed_gives_the_same_history() {
             panic!("seed {seed} differs from line {at:?} on:\n{one}\n\n{other}");
         }
     }
-}
-
-#[test]
-fn zz_debug() {
-    tracing_subscriber::fmt().with_max_level(tracing::Level::DEBUG).without_time().with_ansi(false).init();
-    let seed = number("HOOKGATE_SEED").unwrap();
-    let happened = run::history(seed);
-    eprintln!("{:?}", audit::complaints(&happened));
 }

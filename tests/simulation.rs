@@ -2,8 +2,8 @@
 //! real `SQLite` file, while the disk, the application, the shared store, the senders and the clock are made of a seed.
 //! After every history an auditor looks for broken promises.
 //!
-//! `HOOKGATE_SEED=n` repeats one history and prints it. `HOOKGATE_TORTURE=n` lets n times as many happen. A seed that
-//! has broken a promise goes into `REGRESSIONS`.
+//! `HOOKGATE_SEED=n` repeats one history and prints it. `HOOKGATE_TORTURE=n` lets n times as many happen,
+//! `HOOKGATE_HISTORIES=n` so many in each part. A seed that has broken a promise goes into `REGRESSIONS`.
 
 #![allow(
     clippy::unwrap_used,
@@ -35,17 +35,18 @@ mod world;
 use std::ops::Range;
 use std::time::Instant;
 
-/// Seeds whose histories have broken a promise.
+/// Seeds whose histories have broken a promise. What a seed stands for changes with `plan.rs`: a change there has them found
+/// anew, each with its mend undone.
 const REGRESSIONS: &[u64] = &[
     // After a crash and then a clean restart nothing was in doubt any more, and a retry was not flagged.
-    109, 182, 189, 381, // Marks whose commit had failed stayed in memory until another mark came.
-    2825, 4108,
+    97, 117, 253, 265, // Marks whose commit had failed stayed in memory until another mark came.
+    355,
     // The shared store had been emptied and the local table could not be read: a repetition was not flagged.
-    3328, 4829,
+    407,
 ];
 
-/// Histories of one of the eight tests below: together 10,000.
-const HISTORIES: u64 = 1250;
+/// Histories of one of the ten tests below: so many that each ends within a minute on a slow machine.
+const HISTORIES: u64 = 1000;
 
 fn number(name: &str) -> Option<u64> {
     #[allow(clippy::disallowed_methods, reason = "the size of a test is the environment's")]
@@ -92,53 +93,65 @@ fn part(place: u64) {
 }
 
 #[test]
-fn no_history_breaks_a_promise_first_part() {
+fn no_history_of_the_first_thousand_breaks_a_promise() {
     part(0);
 }
 
 #[test]
-fn no_history_breaks_a_promise_second_part() {
+fn no_history_of_the_second_thousand_breaks_a_promise() {
     part(1);
 }
 
 #[test]
-fn no_history_breaks_a_promise_third_part() {
+fn no_history_of_the_third_thousand_breaks_a_promise() {
     part(2);
 }
 
 #[test]
-fn no_history_breaks_a_promise_fourth_part() {
+fn no_history_of_the_fourth_thousand_breaks_a_promise() {
     part(3);
 }
 
 #[test]
-fn no_history_breaks_a_promise_fifth_part() {
+fn no_history_of_the_fifth_thousand_breaks_a_promise() {
     part(4);
 }
 
 #[test]
-fn no_history_breaks_a_promise_sixth_part() {
+fn no_history_of_the_sixth_thousand_breaks_a_promise() {
     part(5);
 }
 
 #[test]
-fn no_history_breaks_a_promise_seventh_part() {
+fn no_history_of_the_seventh_thousand_breaks_a_promise() {
     part(6);
 }
 
 #[test]
-fn no_history_breaks_a_promise_eighth_part() {
+fn no_history_of_the_eighth_thousand_breaks_a_promise() {
     part(7);
 }
 
 #[test]
+fn no_history_of_the_ninth_thousand_breaks_a_promise() {
+    part(8);
+}
+
+#[test]
+fn no_history_of_the_tenth_thousand_breaks_a_promise() {
+    part(9);
+}
+
+#[test]
 fn histories_that_broke_a_promise_once_do_not_any_more() {
-    REGRESSIONS.iter().for_each(|seed| check(*seed));
+    for seed in REGRESSIONS {
+        check(*seed);
+    }
 }
 
 #[test]
 fn the_same_seed_gives_the_same_history() {
-    for seed in 0..40 {
+    for seed in 0..60 {
         let (one, other) = (run::history(seed).world, run::history(seed).world);
         if one.hash() != other.hash() {
             let (one, other) = (one.history(), other.history());

@@ -133,6 +133,9 @@ impl Event<'_> {
         if perhaps && !sending.flagged {
             broken.push(format!("P5: sent at {at} without a flag although it may have been processed"));
         }
+        if sending.flagged && !perhaps && self.plan.shared.is_none() && !self.was_unclean(sending.run) {
+            broken.push(format!("P5: sent at {at} with a flag although nothing can have been processed"));
+        }
         let accepted = before.iter().rev().find(|one| one.seen() == Some(Seen::Accepted));
         if let Some(accepted) = accepted
             && !self.is_excused(accepted)
@@ -143,11 +146,17 @@ impl Event<'_> {
         }
     }
 
+    /// Whether a run before this one did not stop cleanly: what came before may have been sent.
+    fn was_unclean(&self, run: usize) -> bool {
+        self.facts.runs[..run].iter().any(|run| run.ended.is_none_or(|(_, way)| way != Way::Clean))
+    }
+
     /// Whether the disk could not be read at that time.
     fn is_unreadable(&self, at: u64) -> bool {
         let period =
             |fault: &DiskFault| fault.period().is_some_and(|(from, until)| (from..until + MENDING).contains(&at));
-        self.plan.disk.iter().any(period)
+        let slow = |began: &u64| (*began..*began + 2500).contains(&at);
+        self.plan.disk.iter().any(period) || self.facts.slow_reads.iter().any(slow)
     }
 
     /// Whether the shared store had forgotten something by then (W4).

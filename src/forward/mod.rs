@@ -62,6 +62,8 @@ struct Inner {
     wake: Notify,
     /// The moment by which open requests must be answered, once shutdown has begun.
     drain: watch::Sender<Option<Instant>>,
+    /// Told when it has begun: first deliveries are, in the order in which they began to wait.
+    draining: Notify,
     /// Tasks alive: first deliveries and attempts from the disk.
     tasks: watch::Sender<usize>,
     /// Until when nothing is taken from the disk, because it refused something.
@@ -100,6 +102,7 @@ impl Deliverer {
             turns: Turns::default(),
             wake: Notify::new(),
             drain: watch::channel(None).0,
+            draining: Notify::new(),
             tasks: watch::channel(0).0,
             disk_rests_until: Mutex::default(),
         }))
@@ -160,6 +163,7 @@ impl Deliverer {
     /// from the disk if the application has not answered.
     pub fn drain(&self, answered_by: Instant) {
         self.0.drain.send_replace(Some(answered_by));
+        self.0.draining.notify_waiters();
         self.0.wake.notify_waiters();
     }
 

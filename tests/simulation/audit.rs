@@ -158,7 +158,8 @@ impl Event<'_> {
     fn is_unreadable(&self, at: u64) -> bool {
         let period =
             |fault: &DiskFault| fault.period().is_some_and(|(from, until)| (from..until + MENDING).contains(&at));
-        self.plan.disk.iter().any(period)
+        let slow = |began: &u64| (*began..*began + 2500).contains(&at);
+        self.plan.disk.iter().any(period) || self.facts.slow_reads.iter().any(slow)
     }
 
     /// Whether the shared store had forgotten something by then (W4).

@@ -38,6 +38,8 @@ pub struct State {
     pub sendings: Vec<Sending>,
     /// The door is closed: whoever comes finds nobody.
     pub stopping: bool,
+    /// When reads began that took longer than anybody waits.
+    pub slow_reads: Vec<u64>,
     /// How many times the machine has started.
     pub boots: u32,
     /// Chances of the application, the disk and the senders.
@@ -131,6 +133,7 @@ impl World {
             requests: Vec::new(),
             sendings: Vec::new(),
             stopping: false,
+            slow_reads: Vec::new(),
             boots: 0,
             app: chance.fork(),
             machine: chance.fork(),
@@ -294,7 +297,10 @@ impl World {
                 }
                 wait
             }
-            Moment::Read if faulty && rng.u8(..200) == 0 => 2500,
+            Moment::Read if faulty && rng.u8(..200) == 0 => {
+                state.slow_reads.push(now);
+                2500
+            }
             Moment::Read => rng.u64(..3),
             Moment::Keep => rng.u64(..50),
         }

@@ -234,7 +234,21 @@ async fn all_of_it_comes_over_when_what_leads_to_the_rows_is_lost() {
         let same = std::fs::read(&kept[0]).unwrap();
         assert!(same.len() >= damaged.len() && same[..4096] == damaged[..4096], "{what}: it is kept as it was");
         world.close().await;
+        let name = kept[0].file_name().unwrap().to_string_lossy().into_owned();
+        for command in ["stats", "verify"] {
+            assert_told(dir.path(), command, 65, &name);
+        }
+        std::fs::rename(&kept[0], dir.path().join("moved-away")).unwrap();
+        assert_told(dir.path(), "verify", 0, "");
     }
+}
+
+fn assert_told(path: &Path, command: &str, code: i32, words: &str) {
+    let program = std::process::Command::new(env!("CARGO_BIN_EXE_hookgate"));
+    let output = { program }.args(["spool", command, "--spool"]).arg(path).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(code), "{command}: {said}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(said.contains(words), "{command}: {said}");
 }
 
 #[tokio::test]

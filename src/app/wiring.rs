@@ -13,7 +13,7 @@ use crate::claims::redis::{Redis, RedisSettings};
 use crate::claims::store::ClaimStore;
 use crate::clock::Clock;
 use crate::config::{Config, LogFormat, LogLevel, Store};
-use crate::disk::{Disk, DiskSettings, PreviousStop};
+use crate::disk::{Disk, DiskSettings};
 use crate::domain::route::Route;
 use crate::forward::Deliverer;
 use crate::gateway::Gateway;
@@ -82,13 +82,7 @@ fn open_disk(config: &Config, clock: Clock, metrics: &Arc<Metrics>) -> Result<Di
         max_dead_bytes: config.spool.max_dead_bytes,
         min_free_bytes: config.spool.min_free_bytes,
     };
-    let opened = Disk::open(settings, clock.now(), metrics.clone())?;
-    if matches!(opened.previous, PreviousStop::Unclean { .. }) {
-        tracing::warn!(
-            "the last stop was not clean: what may have been sent before it is flagged as a possible duplicate"
-        );
-    }
-    Ok(opened.disk)
+    Ok(Disk::open(settings, clock.now(), metrics.clone())?.disk)
 }
 
 /// The store that decides, the embedded one that is always there, and what has to be tended.

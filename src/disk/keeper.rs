@@ -148,7 +148,7 @@ impl Keeper {
                 Task::Cut => self.cut(),
                 Task::FillFilter => {
                     let smallest = self.engine.smallest_filter(SMALLEST_FILTER);
-                    schema::open_reader(&self.file).and_then(|conn| self.marks.fill_filter(&conn, smallest))
+                    self.rescue.door.reader().and_then(|(conn, _)| self.marks.fill_filter(&conn, smallest))
                 }
                 Task::End => return,
             };
@@ -166,7 +166,7 @@ impl Keeper {
     /// that has come since, and for nobody else.
     /// By a connection of its own each time: none holds on to a file that was put aside.
     fn checkpoint(&self) -> rusqlite::Result<()> {
-        let conn = schema::open_checkpointer(&self.file)?;
+        let conn = self.rescue.door.checkpointer()?;
         let pages = copy(&conn)?;
         self.due.store(pages.saturating_add(self.checkpoint_pages), Ordering::Relaxed);
         if pages >= RESTART_PAGES {
@@ -184,7 +184,7 @@ impl Keeper {
         if std::fs::metadata(log).map_or(0, |log| log.len()) < CUT_BYTES {
             return Ok(());
         }
-        let conn = schema::open_checkpointer(&self.file)?;
+        let conn = self.rescue.door.checkpointer()?;
         copy(&conn)?;
         schema::empty_log(&conn).map(|_| ())
     }

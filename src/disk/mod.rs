@@ -9,6 +9,7 @@
 //! | `writer`, `job`, `health` | group commit; what a job is; what happens when the disk fails |
 //! | `keeper` | checkpoints off the commit path |
 //! | `engine` | threads, or the tasks of a simulation |
+//! | `door` | who opens the file while the writer may put it aside |
 //! | `readers`, `inspect` | reads with a deadline; reads of a command, which is no gateway |
 //! | `books`, `space` | totals in memory; whether an event fits |
 //! | `records`, `query`, `marks`, `filter`, `jobs` | the statements |
@@ -19,6 +20,7 @@
 mod books;
 mod carve;
 mod damage;
+mod door;
 mod engine;
 mod fault;
 mod filter;

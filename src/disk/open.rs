@@ -58,7 +58,7 @@ pub(super) fn open(
     let books = Arc::new(Books::new(totals, metrics.clone()));
     let commits = Arc::new(AtomicU64::new(0));
     let rescue = Arc::new(Rescue::new(engine.clone(), file.clone(), now, &recovered, metrics.clone()));
-    let readers = Readers::new(engine.clone(), file.clone(), rescue.clone(), metrics.clone())
+    let readers = Readers::new(engine.clone(), rescue.clone(), metrics.clone())
         .map_err(|error| database("read", &file, &error))?;
     let (sender, jobs) = mpsc::channel(QUEUE);
     let thread = |error| DiskFault::Io { what: "start a thread for", path: file.clone(), error };

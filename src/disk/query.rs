@@ -163,6 +163,18 @@ impl Rx<'_> {
         Ok(query.query_row(params![id], both).optional()?)
     }
 
+    /// That no index names an event as due which was looked for in vain: if one does, the file is damaged. Looks through
+    /// all that is due.
+    pub fn is_not_due(&self, id: [u8; 16]) -> Result<(), JobFault> {
+        let mut query = self
+            .conn
+            .prepare_cached("SELECT EXISTS (SELECT 1 FROM events INDEXED BY events_due WHERE state = 0 AND id = ?1)")?;
+        if query.query_row([&id[..]], |row| row.get(0))? {
+            return Err(JobFault::Damaged("an event is named as due that is not there".to_owned()));
+        }
+        Ok(())
+    }
+
     /// Whether an undelivered event of this order value is on disk.
     pub fn has_undelivered(&self, route: &str, order_value: &str) -> Result<bool, JobFault> {
         Ok(records::has_undelivered(self.conn, route, order_value)?)

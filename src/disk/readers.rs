@@ -1,8 +1,6 @@
 //! Reading: a few read-only connections, off the async threads, each read with a deadline. A read never waits for the
 //! writer or for a sync: the write-ahead log lets it see the last commit as it was.
 
-use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -12,7 +10,6 @@ use tokio::sync::Semaphore;
 use super::engine::{Engine, Moment};
 use super::fault::JobFault;
 use super::salvage::Rescue;
-use super::schema;
 use crate::telemetry::Metrics;
 
 /// Reads at the same time. More would wait for the same disk.
@@ -32,14 +29,12 @@ pub(super) struct Readers(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     engine: Engine,
-    file: PathBuf,
-    idle: Mutex<Vec<Connection>>,
+    /// With the generation of their file: no connection outlives it.
+    idle: Mutex<Vec<(Connection, u64)>>,
     /// Never used again: it keeps the shared memory of the write-ahead log, so that a disk that takes no new file can
     /// still be read when the writer has given up.
     anchor: Mutex<Option<Connection>>,
     permits: Arc<Semaphore>,
-    /// Counts the files that took the place of a damaged one: no connection outlives its file.
-    generation: AtomicU64,
     rescue: Arc<Rescue>,
     metrics: Arc<Metrics>,
 }
@@ -54,29 +49,23 @@ pub(super) enum Damage {
 }
 
 impl Readers {
-    pub(super) fn new(
-        engine: Engine,
-        file: PathBuf,
-        rescue: Arc<Rescue>,
-        metrics: Arc<Metrics>,
-    ) -> rusqlite::Result<Self> {
+    pub(super) fn new(engine: Engine, rescue: Arc<Rescue>, metrics: Arc<Metrics>) -> rusqlite::Result<Self> {
         let permits = Arc::new(Semaphore::new(READERS));
-        let anchor = schema::open_reader(&file)?;
+        let (anchor, _) = rescue.door.reader()?;
         super::meta::doubtful_through(&anchor)?;
-        let (idle, anchor, generation) = (Mutex::default(), Mutex::new(Some(anchor)), AtomicU64::new(0));
-        Ok(Self(Arc::new(Inner { engine, file, idle, anchor, permits, generation, rescue, metrics })))
+        let (idle, anchor) = (Mutex::default(), Mutex::new(Some(anchor)));
+        Ok(Self(Arc::new(Inner { engine, idle, anchor, permits, rescue, metrics })))
     }
 
     /// Lets go of the file, which is about to be put aside.
     pub(super) fn let_go(&self) {
-        self.0.generation.fetch_add(1, Ordering::AcqRel);
         self.0.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
         *self.0.anchor.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     /// Takes hold of the file that is in its place.
     pub(super) fn take_hold(&self) -> rusqlite::Result<()> {
-        let anchor = schema::open_reader(&self.0.file)?;
+        let (anchor, _) = self.0.rescue.door.reader()?;
         super::meta::doubtful_through(&anchor)?;
         *self.0.anchor.lock().unwrap_or_else(PoisonError::into_inner) = Some(anchor);
         Ok(())
@@ -130,18 +119,21 @@ impl Readers {
 
 impl Inner {
     fn read<T>(&self, deadline: Instant, work: impl FnOnce(&Rx<'_>) -> Result<T, JobFault>) -> Result<T, JobFault> {
-        let generation = self.generation.load(Ordering::Acquire);
-        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let mut conn = match idle {
-            Some(conn) => conn,
-            None => schema::open_reader(&self.file)?,
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let current = self.rescue.door.generation();
+        idle.retain(|(_, generation)| *generation == current);
+        let one = idle.pop();
+        drop(idle);
+        let (mut conn, generation) = match one {
+            Some(one) => one,
+            None => self.rescue.door.reader()?,
         };
         conn.progress_handler(STEPS, Some(move || Instant::now() > deadline))?;
         let outcome = work(&Rx { conn: &conn });
         // A connection that failed may hold on to what it saw: the next read gets a new one.
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        if outcome.is_ok() && !self.permits.is_closed() && generation == self.generation.load(Ordering::Acquire) {
-            idle.push(conn);
+        if outcome.is_ok() && !self.permits.is_closed() {
+            idle.push((conn, generation));
         }
         outcome
     }

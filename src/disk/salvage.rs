@@ -21,10 +21,11 @@ use tokio::sync::futures::Notified;
 use tokio::time::Instant;
 
 use super::carve::{Carver, Row};
+use super::door::Door;
 use super::engine::Engine;
 use super::fault::JobFault;
 use super::meta::{self, Progress, Recovered};
-use super::{Disk, Inner, damage, schema};
+use super::{Disk, Inner, damage};
 use crate::domain::time::Timestamp;
 use crate::telemetry::Metrics;
 
@@ -43,6 +44,7 @@ const REST: Duration = Duration::from_secs(1);
 pub(super) struct Rescue {
     engine: Engine,
     file: PathBuf,
+    pub(super) door: Door,
     opened: (Timestamp, Instant),
     /// What somebody has met. Taken by the writer, who puts the file aside.
     suspicion: Mutex<Option<String>>,
@@ -78,6 +80,7 @@ impl Rescue {
         let doubt = recovered.doubtful_before.map_or(i64::MIN, Timestamp::millis);
         Self {
             engine,
+            door: Door::new(file.clone()),
             file,
             opened: (now, Instant::now()),
             suspicion: Mutex::default(),
@@ -119,6 +122,7 @@ impl Rescue {
     pub(super) fn begin(self: &Arc<Self>) {
         self.doubt.store(self.now().millis(), Ordering::Release);
         self.salvaging.store(true, Ordering::Release);
+        self.count_files();
         self.generation.fetch_add(1, Ordering::AcqRel);
         // What was met meanwhile was met in the damaged file.
         drop(self.suspicion());
@@ -136,6 +140,13 @@ impl Rescue {
 
     pub(super) fn close(&self) {
         self.closed.store(true, Ordering::Release);
+    }
+
+    /// The files that wait to be salvaged, which the metrics then tell.
+    fn count_files(&self) -> Vec<PathBuf> {
+        let asides = damage::unsalvaged(&self.file);
+        self.metrics.spool_salvage_files.set(i64::try_from(asides.len()).unwrap_or(i64::MAX));
+        asides
     }
 
     fn doubtful_before(&self) -> Option<Timestamp> {
@@ -177,8 +188,8 @@ impl Rescue {
 
     /// A database whose log lost commits is perhaps not of one piece.
     fn check(&self) {
-        let complaint = match schema::open_reader(&self.file) {
-            Ok(conn) => damage::complaint(&conn),
+        let complaint = match self.door.reader() {
+            Ok((conn, _)) => damage::complaint(&conn),
             Err(error) => Some(error.to_string()),
         };
         if let Some(complaint) = complaint {
@@ -227,9 +238,7 @@ impl Salvager {
         if !rescue.salvaging.load(Ordering::Acquire) {
             return Ended::Done;
         }
-        let asides = damage::unsalvaged(&rescue.file);
-        rescue.metrics.spool_salvage_files.set(i64::try_from(asides.len()).unwrap_or(i64::MAX));
-        for aside in asides {
+        for aside in rescue.count_files() {
             if let Err(ended) = self.salvage(&aside, generation).await {
                 return ended;
             }

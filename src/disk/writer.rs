@@ -287,13 +287,15 @@ impl Writer {
         self.metrics.spool_errors_total.with_label_values(&["damage"]).inc();
         self.readers.let_go();
         self.synced = None;
-        match self.health.replace(&what, self.next_seq, self.rescue.now()) {
+        let replaced = self.rescue.door.replace(|| self.health.replace(&what, self.next_seq, self.rescue.now()));
+        match replaced {
             Ok(aside) => {
                 tracing::error!(what, kept = %aside.display(),
                     "the database is damaged and was put aside; a fresh one is in its place, and what can be read comes over");
+                // Before the books are emptied: whoever finds nothing in them can see that something is to come.
+                self.rescue.begin();
                 self.books.empty();
                 self.space.renewed();
-                self.rescue.begin();
             }
             Err(fault) => tracing::error!(what, %fault, "the database is damaged and could not be put aside"),
         }

@@ -29,22 +29,22 @@ pub use crate::disk::{Found, Mark, Totals};
 /// Longest count: it may have to look at every event.
 const COUNT: Duration = Duration::from_secs(10);
 
-/// Damaged records remembered in memory because not even their state could be written.
-const SET_ASIDE: usize = 10_000;
+/// Events remembered as not found. More are hardly ever sought at once.
+const MISSED: usize = 256;
 
 /// The spool on an open disk. Cloning shares it.
 #[derive(Clone, Debug)]
 pub struct Spool {
     disk: Disk,
-    /// Records so damaged that the disk cannot be told. Written by `load`, read by `due`; held for a look-up.
-    set_aside: Arc<Mutex<HashSet<EventId>>>,
+    /// Events that were due and then were not there: most were settled meanwhile. Held for a look-up.
+    missed: Arc<Mutex<HashSet<EventId>>>,
 }
 
 impl Spool {
     /// The spool on this disk.
     #[must_use]
     pub fn new(disk: Disk) -> Self {
-        Self { disk, set_aside: Arc::default() }
+        Self { disk, missed: Arc::default() }
     }
 
     /// Writes an event, with its dedup mark if given, and returns when both are on stable storage.
@@ -106,25 +106,34 @@ impl Spool {
             return Ok(Due::default());
         }
         let route = route.to_owned();
-        // Those set aside in memory must not take the place of the others.
-        let extra = self.lock().len();
-        let (ids, next) = self.disk.read(move |rx| rx.due(&route, now, limit.saturating_add(extra))).await?;
-        let set_aside = self.lock();
-        let ids = ids.into_iter().map(|id| EventId(uuid::Uuid::from_bytes(id)));
-        Ok(Due { ids: ids.filter(|id| !set_aside.contains(id)).take(limit).collect(), next })
+        let (ids, next) = self.disk.read(move |rx| rx.due(&route, now, limit)).await?;
+        Ok(Due { ids: ids.into_iter().map(|id| EventId(uuid::Uuid::from_bytes(id))).collect(), next })
     }
 
     /// One event, as it was written. A damaged one is set aside, counted and logged, and `None`.
     pub async fn load(&self, id: EventId) -> Result<Option<Stored>, SpoolFault> {
         let doubtful_through = self.disk.doubtful_through();
         match self.disk.read_record(move |rx| load(rx, id, doubtful_through)).await {
+            Ok(None) if self.was_missed(id) => {
+                self.disk.read(move |rx| rx.is_not_due(id.0.into_bytes())).await?;
+                Ok(None)
+            }
             Ok(stored) => Ok(stored),
             Err(JobFault::Damaged(why)) => {
-                self.set_aside(id, &why).await;
+                self.set_aside(id, &why).await?;
                 Ok(None)
             }
             Err(fault @ (JobFault::Full(_) | JobFault::Failed(_))) => Err(fault.into()),
         }
+    }
+
+    /// Whether the event was not found once before.
+    fn was_missed(&self, id: EventId) -> bool {
+        let mut missed = self.missed.lock().unwrap_or_else(PoisonError::into_inner);
+        if missed.len() >= MISSED {
+            missed.clear();
+        }
+        !missed.insert(id)
     }
 
     /// Whether an undelivered event of this order value is on disk. Without undelivered events: from memory.
@@ -179,20 +188,16 @@ impl Spool {
         self.disk.route_totals(route)
     }
 
-    async fn set_aside(&self, id: EventId, why: &str) {
+    /// Writes down that a record is damaged. Where the disk does not take that, it is tried again with the record.
+    async fn set_aside(&self, id: EventId, why: &str) -> Result<(), SpoolFault> {
+        let found = self.disk.durable(0, move |tx| tx.set_aside(id.0.into_bytes())).await?;
+        if found == Found::No {
+            // Somebody else did, or it was read from a file that has been put aside since.
+            return Ok(self.disk.read(move |rx| rx.is_not_due(id.0.into_bytes())).await?);
+        }
         self.disk.metrics().spool_errors_total.with_label_values(&["damage"]).inc();
         tracing::error!(event = %id, why, "a record on disk is damaged: it is set aside and not delivered; `hookgate dlq list --damaged` lists such records, `hookgate spool verify` checks all");
-        if let Err(fault) = self.disk.durable(0, move |tx| tx.set_aside(id.0.into_bytes())).await {
-            tracing::error!(event = %id, %fault, "that a record is damaged could not be written");
-            let mut set_aside = self.lock();
-            if set_aside.len() < SET_ASIDE {
-                set_aside.insert(id);
-            }
-        }
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashSet<EventId>> {
-        self.set_aside.lock().unwrap_or_else(PoisonError::into_inner)
+        Ok(())
     }
 }
 

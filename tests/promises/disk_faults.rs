@@ -313,13 +313,14 @@ fn a_full_spool(in_the_database: bool) -> World {
     world
 }
 
-/// Waits until nothing is pending; or, where a damaged record cannot even be marked as such, until nothing comes any
+/// Waits until nothing is pending and nothing is to come over from a damaged file; or, where a damaged record cannot even be marked as such, until nothing comes any
 /// more.
 fn wait_for_what_can_be_delivered(world: &World) {
     let mut quiet_since = (world.app.count(), Instant::now());
     eventually("the spool drains as far as it can be read", DRAINED, || {
         let metrics = world.gateway.metrics();
-        if metrics.count("hookgate_spool_events", &[("state", "pending")]) == 0 {
+        let pending = metrics.count("hookgate_spool_events", &[("state", "pending")]);
+        if pending + metrics.count("hookgate_spool_salvage_files", &[]) == 0 {
             return Some(());
         }
         if world.app.count() != quiet_since.0 {

@@ -10,6 +10,7 @@ pub mod flight;
 mod meter;
 pub mod redis;
 pub mod store;
+mod twins;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,9 +20,11 @@ use uuid::Uuid;
 
 use self::flight::{Entered, Flight, Flights, Follower};
 use self::store::{Claim, ClaimStore, Claimed, Processed, StoreFault};
+use self::twins::Twins;
 use crate::clock::Clock;
 use crate::domain::event::Event;
 use crate::domain::fault::Fault;
+use crate::domain::key::EventKey;
 use crate::domain::outcome::Settled;
 
 /// The wait between two looks at a claim that another replica holds, before jitter.
@@ -33,6 +36,7 @@ pub struct Claims {
     flights: Flights,
     store: Arc<dyn ClaimStore>,
     clock: Clock,
+    twins: Twins,
 }
 
 /// What claiming an event gave.
@@ -59,15 +63,17 @@ pub struct Held {
 pub enum Suspicion {
     /// No sign of one.
     None,
-    /// An earlier owner vanished, or the store cannot be trusted to remember.
+    /// An earlier owner vanished.
     PerhapsProcessed,
+    /// No store can be trusted to remember: a copy of it may even wait on disk.
+    Unvouched,
 }
 
 impl Claims {
     /// A front for `store`.
     #[must_use]
     pub fn new(store: Arc<dyn ClaimStore>, clock: Clock) -> Self {
-        Self { flights: Flights::new(), store, clock }
+        Self { flights: Flights::new(), store, clock, twins: Twins::default() }
     }
 
     /// The store behind, for looking and forgetting.
@@ -112,7 +118,8 @@ impl Claims {
             let Ok(answer) = asked else { return Answer::Unavailable(Fault::StoreDown) };
             match answer {
                 Ok(Claimed::New | Claimed::Conflict) => return Answer::Ours(claim, Suspicion::None),
-                Ok(Claimed::Lapsed | Claimed::Unsure) => return Answer::Ours(claim, Suspicion::PerhapsProcessed),
+                Ok(Claimed::Lapsed) => return Answer::Ours(claim, Suspicion::PerhapsProcessed),
+                Ok(Claimed::Unsure) => return Answer::Ours(claim, Suspicion::Unvouched),
                 Ok(Claimed::Duplicate) => return Answer::Duplicate,
                 Ok(Claimed::InFlight) => {}
                 Err(StoreFault::Refused(_) | StoreFault::Failed(_)) => return Answer::Unavailable(Fault::StoreDown),
@@ -137,6 +144,25 @@ impl Claims {
             }
         }
         drop(held.flight);
+    }
+
+    /// As [`Self::mark`], of an event that the application has accepted.
+    pub async fn accept(&self, held: Held, ttl: Duration) {
+        if let (Suspicion::Unvouched, Some(claim)) = (held.suspicion, &held.lease) {
+            self.twins.accepted(claim.key, ttl);
+        }
+        self.mark(held, ttl).await;
+    }
+
+    /// The application has accepted an event on disk that may have a copy there.
+    pub fn accepted_copy(&self, key: EventKey, ttl: Duration) {
+        self.twins.accepted(key, ttl);
+    }
+
+    /// Whether the application has accepted a copy of this event that was taken for new while no store could be asked.
+    #[must_use]
+    pub fn has_accepted_copy(&self, key: &EventKey) -> bool {
+        self.twins.is_accepted(key)
     }
 
     /// Gives the event up: nothing was accepted, and its sender was told so. Its flight ends here.

@@ -153,3 +153,24 @@ impl Space {
         Ok(free)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_let_in_counts_against_the_free_space_until_the_next_look() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().to_owned();
+        let settings = DiskSettings { path, max_bytes: u64::MAX, max_dead_bytes: u64::MAX, min_free_bytes: 1000 };
+        let (conn, mut space) = (Connection::open_in_memory().unwrap(), Space::new(settings));
+        let none = Used { all: 0, dead: 0 };
+        space.looked = Some((Instant::now() + LOOK_AGAIN, 1500));
+        assert_eq!(space.admit(&conn, none, 400, Purpose::Delivery), Ok(()));
+        let refused = space.admit(&conn, none, 400, Purpose::Delivery);
+        assert!(matches!(refused, Err(JobFault::Full(_))), "700 are left: {refused:?}");
+        assert!(space.was_tight());
+        space.changed();
+        assert_eq!(space.admit(&conn, none, 400, Purpose::Delivery), Ok(()), "the disk itself has more");
+    }
+}

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::attempt::Sending;
 use super::limits::{BreakerState, Held as NoSlot, Lane, Slot};
-use super::spooled::Standing;
+use super::spooled::{SendsAlone, Standing};
 use super::turns::Turn;
 use super::{COMMIT_ALLOWANCE, Deliverer};
 use crate::claims::store::Processed;
@@ -39,6 +39,8 @@ struct First {
     flagged: bool,
     /// The event's turn among those with its order value, until it is answered or on disk.
     turn: Option<Turn>,
+    /// Held where a copy of the event may wait on disk.
+    alone: Option<SendsAlone>,
 }
 
 /// Why there is no attempt.
@@ -49,6 +51,8 @@ enum NoAttempt {
     Down,
     /// All of the route's slots stayed taken for as long as the sender can wait.
     Busy,
+    /// A copy of the event, which came back from disk, is being sent.
+    Copy,
 }
 
 impl NoAttempt {
@@ -57,6 +61,7 @@ impl NoAttempt {
             Self::Order => "an earlier event of the same order value is waiting",
             Self::Down => "the application is considered down",
             Self::Busy => "all of the route's slots stayed taken",
+            Self::Copy => "a copy of the event is being sent",
         }
     }
 }
@@ -65,9 +70,19 @@ impl Deliverer {
     /// Delivers `event` for the first time and answers its sender by `deadline`. Runs in a task of its own; if that is
     /// cut off at shutdown the lease lapses and the sender's retry is delivered, flagged.
     pub(super) async fn deliver_first(&self, event: Arc<Event>, route: Arc<Route>, held: Held, deadline: Instant) {
-        let flagged = held.suspicion() == Suspicion::PerhapsProcessed || self.in_doubt(&event, &route);
+        let flagged = held.suspicion() != Suspicion::None || self.in_doubt(&event, &route);
         let commit_by = commit_by(deadline, Instant::now());
-        let mut first = First { deliverer: self.clone(), event, route, held, deadline, commit_by, flagged, turn: None };
+        let mut first = First {
+            deliverer: self.clone(),
+            event,
+            route,
+            held,
+            deadline,
+            commit_by,
+            flagged,
+            turn: None,
+            alone: None,
+        };
         if first.route.ack.mode == AckMode::Queue && first.buffers() {
             return first.keep(0, Possible::from_flag(flagged), None, String::new()).await;
         }
@@ -96,6 +111,9 @@ impl First {
             if !matches!(self.while_waiting(earlier).await, Some(Ok(false))) {
                 return Err(NoAttempt::Order);
             }
+        }
+        if self.held.suspicion() == Suspicion::Unvouched {
+            self.alone = Some(self.deliverer.sends_alone(self.event.key).ok_or(NoAttempt::Copy)?);
         }
         let slot = async {
             if self.absorbs() {
@@ -127,7 +145,7 @@ impl First {
 
     async fn without_attempt(self, reason: NoAttempt) {
         let kept = match reason {
-            NoAttempt::Order => self.buffers(),
+            NoAttempt::Order | NoAttempt::Copy => self.buffers(),
             NoAttempt::Down | NoAttempt::Busy => self.absorbs(),
         };
         if kept {
@@ -135,7 +153,7 @@ impl First {
             return self.keep(0, possible, None, reason.as_str().to_owned()).await;
         }
         let settled = match reason {
-            NoAttempt::Order | NoAttempt::Busy => Settled::Unavailable(Fault::Overloaded),
+            NoAttempt::Order | NoAttempt::Busy | NoAttempt::Copy => Settled::Unavailable(Fault::Overloaded),
             NoAttempt::Down => Settled::AppFailed(Err(StatusCode::BAD_GATEWAY)),
         };
         self.give_up(Processed::Not, settled).await;
@@ -170,7 +188,7 @@ impl First {
         match outcome {
             Outcome::Accepted(answer) => {
                 self.held.answer(Settled::Delivered(answer));
-                self.deliverer.0.claims.mark(self.held, self.route.dedup_ttl).await;
+                self.deliverer.0.claims.accept(self.held, self.route.dedup_ttl).await;
             }
             Outcome::Rejected(answer) if self.passes_rejections() => {
                 self.copy_to_dead_letters(error).await;
@@ -202,6 +220,7 @@ impl First {
         }
         let deliverer = self.deliverer.clone();
         let hold = deliverer.hold(self.event.id);
+        let alone = self.alone.take().or_else(|| deliverer.sends_alone(self.event.key));
         let entry = self.entry(Entry::InFlight, 1, Possible::from_flag(self.flagged), String::new());
         let committed = self.committed(entry).await;
         self.turn = None;
@@ -219,14 +238,14 @@ impl First {
                 self.settle_unkept(attempt).await;
             }
         }
-        drop(hold);
+        drop((hold, alone));
     }
 
     /// The sender was told that nothing is promised, and the attempt is still running: only its outcome is recorded.
     async fn settle_unkept(self, attempt: JoinHandle<(Outcome, BreakerState)>) {
         let claims = self.deliverer.0.claims.clone();
         match attempt.await {
-            Ok((Outcome::Accepted(_), _)) => claims.mark(self.held, self.route.dedup_ttl).await,
+            Ok((Outcome::Accepted(_), _)) => claims.accept(self.held, self.route.dedup_ttl).await,
             Ok((Outcome::Rejected(_) | Outcome::Failed(_) | Outcome::Unreachable(_), _)) => {
                 claims.release(self.held, Processed::Not).await;
             }

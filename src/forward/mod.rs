@@ -28,6 +28,7 @@ use crate::claims::flight::Follower;
 use crate::claims::{Claims, Held};
 use crate::clock::Clock;
 use crate::domain::event::{Event, EventId};
+use crate::domain::key::EventKey;
 use crate::domain::outcome::Outcome;
 use crate::domain::route::Route;
 use crate::spool::Spool;
@@ -56,6 +57,8 @@ struct Inner {
     clients: Mutex<HashMap<Duration, Client>>,
     /// Events on disk with an attempt running or about to: they are not picked again.
     running: Mutex<HashSet<EventId>>,
+    /// Events of which a copy is being sent, where there may be copies. Bounded as `running` is.
+    sending: Mutex<HashSet<EventKey>>,
     /// Whose turn it is among first deliveries of one order value.
     turns: Turns,
     /// Told when something may have become due.
@@ -99,6 +102,7 @@ impl Deliverer {
             stand,
             clients: Mutex::default(),
             running: Mutex::default(),
+            sending: Mutex::default(),
             turns: Turns::default(),
             wake: Notify::new(),
             drain: watch::channel(None).0,

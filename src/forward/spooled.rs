@@ -14,6 +14,7 @@ use super::attempt::Sending;
 use super::limits::{BreakerState, Held as NoSlot, Lane, Slot};
 use super::{Deliverer, Task};
 use crate::domain::event::{Event, EventId};
+use crate::domain::key::EventKey;
 use crate::domain::outcome::{Outcome, Timeout};
 use crate::domain::route::Route;
 use crate::spool::{DeadReason, Entry, Found, Mark, Possible, Replay, Settlement, SpoolFault, Stored};
@@ -32,6 +33,9 @@ const DISK_PATIENCE: Duration = Duration::from_millis(500);
 
 /// The wait after the disk refused something in the background.
 const DISK_REST: Duration = Duration::from_secs(1);
+
+/// The wait of an event of which a copy is being sent.
+const COPY_REST: Duration = Duration::from_secs(5);
 
 /// How long the body of an answer may take that nobody waits for.
 const ANSWER_BODY: Duration = Duration::from_secs(10);
@@ -131,6 +135,17 @@ impl Deliverer {
             let reason = DeadReason::TooOld;
             return self.write_down(&event, Settlement::Dead { reason, possible_duplicate, error }).await;
         }
+        if replay == Replay::No && self.0.claims.has_accepted_copy(&event.key) {
+            drop(slot);
+            tracing::info!(route = %route.name, event = %event.id, "a copy of an event on disk was accepted: it is not sent");
+            let mark = Mark::new(&event, self.0.clock.now().plus(route.dedup_ttl));
+            return self.write_down(&event, Settlement::Accepted { mark }).await;
+        }
+        let Some(_sending) = self.sends_alone(event.key) else {
+            drop(slot);
+            let not_before = self.0.clock.now().plus(COPY_REST);
+            return self.write_down(&event, Settlement::Postpone { not_before }).await;
+        };
         let Some(slot) = self.note_attempt(&event, slot).await else { return };
         let attempt = attempts.saturating_add(1);
         let sending = Sending {
@@ -186,6 +201,9 @@ impl Deliverer {
         let error = outcome.describe();
         let settlement = match &outcome {
             Outcome::Accepted(_) => {
+                if standing.possible_duplicate == Possible::Duplicate {
+                    self.0.claims.accepted_copy(event.key, route.dedup_ttl);
+                }
                 self.0.claims.mark_delivered(event, route.dedup_ttl).await;
                 self.0.metrics.deliveries_total.with_label_values(&[name]).inc();
                 let latency = self.0.clock.now().since(event.received_at);
@@ -272,6 +290,13 @@ impl Deliverer {
         fresh.then(|| Hold { id, deliverer: self.clone() })
     }
 
+    /// Keeps copies of the event from being sent for as long as it lives; `None` if one is. Only events on disk, and those
+    /// for which no store could vouch that they are new, may have copies.
+    pub(super) fn sends_alone(&self, key: EventKey) -> Option<SendsAlone> {
+        let fresh = self.0.sending.lock().unwrap_or_else(PoisonError::into_inner).insert(key);
+        fresh.then(|| SendsAlone { key, deliverer: self.clone() })
+    }
+
     fn held_count(&self) -> usize {
         self.0.running.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
@@ -303,6 +328,18 @@ pub(super) struct Hold {
 impl Drop for Hold {
     fn drop(&mut self) {
         self.deliverer.0.running.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
+    }
+}
+
+/// The one copy of an event that is being sent; another may be when this is dropped.
+pub(super) struct SendsAlone {
+    key: EventKey,
+    deliverer: Deliverer,
+}
+
+impl Drop for SendsAlone {
+    fn drop(&mut self) {
+        self.deliverer.0.sending.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.key);
     }
 }
 

@@ -205,6 +205,23 @@ fn an_export_that_is_interrupted_ends_with_a_whole_line_and_goes_on() {
     assert_eq!(all, whole);
 }
 
+#[test]
+fn an_export_goes_on_behind_the_event_it_is_told_with_the_gateway_and_without() {
+    let mut world = dead_letters(30, &[]);
+    let in_order = |finished: &Finished| -> Vec<String> {
+        assert_eq!(finished.code, Some(0), "{finished:?}");
+        finished.json_lines().iter().map(|line| line["id"].as_str().unwrap().to_owned()).collect()
+    };
+    let whole = in_order(&world.gateway.ask(&["dlq", "export"]));
+    assert_eq!(whole.len(), 30);
+    let online = world.gateway.ask(&["dlq", "export", "--from", &whole[6]]);
+    assert_eq!(in_order(&online), &whole[7..]);
+    world.gateway.stop();
+    let spool = world.gateway.spool_path().display().to_string();
+    let offline = world.gateway.ask(&["dlq", "export", "--spool", &spool, "--from", &whole[6]]);
+    assert_eq!(in_order(&offline), &whole[7..]);
+}
+
 fn ids(finished: &Finished) -> HashSet<String> {
     finished.json_lines().iter().map(|line| line["id"].as_str().unwrap().to_owned()).collect()
 }

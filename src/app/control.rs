@@ -62,6 +62,7 @@ impl Core {
         let reloaded = self.current.load().difference(&next);
         let config = &loaded.config;
         wiring::announce(config, &self.metrics, self.clock);
+        wiring::reconfigure(&self.stores, config);
         // Lanes before routes: a request that finds its route finds its lane.
         self.deliverer.configure(&config.routes);
         self.gateway.site.store(Arc::new(wiring::site(config)));

@@ -22,6 +22,7 @@ use tokio::time::Instant;
 
 pub use self::explain::candidates;
 pub use self::handover::{HandoverFault, Inherited};
+pub use self::wiring::redis_settings;
 
 use self::control::Core;
 use self::handover::Successor;
@@ -229,9 +230,11 @@ impl Running {
         // Every address is taken before anything else happens: a gateway that cannot listen changes nothing.
         let Some(mut inherited) = inherited else {
             let listeners = Listeners::take(&loaded.config, Handles::new())?;
+            wiring::required_store(&loaded.config, &metrics).await?;
             return Self::on(listeners, Instant::now(), loaded, metrics, log, reread);
         };
         let listeners = Listeners::take(&loaded.config, std::mem::take(&mut inherited.handles))?;
+        wiring::required_store(&loaded.config, &metrics).await?;
         let (announcement, waiting_since) = inherited.wait().await?;
         let running = Self::on(listeners, waiting_since, loaded, metrics, log, reread)?;
         announcement.serving().await;

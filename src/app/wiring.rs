@@ -1,6 +1,7 @@
 //! From the checked configuration to the parts of a running gateway. Nothing here lives on; nothing here decides.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
@@ -9,12 +10,12 @@ use super::{Loaded, Reread, StartFault};
 use crate::claims::Claims;
 use crate::claims::embedded::Embedded;
 use crate::claims::fallback::Fallback;
-use crate::claims::redis::{Redis, RedisSettings};
+use crate::claims::redis::{Redis, Settings};
 use crate::claims::store::ClaimStore;
 use crate::clock::Clock;
-use crate::config::{Config, LogFormat, LogLevel, Store};
+use crate::config::{Config, LogFormat, LogLevel, RedisSettings, Store};
 use crate::disk::{Disk, DiskSettings};
-use crate::domain::route::Route;
+use crate::domain::route::{OnStoreDown, Route};
 use crate::forward::Deliverer;
 use crate::gateway::Gateway;
 use crate::gateway::listener::{Door, DoorLimits};
@@ -24,6 +25,9 @@ use crate::telemetry::http::{Condition, Readiness};
 use crate::telemetry::logs::{self, LogControl};
 use crate::telemetry::recent::Recent;
 use crate::telemetry::{Metrics, RouteLabels};
+
+/// Longest wait at the start for a shared store that may not be missing: both may be starting.
+const STORE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Builds the parts from the disk upwards.
 pub(super) fn core(
@@ -91,27 +95,58 @@ pub(super) struct Stores {
     pub(super) name: &'static str,
     pub(super) local: Arc<Embedded>,
     pub(super) tended: Option<Arc<Fallback>>,
+    /// The store behind `tended`, where a reload reaches it.
+    pub(super) shared: Option<Arc<Redis>>,
 }
 
 fn stores(config: &Config, disk: &Disk, metrics: &Arc<Metrics>) -> Result<Stores, StartFault> {
     match &config.dedup.store {
         Store::Embedded => {
             let local = Arc::new(Embedded::new(disk.clone()));
-            Ok(Stores { store: local.clone(), name: "embedded", local, tended: None })
+            Ok(Stores { store: local.clone(), name: "embedded", local, tended: None, shared: None })
         }
         Store::Redis(settings) => {
-            let settings = RedisSettings {
-                url: settings.url.clone(),
-                timeout: settings.timeout,
-                wait_replicas: settings.wait_replicas,
-                key_prefix: settings.key_prefix.clone(),
-            };
-            let redis = Redis::new(settings, metrics.clone()).map_err(|fault| StartFault::Dedup(fault.to_string()))?;
+            let redis = Redis::new(redis_settings(settings), metrics.clone());
+            let redis = Arc::new(redis.map_err(|fault| StartFault::Dedup(fault.to_string()))?);
             let local = Arc::new(Embedded::stand_in(disk.clone()));
-            let both =
-                Arc::new(Fallback::new(Arc::new(redis), local.clone(), config.dedup.on_store_down, metrics.clone()));
-            Ok(Stores { store: both.clone(), name: "redis", local, tended: Some(both) })
+            let policy = config.dedup.on_store_down;
+            let both = Arc::new(Fallback::new(redis.clone(), local.clone(), policy, metrics.clone()));
+            Ok(Stores { store: both.clone(), name: "redis", local, tended: Some(both), shared: Some(redis) })
         }
+    }
+}
+
+/// What the store needs of the configuration.
+#[must_use]
+pub fn redis_settings(settings: &RedisSettings) -> Settings {
+    Settings {
+        link: settings.link.clone(),
+        timeout: settings.timeout,
+        wait_replicas: settings.wait_replicas,
+        key_prefix: settings.key_prefix.clone(),
+    }
+}
+
+/// With `on_store_down = "refuse"` a shared store that does not answer would make every event a 503: such a start is
+/// none.
+pub(super) async fn required_store(config: &Config, metrics: &Arc<Metrics>) -> Result<(), StartFault> {
+    let (Store::Redis(settings), OnStoreDown::Refuse) = (&config.dedup.store, config.dedup.on_store_down) else {
+        return Ok(());
+    };
+    let redis = Redis::new(redis_settings(settings), metrics.clone());
+    let answer = match redis {
+        Ok(redis) => redis.answers_within(STORE_PATIENCE).await,
+        Err(fault) => Err(fault),
+    };
+    answer.map_err(|fault| StartFault::Dedup(format!("{fault}; and `dedup.on_store_down` is refuse")))
+}
+
+/// Puts what a reload may change of the shared store into operation.
+pub(super) fn reconfigure(stores: &Stores, config: &Config) {
+    if let (Some(shared), Store::Redis(settings)) = (&stores.shared, &config.dedup.store)
+        && let Err(fault) = shared.configure(redis_settings(settings))
+    {
+        tracing::error!(%fault, "the new settings of redis cannot be; those before stay in use");
     }
 }
 
@@ -177,7 +212,7 @@ pub(super) fn fixed(config: &Config) -> Vec<(&'static str, String)> {
     let server = &config.server;
     let store = match &config.dedup.store {
         Store::Embedded => "embedded".to_owned(),
-        Store::Redis(redis) => format!("redis {:?} {} {}", redis.timeout, redis.wait_replicas, redis.key_prefix),
+        Store::Redis(redis) => format!("redis {}", redis.key_prefix),
     };
     vec![
         ("listen", config.listen.to_string()),

@@ -1,14 +1,16 @@
 //! `validate`: all faults of all files at once, then the notes, then a look at the machine that it is meant for.
 
-use std::net::{TcpStream, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use super::admin::wait;
 use super::args::Validate;
 use super::output::{bytes, put, put_json, say};
 use super::{Context, Exit, Outcome};
+use crate::app::redis_settings;
+use crate::claims::redis::{Server, inspect};
 use crate::config::{self, Config, ConfigFault, ConfigFaults, Note, NoteLevel, Store, report};
 
 /// Longest wait for the dedup store.
@@ -96,26 +98,87 @@ fn look_at_spool(config: &Config) -> Found {
     Found { text, warning: (free < needed).then(|| warning("spool.max_bytes", short())) }
 }
 
-/// Looks whether somebody listens at the dedup store's address. It says nothing to it: the password is the gateway's.
-fn look_at_redis(config: &Config) -> Option<Note> {
-    let Store::Redis(settings) = &config.dedup.store else { return None };
-    let url = String::from_utf8_lossy(settings.url.expose()).into_owned();
-    let authority = authority(&url)?;
-    let answers = authority.to_socket_addrs().ok().into_iter().flatten();
-    let mut answers = answers.map(|address| TcpStream::connect_timeout(&address, PATIENCE));
-    if answers.any(|connected| connected.is_ok()) {
-        return None;
-    }
-    Some(warning("dedup.redis.url", format!("nobody answers at {authority}")))
+/// Asks the dedup store, as the gateway would, what it is and what a failure of it would cost.
+fn look_at_redis(config: &Config) -> Vec<Note> {
+    let Store::Redis(settings) = &config.dedup.store else { return Vec::new() };
+    let seen = wait(async { Ok(inspect(redis_settings(settings), PATIENCE).await) });
+    let servers = match seen {
+        Ok(Ok(servers)) => servers,
+        Ok(Err(fault)) => return vec![warning("dedup.redis", fault.to_string())],
+        Err(_) => return vec![warning("dedup.redis", "redis could not be asked".to_owned())],
+    };
+    servers.iter().flat_map(|server| about(server, settings.wait_replicas)).collect()
 }
 
-/// Host and port of an address, without its user.
-fn authority(url: &str) -> Option<String> {
-    let (_, rest) = url.split_once("://")?;
-    let authority = rest.split(['/', '?']).next()?;
-    let host = authority.rsplit('@').next()?;
-    let has_port = host.rsplit(']').next().is_some_and(|tail| tail.contains(':'));
-    Some(if has_port { host.to_owned() } else { format!("{host}:6379") })
+/// What is worth knowing of one server.
+fn about(server: &Server, wait_replicas: u32) -> Vec<Note> {
+    let Server { address, version, eviction, replicas, appends } = server;
+    let version = version.as_deref().unwrap_or("a version it does not say");
+    let mut notes = vec![note("dedup.redis", format!("redis at {address} answers ({version})"))];
+    if older(version) {
+        notes.push(warning("dedup.redis", format!("redis at {address} is {version}; 6.2 or newer is expected")));
+    }
+    match eviction.as_deref() {
+        Some("noeviction") => {}
+        Some(policy) => {
+            let text =
+                format!("redis at {address} gives up keys when its memory is full ({policy}), and with them claims");
+            notes.push(warning("dedup.redis", format!("{text}: set maxmemory-policy noeviction")));
+        }
+        None => {
+            let text = format!("redis at {address} does not tell this user whether it evicts keys (command INFO)");
+            notes.push(warning("dedup.redis", text));
+        }
+    }
+    notes.extend(at_a_failure(address, *replicas, *appends, wait_replicas));
+    notes
+}
+
+/// What a failure of the server would cost.
+fn at_a_failure(address: &str, replicas: Option<u32>, appends: Option<bool>, wait: u32) -> Option<Note> {
+    let again = "an event whose repeat then comes to another gateway is delivered again";
+    let key = "dedup.redis.wait_replicas";
+    match (replicas?, wait) {
+        (there, wait) if wait > there => {
+            let text =
+                format!("{wait}, and redis at {address} has {there}: no claim counts, and on_store_down decides");
+            Some(warning(key, text))
+        }
+        (0, _) if appends == Some(true) => {
+            Some(note(key, format!("redis at {address} has no replica: while it is gone on_store_down decides")))
+        }
+        (0, _) => {
+            let text = format!(
+                "redis at {address} has no replica and no log on disk (appendonly): with it all claims are lost;"
+            );
+            Some(note(key, format!("{text} {again}")))
+        }
+        (_, 0) => {
+            let text = format!(
+                "a failover of redis at {address} loses claims that no replica had yet; {again}; 1 closes that window"
+            );
+            Some(note(key, text))
+        }
+        (there, wait) => {
+            let text = format!(
+                "a failover of redis at {address} to one of the {wait} of {there} replicas that had a claim loses none"
+            );
+            Some(note(key, text))
+        }
+    }
+}
+
+/// Whether a version is older than 6.2.
+fn older(version: &str) -> bool {
+    let mut parts = version.split('.').map_while(|part| part.parse::<u32>().ok());
+    match (parts.next(), parts.next()) {
+        (Some(major), Some(minor)) => (major, minor) < (6, 2),
+        _ => false,
+    }
+}
+
+fn note(key: &str, text: String) -> Note {
+    Note { level: NoteLevel::Note, key: key.to_owned(), text }
 }
 
 fn warning(key: &str, text: String) -> Note {
@@ -127,9 +190,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_is_shown_without_its_password() {
-        assert_eq!(authority("redis://user:pass@cache:6380/0").as_deref(), Some("cache:6380"));
-        assert_eq!(authority("redis://cache").as_deref(), Some("cache:6379"));
-        assert_eq!(authority("redis://[::1]/1").as_deref(), Some("[::1]:6379"));
+    fn a_version_is_told_from_an_older_one() {
+        for (version, expected) in [("6.0.16", true), ("5.0", true), ("6.2.0", false), ("7.0.15", false), ("x", false)]
+        {
+            assert_eq!(older(version), expected, "{version}");
+        }
+    }
+
+    #[test]
+    fn what_a_failure_costs_depends_on_replicas_and_the_log() {
+        let said =
+            |replicas, appends, wait| at_a_failure("h:1", replicas, appends, wait).map(|note| (note.level, note.text));
+        assert_eq!(said(None, None, 0), None, "a user who may not ask is told so elsewhere");
+        let (level, text) = said(Some(1), Some(false), 2).unwrap_or((NoteLevel::Note, String::new()));
+        assert!(level == NoteLevel::Warn && text.contains("no claim counts"), "{text}");
+        for (replicas, appends, wait, part) in [
+            (0, false, 0, "all claims are lost"),
+            (0, true, 0, "has no replica"),
+            (1, false, 0, "1 closes that window"),
+            (2, false, 1, "loses none"),
+        ] {
+            let (level, text) = said(Some(replicas), Some(appends), wait).unwrap_or((NoteLevel::Warn, String::new()));
+            assert!(level == NoteLevel::Note && text.contains(part), "{text}");
+        }
     }
 }

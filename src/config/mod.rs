@@ -11,6 +11,7 @@ mod find;
 mod layers;
 mod leaf;
 mod raw;
+mod raw_redis;
 mod read;
 pub mod report;
 mod schema;

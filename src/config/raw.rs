@@ -11,9 +11,10 @@ use ipnet::IpNet;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
-use serde::de::{self, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use super::leaf::{AppUrl, Count, Factor, MediaType, Name, Pointer, PublicUrl, Rate, RequestPath, Size, Text};
+use super::raw_redis::RawRedis;
 use super::settings::{LogFormat, LogLevel, StoreKind};
 use crate::domain::pass_path::PassPath;
 use crate::domain::route::{AckMode, OnApp, OnStoreDown};
@@ -143,22 +144,6 @@ pub(super) struct RawDedup {
     pub(super) on_store_down: Option<Text<OnStoreDown>>,
     /// The Redis of `store = "redis"`.
     pub(super) redis: RawRedis,
-}
-
-/// The Redis of `store = "redis"`.
-#[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub(super) struct RawRedis {
-    /// Its address, or where to read it from.
-    pub(super) url: Option<RawRedisUrl>,
-    /// Redis Sentinel. Not implemented yet.
-    pub(super) sentinel: Option<NotYet>,
-    /// Longest wait for one call.
-    pub(super) timeout: Option<Text<Duration>>,
-    /// Replicas that must have a claim before it counts (`WAIT`).
-    pub(super) wait_replicas: Option<Count<0, 1000>>,
-    /// What every key starts with.
-    pub(super) key_prefix: Option<Text<Name>>,
 }
 
 /// Where events wait on disk.
@@ -347,56 +332,6 @@ impl JsonSchema for NotYet {
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({})
-    }
-}
-
-/// The address of a Redis.
-#[derive(Debug)]
-pub(super) enum RawRedisUrl {
-    /// Written out; may hold a password.
-    Written(Hidden),
-    /// Read from elsewhere.
-    Reference(RawSecret),
-    /// Several: a cluster.
-    Cluster,
-}
-
-impl<'de> Deserialize<'de> for RawRedisUrl {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(RedisUrlVisitor)
-    }
-}
-
-struct RedisUrlVisitor;
-
-impl<'de> Visitor<'de> for RedisUrlVisitor {
-    type Value = RawRedisUrl;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an address such as \"redis://127.0.0.1:6379/0\", or { env = \"NAME\" }")
-    }
-
-    fn visit_str<E: de::Error>(self, text: &str) -> Result<Self::Value, E> {
-        Ok(RawRedisUrl::Written(Hidden(text.to_owned())))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
-        RawSecret::deserialize(MapAccessDeserializer::new(map)).map(RawRedisUrl::Reference)
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<Self::Value, A::Error> {
-        IgnoredAny::deserialize(SeqAccessDeserializer::new(seq)).map(|IgnoredAny| RawRedisUrl::Cluster)
-    }
-}
-
-impl JsonSchema for RawRedisUrl {
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        "RawRedisUrl".into()
-    }
-
-    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        let reference = generator.subschema_for::<RawSecret>();
-        json_schema!({ "anyOf": [{ "type": "string", "pattern": "^redis://" }, reference] })
     }
 }
 

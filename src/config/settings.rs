@@ -11,6 +11,7 @@ use super::leaf::Leaf;
 use crate::domain::pass_path::PassPath;
 use crate::domain::route::{AppPolicy, OnStoreDown, Route};
 use crate::domain::secret::Secret;
+use crate::domain::shared_store::StoreLink;
 
 /// A configuration that the gateway can start with.
 #[derive(Debug)]
@@ -83,14 +84,14 @@ pub enum Store {
     /// In the spool's own file.
     Embedded,
     /// In a shared Redis.
-    Redis(RedisSettings),
+    Redis(Box<RedisSettings>),
 }
 
 /// A shared Redis.
 #[derive(Clone, Debug)]
 pub struct RedisSettings {
-    /// Its address; may hold a password.
-    pub url: Secret,
+    /// How it is reached.
+    pub link: StoreLink,
     /// Longest wait for one call.
     pub timeout: Duration,
     /// Replicas that must have a claim before it counts; 0: none is waited for.

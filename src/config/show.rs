@@ -8,7 +8,7 @@ use toml_edit::{Array, InlineTable, Key};
 use super::defaults::{self, lay};
 use super::fault::{ConfigFaults, Place};
 use super::layers::{Layers, Origin};
-use super::source::{KeyPath, dotted, is_secret};
+use super::source::{KeyPath, dotted, is_address, is_secret};
 
 /// The form of the output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,7 +110,7 @@ fn visible(path: &[String], text: &str) -> String {
         (Some((scheme, _)), Some((_, host))) if !path.iter().any(|part| part == "literal") => {
             format!("{scheme}://{REDACTED}@{host}")
         }
-        (Some(_), None) if path.last().is_some_and(|key| key == "url") && !text.contains('?') => text.to_owned(),
+        (Some(_), None) if is_address(path) && !text.contains('?') => text.to_owned(),
         _ if is_secret(path) => REDACTED.to_owned(),
         _ => text.to_owned(),
     }

@@ -119,10 +119,26 @@ pub(super) fn is_secret(path: &[String]) -> bool {
         // A text in place of these tables is probably a secret in the wrong place.
         ["routes", _, "secrets"] | ["routes" | "providers", _, "key" | "token"] => true,
         ["admin_token", rest @ ..]
-        | ["dedup", "redis", "url", rest @ ..]
+        | ["dedup", "redis", "password", rest @ ..]
+        | ["dedup", "redis", "sentinel", "password", rest @ ..]
         | ["routes", _, "secrets", _, rest @ ..]
         | ["routes", _, "verify_token", rest @ ..] => !names_a_place(rest),
+        ["dedup", "redis", "url", rest @ ..] | ["dedup", "redis", "sentinel", "nodes", rest @ ..] => {
+            let index = rest.first().is_some_and(|part| part.bytes().all(|byte| byte.is_ascii_digit()));
+            !names_a_place(rest.get(usize::from(index)..).unwrap_or(rest))
+        }
         _ => parts.contains(&"literal"),
+    }
+}
+
+/// Whether the value of this key is an address that may hold a password, and nothing else that is secret.
+pub(super) fn is_address(path: &[String]) -> bool {
+    let parts: Vec<&str> = path.iter().map(String::as_str).collect();
+    let number = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit());
+    match parts.as_slice() {
+        [.., "url"] => true,
+        ["dedup", "redis", "url", index] | ["dedup", "redis", "sentinel", "nodes", index] => number(index),
+        _ => false,
     }
 }
 

@@ -16,5 +16,6 @@ pub mod route;
 pub mod schedule;
 pub mod scheme;
 pub mod secret;
+pub mod shared_store;
 pub mod suspicion;
 pub mod time;

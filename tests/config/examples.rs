@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use hookgate::config::{EXAMPLE, Layers, NoteLevel, ShowFormat, ShowOrigins, Store, load, schema, show};
+use hookgate::domain::shared_store::Place;
 use serde_json::Value;
 
 use super::{check, environment, repository};
@@ -33,7 +34,8 @@ fn every_example_loads_without_a_warning() {
 fn the_redis_example_reads_its_address_from_the_variable() {
     let config = load(Some(&repository("config/redis.toml")), &environment()).unwrap();
     let Store::Redis(redis) = &config.dedup.store else { panic!("{:?}", config.dedup) };
-    assert_eq!(redis.url.expose(), b"redis://user:canary-password@redis.internal:6379/0");
+    let Place::One(url) = &redis.link.place else { panic!("{:?}", redis.link) };
+    assert_eq!(url.secret.expose(), b"redis://user:canary-password@redis.internal:6379/0");
     assert_eq!(redis.wait_replicas, 1);
 }
 

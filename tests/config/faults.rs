@@ -46,16 +46,6 @@ const CASES: &[Case] = &[
     ("[app]\nattempt_timeout = \"0s\"\n", Value, "app.attempt_timeout", 2, 19, "no time"),
     ("[app]\nurl = \"https://127.0.0.1:3000\"\n", NotImplemented, "app.url with https://", 2, 1, ""),
     ("[server]\ntls = { cert = \"c\", key = \"k\" }\n", NotImplemented, "server.tls", 2, 1, ""),
-    ("[dedup.redis]\nsentinel = { master = \"m\" }\n", NotImplemented, "dedup.redis.sentinel", 2, 1, ""),
-    ("[dedup.redis]\nurl = [\"redis://a\"]\n", NotImplemented, "dedup.redis.url as a list", 2, 1, ""),
-    (
-        "[dedup]\nstore = \"redis\"\n[dedup.redis]\nurl = \"rediss://a\"\n",
-        NotImplemented,
-        "dedup.redis.url with rediss://",
-        4,
-        1,
-        "",
-    ),
     (
         "[dedup]\nstore = \"redis\"\n[dedup.redis]\nurl = \"http://a\"\n",
         Value,
@@ -102,6 +92,69 @@ fn every_fault_says_where_it_is_and_what_was_found() {
         assert!(fault.found.contains(found), "{found:?} in {}", fault.line());
         assert!(*kind == NotImplemented || !fault.advice().is_empty(), "{}", fault.line());
     }
+}
+
+/// Lines of `[dedup.redis]` with one fault: the lines, then kind, key, line, column, what `found` holds.
+const REDIS_CASES: &[Case] = &[
+    ("url = []", Value, "dedup.redis.url", 4, 7, "an empty list"),
+    ("url = [\"redis://a\", \"b:1\"]", Value, "dedup.redis.url[1]", 4, 21, "not the address"),
+    ("url = [\"redis://a\", \"redis://b/1\"]", Value, "dedup.redis.url[1]", 4, 21, "a database"),
+    ("url = [\"redis://a\", \"rediss://b\"]", Conflict, "dedup.redis.url", 4, 7, "redis:// and rediss://"),
+    ("url = \"http://a\"", Value, "dedup.redis.url", 4, 7, "not the address"),
+    ("url = \"rediss://\"", Value, "dedup.redis.url", 4, 7, "not the address"),
+    ("url = 6379", Value, "dedup.redis.url", 4, 7, "number"),
+    ("sentinel = { nodes = [\"redis://a\"] }", Missing, "dedup.redis.sentinel.master", 4, 1, ""),
+    ("sentinel = { master = \"m\" }", Missing, "dedup.redis.sentinel.nodes", 4, 1, ""),
+    ("sentinel = { master = \"m\", nodes = [] }", Value, "dedup.redis.sentinel.nodes", 4, 36, "an empty list"),
+    (
+        "sentinel = { master = \"m\", nodes = [\"redis://a\", \"b\"] }",
+        Value,
+        "dedup.redis.sentinel.nodes[1]",
+        4,
+        50,
+        "not the address",
+    ),
+    (
+        "url = \"redis://a\"\nsentinel = { master = \"m\", nodes = [\"redis://a\"] }",
+        Conflict,
+        "dedup.redis.url",
+        4,
+        7,
+        "beside",
+    ),
+    ("url = \"rediss://a\"\ntls = { ca = \"/nowhere/ca\" }", Value, "dedup.redis.tls.ca", 5, 14, "/nowhere/ca"),
+    ("tls = { server_name = \"a\" }", Conflict, "dedup.redis.tls", 4, 7, "no address is rediss://"),
+    ("password = \"hunter2\"", Value, "dedup.redis.password", 4, 12, "text"),
+    ("password = { env = \"UNSET\" }", FaultKind::Secret, "dedup.redis.password", 4, 12, "not set"),
+    ("username = { file = \"/nowhere/user\" }", FaultKind::Secret, "dedup.redis.username", 4, 12, "/nowhere/user"),
+];
+
+#[test]
+fn every_fault_of_a_redis_says_where_it_is_and_what_was_found() {
+    for (lines, kind, key, line, column, found) in REDIS_CASES {
+        let fault = fault(&format!("[dedup]\nstore = \"redis\"\n[dedup.redis]\n{lines}\n{ROUTE}"));
+        assert_fault(&fault, *kind, key, &at(*line, *column));
+        assert!(fault.found.contains(found), "{found:?} in {}", fault.line());
+        assert!(!fault.advice().is_empty() && !fault.line().contains("hunter2"), "{}", fault.line());
+    }
+}
+
+#[test]
+fn a_certificate_needs_its_key_and_both_have_to_be_pem() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let (pem, none) = (file("a.crt", "-----BEGIN CERTIFICATE-----\n"), file("b.crt", "0\u{82}"));
+    let redis = |lines: &str| {
+        let url = "[dedup]\nstore = \"redis\"\n[dedup.redis]\nurl = \"rediss://a\"\n";
+        faults(&format!("{url}{lines}\n{ROUTE}")).into_iter().map(|fault| (fault.kind, fault.key)).collect::<Vec<_>>()
+    };
+    assert_eq!(redis(&format!("tls = {{ cert = {pem:?} }}")), [(Missing, "dedup.redis.tls.key".to_owned())]);
+    assert_eq!(redis(&format!("tls = {{ key = {pem:?} }}")), [(Missing, "dedup.redis.tls.cert".to_owned())]);
+    assert_eq!(redis(&format!("tls = {{ ca = {none:?} }}")), [(Value, "dedup.redis.tls.ca".to_owned())]);
 }
 
 /// A line added to a route that is fine, then kind, key, column.

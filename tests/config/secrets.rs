@@ -6,8 +6,9 @@ use std::path::Path;
 
 use hookgate::config::FaultKind::{self, Secret, UnknownKey, Value};
 use hookgate::config::report::{Look, accepted, note_to_json, refused};
-use hookgate::config::{Config, Layers, NoteLevel, ShowFormat, ShowOrigins, show};
+use hookgate::config::{Config, Layers, NoteLevel, ShowFormat, ShowOrigins, Store, show};
 use hookgate::domain::secret::SecretOrigin;
+use hookgate::domain::shared_store::Place;
 
 use super::{CANARY, ROUTE, at, check, check_with, environment, environment_with, fault, faults, note_of};
 
@@ -158,6 +159,11 @@ const LEAKS: &[&str] = &[
     "secrets = [{ env = \"SECRET\" }]\n[dedup]\nstore = \"redis\"\n[dedup.redis]\nurl = \"user:CANARY@host\"",
     "secrets = [{ env = \"SECRET\" }]\n[dedup.redis]\nurl = { litteral = \"CANARY\" }",
     "secrets = [{ env = \"SECRET\" }]\n[dedup.redis]\nurl = [\"redis://:CANARY@host\"]\npassword = \"CANARY\"",
+    "secrets = [{ env = \"SECRET\" }]\n[dedup]\nstore = \"redis\"\n[dedup.redis]\nurl = [\"redis://u:CANARY@a\", \"redis://b\"]",
+    "secrets = [{ env = \"SECRET\" }]\n[dedup]\nstore = \"redis\"\n[dedup.redis]\nurl = [\"CANARY\", { literal = \"CANARY\" }]",
+    "secrets = [{ env = \"SECRET\" }]\n[dedup]\nstore = \"redis\"\n[dedup.redis]\npassword = { literal = \"CANARY\" }",
+    "secrets = [{ env = \"SECRET\" }]\n[dedup]\nstore = \"redis\"\n[dedup.redis]\npassword = \"CANARY\"\n[dedup.redis.sentinel]\npassword = \"CANARY\"",
+    "secrets = [{ env = \"SECRET\" }]\n[dedup]\nstore = \"redis\"\n[dedup.redis.sentinel]\nmaster = \"m\"\nnodes = [\"redis://:CANARY@a\"]\npassword = { literal = \"CANARY\" }",
     "secrets = [{ env = \"SECRET\" }]\n[server]\nadmin_token = \"CANARY\"",
 ];
 
@@ -289,4 +295,26 @@ fn a_handshake_that_is_off_says_how_to_turn_it_on_and_a_token_that_nobody_asks_f
     assert!(note_of(&braintree, "routes.a.signature").unwrap().text.contains("pick"));
     let picked = format!("{}signature = {{ pick = \"pub1\" }}\n", ROUTE.replace("github", "braintree"));
     assert!(note_of(&check(&picked).unwrap(), "routes.a.signature").is_none());
+}
+
+#[test]
+fn a_redis_password_from_a_file_is_known_with_its_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("password");
+    std::fs::write(&file, CANARY).unwrap();
+    let text = format!(
+        "[dedup]\nstore = \"redis\"\n[dedup.redis]\nurl = [{{ env = \"NODE\" }}, \"redis://b\"]\nusername = \"u\"\n\
+         password = {{ file = {:?} }}\n{ROUTE}",
+        file.display().to_string()
+    );
+    let config = check_with(&text, &environment_with(&[("NODE", "redis://a")])).unwrap();
+    let Store::Redis(redis) = &config.dedup.store else { panic!("{:?}", config.dedup) };
+    let password = redis.link.login.password.as_ref().unwrap();
+    assert_eq!((password.secret.expose(), password.file.as_deref()), (CANARY.as_bytes(), Some(file.as_path())));
+    let Place::Cluster(urls) = &redis.link.place else { panic!("{:?}", redis.link) };
+    assert_eq!((urls.len(), urls[0].secret.expose()), (2, &b"redis://a"[..]));
+    assert!(config.files.contains(&file), "a reload watches it");
+    let layers = Layers::of_text("hookgate.toml", &text, &environment()).unwrap();
+    let shown = show(&layers, ShowFormat::Toml, ShowOrigins::No).unwrap();
+    assert!(shown.contains("url = [{ env = \"NODE\" }, \"redis://b\"]"), "{shown}");
 }

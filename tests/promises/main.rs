@@ -35,6 +35,7 @@ mod outage;
 mod passthrough;
 mod power;
 mod quotas;
+mod redis_links;
 mod refusals;
 mod relay;
 mod replay;

@@ -6,9 +6,8 @@ use std::time::Duration;
 use super::{Check, keys};
 use crate::config::fault::FaultKind;
 use crate::config::leaf::Size;
-use crate::config::raw::{RawConfig, RawDedup, RawLog, RawRedis, RawRedisUrl, RawServer, RawSpool};
-use crate::config::settings::{Dedup, Log, RedisSettings, Server, SpoolSettings, Store, StoreKind};
-use crate::domain::secret::Secret;
+use crate::config::raw::{RawConfig, RawDedup, RawLog, RawServer, RawSpool};
+use crate::config::settings::{Dedup, Log, Server, SpoolSettings, Store, StoreKind};
 
 pub(super) fn server(raw: &RawServer) -> Option<Server> {
     Some(Server {
@@ -86,38 +85,9 @@ impl Check<'_> {
         self.longer_than_nothing(&keys(&["dedup", "redis", "timeout"]), raw.redis.timeout.as_ref()?.0);
         let store = match raw.store.as_ref()?.0 {
             StoreKind::Embedded => Some(Store::Embedded),
-            StoreKind::Redis => self.redis(&raw.redis).map(Store::Redis),
+            StoreKind::Redis => self.redis(&raw.redis).map(Box::new).map(Store::Redis),
         };
         Some(Dedup { store: store?, on_store_down: raw.on_store_down.as_ref()?.0 })
-    }
-
-    fn redis(&mut self, raw: &RawRedis) -> Option<RedisSettings> {
-        let path = keys(&["dedup", "redis", "url"]);
-        let url = match raw.url.as_ref()? {
-            RawRedisUrl::Written(text) => Secret::new(text.0.clone().into_bytes()),
-            RawRedisUrl::Reference(reference) => self.secret(&path, reference)?.0,
-            RawRedisUrl::Cluster => return None,
-        };
-        match std::str::from_utf8(url.expose()).ok().and_then(|text| text.split_once("://")) {
-            Some(("redis", rest)) if !rest.is_empty() => {}
-            Some(("rediss", _)) => {
-                self.unbuilt(&path, " with rediss://");
-            }
-            Some(_) | None => {
-                self.fault(
-                    FaultKind::Value,
-                    &path,
-                    "not the address of a Redis",
-                    "redis://[user:password@]host[:port][/db]",
-                );
-            }
-        }
-        Some(RedisSettings {
-            url,
-            timeout: raw.timeout.as_ref()?.0,
-            wait_replicas: raw.wait_replicas?.small(),
-            key_prefix: raw.key_prefix.as_ref()?.0.0.clone(),
-        })
     }
 
     /// A key that is known and not built yet; `how`: only if it is given so.
@@ -129,15 +99,8 @@ impl Check<'_> {
 
     /// Keys that are known and not built yet.
     pub(super) fn refuse_unbuilt(&mut self, raw: &RawConfig) {
-        let unbuilt = [
-            (raw.server.tls.is_some(), keys(&["server", "tls"])),
-            (raw.dedup.redis.sentinel.is_some(), keys(&["dedup", "redis", "sentinel"])),
-        ];
-        for (_, path) in unbuilt.iter().filter(|(given, _)| *given) {
-            self.unbuilt(path, "");
-        }
-        if matches!(raw.dedup.redis.url, Some(RawRedisUrl::Cluster)) {
-            self.unbuilt(&keys(&["dedup", "redis", "url"]), " as a list");
+        if raw.server.tls.is_some() {
+            self.unbuilt(&keys(&["server", "tls"]), "");
         }
     }
 

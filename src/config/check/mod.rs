@@ -2,6 +2,7 @@
 
 mod global;
 mod provider;
+mod redis;
 mod route;
 mod rules;
 mod secret;

@@ -12,6 +12,7 @@ pub(crate) mod needs;
 pub(crate) mod output;
 pub(crate) mod ports;
 pub(crate) mod redis;
+pub(crate) mod redis_links;
 pub(crate) mod scrape;
 mod self_tests;
 pub(crate) mod sender;

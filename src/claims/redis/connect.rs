@@ -1,0 +1,57 @@
+//! One connection to one server: TCP without delay, TLS where it is asked for, then the login. Waiting is bounded by
+//! the caller. Which server it should be is `links.rs`'s business.
+
+use std::sync::Arc;
+
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, RedisError};
+use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
+
+use super::settings::Greeting;
+use super::slots::Address;
+use crate::claims::store::StoreFault;
+
+/// A connection that many questions share. It ends with its last clone.
+#[derive(Clone)]
+pub(super) struct Link {
+    pub(super) connection: MultiplexedConnection,
+    _driver: Arc<Driver>,
+}
+
+/// The task that writes questions and reads answers.
+struct Driver(JoinHandle<()>);
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Connects and logs in.
+pub(super) async fn connect(address: &Address, greeting: &Greeting) -> Result<Link, StoreFault> {
+    let stream = TcpStream::connect((address.host.as_str(), address.port)).await;
+    let stream = stream.and_then(|stream| stream.set_nodelay(true).map(|()| stream));
+    let stream = stream.map_err(|error| StoreFault::Failed(format!("no connection to redis at {address}: {error}")))?;
+    let Some(tls) = &greeting.tls else { return greet(address, greeting, stream).await };
+    match tls.over(stream, &address.host).await {
+        Ok(stream) => greet(address, greeting, stream).await,
+        Err(error) => Err(StoreFault::Failed(format!("no TLS with redis at {address}: {error}"))),
+    }
+}
+
+async fn greet<S>(address: &Address, greeting: &Greeting, stream: S) -> Result<Link, StoreFault>
+where
+    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+{
+    let config = AsyncConnectionConfig::new().set_response_timeout(None);
+    let greeted = MultiplexedConnection::new_with_config(&greeting.info, stream, config).await;
+    let (connection, driver) = greeted.map_err(|error| fault(address, &error))?;
+    let driver = Arc::new(Driver(tokio::spawn(driver)));
+    Ok(Link { connection, _driver: driver })
+}
+
+/// What a server said, with its address.
+pub(super) fn fault(address: &Address, error: &RedisError) -> StoreFault {
+    StoreFault::Failed(format!("redis at {address}: {error}"))
+}

@@ -1,0 +1,294 @@
+//! The connections to the servers that hold claims, one to each, made when first needed. A question goes to the server
+//! that has its slot, follows it when it has moved, and a connection that has broken, or leads to a server that takes no
+//! writes any more, makes everything be found anew: by the next question, or by the next probe if that is sooner.
+//!
+//! Waiting is bounded by the caller. Files are read on a thread of their own.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use redis::{ErrorKind, RedisError, ServerErrorKind, Value};
+
+use super::connect::{Link, connect, fault};
+use super::find::{Found, ask_watchers, find, slots};
+use super::scripts::{By, Declared, Question};
+use super::settings::{Greeting, Resolved, Settings, resolve};
+use super::slots::{Address, SlotMap, slot_of};
+use crate::claims::store::StoreFault;
+use crate::domain::shared_store::Place;
+
+/// Most servers that one question is sent on to.
+const HOPS: usize = 8;
+/// The wait before a question is repeated to a slot that is just moving.
+const MOVING: Duration = Duration::from_millis(3);
+
+/// All connections, and how they are made.
+pub(super) struct Links {
+    settings: ArcSwap<Settings>,
+    /// Replaced as a whole; held for a clone.
+    servers: ArcSwapOption<Servers>,
+    /// Held while connecting, so that one connection is made and not many.
+    connecting: tokio::sync::Mutex<()>,
+    /// Servers of a cluster that were heard of, in case none of the given ones is left.
+    known: Mutex<Vec<Address>>,
+}
+
+/// The servers as they were found, and the connections to them.
+pub(super) struct Servers {
+    settings: Arc<Settings>,
+    resolved: Resolved,
+    map: Mutex<SlotMap>,
+    links: Mutex<BTreeMap<Address, Link>>,
+    /// A question was sent on: who has what is to be asked again.
+    outdated: AtomicBool,
+}
+
+/// What was answered, and over which connection.
+pub(super) struct Answered {
+    pub(super) value: Value,
+    pub(super) link: Link,
+}
+
+impl Links {
+    pub(super) fn new(settings: Settings) -> Self {
+        Self {
+            settings: ArcSwap::from_pointee(settings),
+            servers: ArcSwapOption::empty(),
+            connecting: tokio::sync::Mutex::new(()),
+            known: Mutex::default(),
+        }
+    }
+
+    pub(super) fn settings(&self) -> Arc<Settings> {
+        self.settings.load_full()
+    }
+
+    /// Other settings from now on. Connections are made by them at the next probe; those there are serve until then.
+    pub(super) fn configure(&self, settings: Settings) {
+        self.settings.store(Arc::new(settings));
+    }
+
+    pub(super) fn are_there(&self) -> bool {
+        self.servers.load().is_some()
+    }
+
+    pub(super) fn give_up(&self) {
+        self.servers.store(None);
+    }
+
+    /// The servers, found now if they are not known.
+    pub(super) async fn servers(&self) -> Result<Arc<Servers>, StoreFault> {
+        if let Some(servers) = self.servers.load_full() {
+            return Ok(servers);
+        }
+        let _alone = self.connecting.lock().await;
+        if let Some(servers) = self.servers.load_full() {
+            return Ok(servers);
+        }
+        // Rare, and large: it is not carried by every question.
+        Box::pin(self.find_anew()).await
+    }
+
+    /// Whether the settings have changed since the servers were found.
+    pub(super) fn are_of_old_settings(&self) -> bool {
+        let settings = self.settings.load();
+        self.servers.load().as_ref().is_some_and(|servers| !Arc::ptr_eq(&servers.settings, &settings))
+    }
+
+    /// Finds the servers by the settings as they are now; those found before stay if that fails.
+    pub(super) async fn find_anew(&self) -> Result<Arc<Servers>, StoreFault> {
+        let settings = self.settings();
+        let link = settings.link.clone();
+        let resolved = tokio::task::spawn_blocking(move || resolve(&link)).await;
+        let resolved =
+            resolved.map_err(|error| StoreFault::Failed(format!("cannot read what redis needs: {error}")))??;
+        let known = lock(&self.known).clone();
+        let Found { map, address, link } = find(&settings.link.place, &resolved, &known).await?;
+        *lock(&self.known) = map.servers();
+        let servers = Arc::new(Servers {
+            settings,
+            resolved,
+            map: Mutex::new(map),
+            links: Mutex::new(BTreeMap::from([(address, link)])),
+            outdated: AtomicBool::new(false),
+        });
+        self.servers.store(Some(servers.clone()));
+        Ok(servers)
+    }
+
+    /// Asks whoever has the slot, wherever it has moved.
+    pub(super) async fn ask(&self, question: &Question<'_>) -> Result<Answered, StoreFault> {
+        let servers = self.servers().await?;
+        let slot = slot_of(question.key());
+        let mut address = servers.owner(slot)?;
+        let (mut asking, mut declared) = (Asking::No, Declared::Both);
+        for _ in 0..HOPS {
+            let link = match servers.link(&address).await {
+                Ok(link) => link,
+                Err(fault) => return Err(self.broken(&servers, fault)),
+            };
+            let error = match put(question, &link, asking, declared).await {
+                Ok(value) => return Ok(Answered { value, link }),
+                Err(error) => error,
+            };
+            match turn(&error, &address) {
+                Turn::Moved(to) => {
+                    servers.learn(slot, to.clone());
+                    (address, asking) = (to, Asking::No);
+                }
+                Turn::Ask(to) => (address, asking) = (to, Asking::Yes),
+                Turn::Moving if declared == Declared::Both => {
+                    (address, asking, declared) = (servers.owner(slot)?, Asking::No, Declared::First);
+                }
+                Turn::Moving => {
+                    tokio::time::sleep(MOVING).await;
+                    (address, asking) = (servers.owner(slot)?, Asking::No);
+                }
+                Turn::Broken => return Err(self.broken(&servers, fault(&address, &error))),
+                Turn::None => return Err(fault(&address, &error)),
+            }
+        }
+        Err(StoreFault::Failed(format!("the slot {slot} of the redis cluster moved {HOPS} times within one question")))
+    }
+
+    /// Gives up the servers, unless somebody has found them anew already.
+    fn broken(&self, servers: &Arc<Servers>, fault: StoreFault) -> StoreFault {
+        let given_up = self.servers.compare_and_swap(servers, None);
+        drop(given_up);
+        fault
+    }
+}
+
+impl Servers {
+    fn owner(&self, slot: u16) -> Result<Address, StoreFault> {
+        let owner = lock(&self.map).owner(slot).cloned();
+        owner.ok_or_else(|| StoreFault::Failed(format!("no server of the redis cluster holds the slot {slot}")))
+    }
+
+    fn learn(&self, slot: u16, to: Address) {
+        self.outdated.store(true, Ordering::Release);
+        lock(&self.map).learn(slot, to);
+    }
+
+    /// Every server that holds claims.
+    pub(super) fn all(&self) -> Vec<Address> {
+        lock(&self.map).servers()
+    }
+
+    /// A key that begins with `prefix` at each server.
+    pub(super) fn keys_everywhere(&self, prefix: &str) -> Vec<String> {
+        let map = lock(&self.map);
+        map.servers().iter().filter_map(|server| map.key_at(server, prefix)).collect()
+    }
+
+    pub(super) async fn link(&self, address: &Address) -> Result<Link, StoreFault> {
+        if let Some(link) = lock(&self.links).get(address) {
+            return Ok(link.clone());
+        }
+        let link = Box::pin(connect(address, self.greeting())).await?;
+        lock(&self.links).insert(address.clone(), link.clone());
+        Ok(link)
+    }
+
+    const fn greeting(&self) -> &Greeting {
+        &self.resolved.greeting
+    }
+
+    /// Whether the servers are still the ones to be asked: Sentinel may name another, a cluster may have changed.
+    /// Nobody who could tell is no reason to doubt.
+    pub(super) async fn still_hold(&self) -> bool {
+        match &self.settings.link.place {
+            Place::One(_) => true,
+            Place::Watched { .. } => match ask_watchers(&self.resolved).await {
+                Ok(named) => self.all() == [named],
+                Err(fault) => {
+                    tracing::debug!(%fault, "no sentinel says who the master is");
+                    true
+                }
+            },
+            Place::Cluster(_) => {
+                if self.outdated.swap(false, Ordering::AcqRel) {
+                    self.ask_for_slots().await;
+                }
+                true
+            }
+        }
+    }
+
+    async fn ask_for_slots(&self) {
+        let member = lock(&self.links).iter().next().map(|(address, link)| (address.clone(), link.clone()));
+        let Some((address, link)) = member else { return };
+        match slots(&address, &link).await {
+            Ok(map) => *lock(&self.map) = map,
+            Err(fault) => tracing::debug!(%fault, "the cluster does not say who has which slots"),
+        }
+    }
+}
+
+/// Whether a server is asked about a slot that is on its way to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asking {
+    Yes,
+    No,
+}
+
+/// What an error means for where to ask.
+enum Turn {
+    Moved(Address),
+    Ask(Address),
+    /// The slot is on its way.
+    Moving,
+    /// The connection, or its server, is of no use any more.
+    Broken,
+    None,
+}
+
+fn turn(error: &RedisError, asked: &Address) -> Turn {
+    let to = || error.redirect_node().and_then(|(to, _)| Address::redirected(to, asked));
+    // Redis 6 wraps what goes wrong inside a script.
+    let says = |word: &str| error.detail().is_some_and(|detail| detail.contains(word));
+    let is = |kind| error.kind() == ErrorKind::Server(kind);
+    if is(ServerErrorKind::Moved) {
+        to().map_or(Turn::None, Turn::Moved)
+    } else if is(ServerErrorKind::Ask) {
+        to().map_or(Turn::None, Turn::Ask)
+    } else if is(ServerErrorKind::TryAgain) {
+        Turn::Moving
+    } else if is(ServerErrorKind::ReadOnly)
+        || is(ServerErrorKind::MasterDown)
+        || error.code() == Some("NOAUTH")
+        || says("READONLY")
+        || error.is_unrecoverable_error()
+    {
+        Turn::Broken
+    } else {
+        Turn::None
+    }
+}
+
+/// Sends a question over one connection. A server that does not know a script is given it.
+async fn put(question: &Question<'_>, link: &Link, asking: Asking, declared: Declared) -> Result<Value, RedisError> {
+    let mut connection = link.connection.clone();
+    if asking == Asking::Yes {
+        let mut pair = redis::pipe();
+        pair.cmd("ASKING").add_command(question.command(By::Text, declared));
+        // Answers as they are: the first is ASKING's own.
+        let answers = connection.send_packed_commands(&pair, 1, 1).await?;
+        let nothing = || RedisError::from((ErrorKind::UnexpectedReturnType, "ASKING was not answered"));
+        return answers.into_iter().next().ok_or_else(nothing)?.extract_error();
+    }
+    match connection.send_packed_command(&question.command(By::Hash, declared)).await.and_then(Value::extract_error) {
+        Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
+            let in_full = question.command(By::Text, declared);
+            connection.send_packed_command(&in_full).await.and_then(Value::extract_error)
+        }
+        answer => answer,
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

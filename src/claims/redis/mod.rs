@@ -1,0 +1,305 @@
+//! The store that replicas share: Redis. One round trip per question, each within its own timeout; what it decides is
+//! decided in a script, so that no two replicas see it half done.
+//!
+//! Keys: `prefix:route:{slot}` for the first body of a slot, `prefix:route:{slot}:fingerprint` for any other; slot and
+//! fingerprint in hex, the braces keep both on one node of a cluster. No byte of a request is part of a key.
+//! Values: `state|owner|fingerprint`. States: `c` claimed, `f` claimed and flagged, `m` marked, `p` perhaps processed.
+//! A claim's key lives for its lease and [`REMEMBER`] longer: what is left of that tells whether the lease has lapsed,
+//! so no clock but Redis's own, and that only for durations, is asked.
+//!
+//! One server, one that Sentinel names, or a cluster: `links.rs`. What becomes of an outage is the business of
+//! `fallback`.
+
+mod connect;
+mod find;
+mod inspect;
+mod links;
+mod scripts;
+mod settings;
+mod slots;
+mod tls;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use data_encoding::HEXLOWER;
+use redis::{FromRedisValue, from_redis_value};
+
+pub use self::inspect::{Server, inspect};
+pub use self::settings::{RedisSettings, Settings};
+
+use self::connect::fault;
+use self::links::{Answered, Links, Servers};
+use self::scripts::{Question, Script, Scripts};
+use super::meter::{Meter, Op};
+use super::store::{Claim, ClaimStore, Claimed, Peeked, PeekedState, Processed, REMEMBER, Shared, StoreFault};
+use crate::disk::Found;
+use crate::domain::key::EventKey;
+use crate::domain::time::Timestamp;
+use crate::telemetry::Metrics;
+
+/// Longest time for finding the servers and connecting when nobody's request waits for it.
+const CONNECT: Duration = Duration::from_secs(1);
+/// Longest wait for a sentinel's or a cluster's word on who has what.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// The shared store.
+pub struct Redis {
+    links: Links,
+    scripts: Scripts,
+    meter: Meter,
+    /// New settings could not be put into operation, and that has been said.
+    complained: AtomicBool,
+}
+
+impl Redis {
+    /// The store that `settings` describe. Reads the files they name, and connects to nothing yet.
+    pub fn new(settings: impl Into<Settings>, metrics: Arc<Metrics>) -> Result<Self, StoreFault> {
+        let settings = settings.into();
+        settings::resolve(&settings.link)?;
+        Ok(Self {
+            links: Links::new(settings),
+            scripts: Scripts::new(),
+            meter: Meter::new(metrics, "redis"),
+            complained: AtomicBool::new(false),
+        })
+    }
+
+    /// Other settings from now on, connections included, but for the prefix of keys, under which claims are held.
+    /// Settings that cannot be are refused and change nothing. Reads files.
+    pub fn configure(&self, mut settings: Settings) -> Result<(), StoreFault> {
+        settings::resolve(&settings.link)?;
+        settings.key_prefix.clone_from(&self.links.settings().key_prefix);
+        self.complained.store(false, Ordering::Relaxed);
+        self.links.configure(settings);
+        Ok(())
+    }
+
+    /// Waits until it answers, for at most `patience`.
+    pub async fn answers_within(&self, patience: Duration) -> Result<(), StoreFault> {
+        let until = tokio::time::Instant::now() + patience;
+        loop {
+            let Err(fault) = self.probe().await else { return Ok(()) };
+            if tokio::time::Instant::now() >= until {
+                return Err(fault);
+            }
+            tokio::time::sleep(CONNECT / 4).await;
+        }
+    }
+
+    /// Asks within the timeout.
+    async fn within<T>(&self, asked: impl Future<Output = Result<T, StoreFault>>) -> Result<T, StoreFault> {
+        let timeout = self.links.settings().timeout;
+        let answer = tokio::time::timeout(timeout, asked).await;
+        answer.unwrap_or_else(|_| Err(StoreFault::Failed(format!("redis did not answer within {timeout:?}"))))
+    }
+
+    async fn ask<T: FromRedisValue>(&self, question: &Question<'_>) -> Result<T, StoreFault> {
+        let asked = self.links.ask(question);
+        self.within(async { understood(asked.await?.value) }).await
+    }
+
+    /// A question about one event.
+    fn question<'a>(&self, script: &'a Script, route: &str, key: &EventKey) -> Question<'a> {
+        let prefix = &self.links.settings().key_prefix;
+        let slot = format!("{prefix}:{route}:{{{}}}", HEXLOWER.encode(&key.slot));
+        let fingerprint = HEXLOWER.encode(&key.fingerprint);
+        let own = format!("{slot}:{fingerprint}");
+        Question::Script { script, keys: [slot, own], arguments: vec![fingerprint] }
+    }
+
+    /// Whether every server would take a claim: it is asked to replace what is not there, which is a write and changes
+    /// nothing.
+    async fn would_take(&self, servers: &Servers) -> Result<(), StoreFault> {
+        let settings = self.links.settings();
+        for key in servers.keys_everywhere(&format!("{}:probe", settings.key_prefix)) {
+            let mut command = redis::cmd("SET");
+            command.arg(&key).arg("").arg("XX").arg("PX").arg(1);
+            let question = Question::Plain { key: &key, command };
+            self.within(async {
+                let Answered { link, .. } = self.links.ask(&question).await?;
+                self.copied(link, settings.wait_replicas).await
+            })
+            .await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until enough replicas have what was written over this connection.
+    async fn copied(&self, mut link: connect::Link, wanted: u32) -> Result<(), StoreFault> {
+        if wanted == 0 {
+            return Ok(());
+        }
+        let patience = millis(self.links.settings().timeout / 2);
+        let mut wait = redis::cmd("WAIT");
+        wait.arg(wanted).arg(patience);
+        let copies: Result<u32, _> = wait.query_async(&mut link.connection).await;
+        let copies = copies.map_err(|error| StoreFault::Failed(format!("redis: {error}")))?;
+        if copies < wanted {
+            return Err(StoreFault::Failed(format!("{copies} of {wanted} replicas of redis took a claim in time")));
+        }
+        Ok(())
+    }
+
+    /// Puts new settings into operation. If that fails the connections of the settings before serve on.
+    async fn renew(&self) {
+        if !self.links.are_of_old_settings() {
+            return;
+        }
+        let found = tokio::time::timeout(CONNECT, self.links.find_anew()).await;
+        let failed = match found {
+            Ok(Ok(_)) => return,
+            Ok(Err(fault)) => fault.to_string(),
+            Err(_) => format!("no connection to redis within {CONNECT:?}"),
+        };
+        if !self.complained.swap(true, Ordering::Relaxed) {
+            tracing::error!(
+                fault = failed,
+                "the new settings of redis do not work; the connections there are stay in use"
+            );
+        }
+    }
+}
+
+fn understood<T: FromRedisValue>(value: redis::Value) -> Result<T, StoreFault> {
+    from_redis_value(value).map_err(|error| StoreFault::Failed(format!("redis: {error}")))
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX / 4).clamp(1, u64::MAX / 4)
+}
+
+impl std::fmt::Debug for Redis {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Redis(..)")
+    }
+}
+
+#[async_trait]
+impl Shared for Redis {
+    async fn decide(&self, claim: &Claim) -> Result<Claimed, StoreFault> {
+        let question = self.question(&self.scripts.claim, &claim.route, &claim.key).with([
+            claim.owner.simple().to_string(),
+            millis(claim.lease).to_string(),
+            millis(REMEMBER).to_string(),
+        ]);
+        let wanted = self.links.settings().wait_replicas;
+        let asked = self.within(async {
+            let Answered { value, link } = self.links.ask(&question).await?;
+            let word: String = understood(value)?;
+            self.copied(link, wanted).await?;
+            Ok(word)
+        });
+        match asked.await?.as_str() {
+            "new" => Ok(Claimed::New),
+            "duplicate" => Ok(Claimed::Duplicate),
+            "conflict" => Ok(Claimed::Conflict),
+            "in_flight" => Ok(Claimed::InFlight),
+            "lapsed" => Ok(Claimed::Lapsed),
+            other => Err(StoreFault::Failed(format!("redis answered {other:?} to a claim"))),
+        }
+    }
+
+    /// Over the connections there are, else over new ones, with more patience than a request has.
+    async fn probe(&self) -> Result<(), StoreFault> {
+        self.renew().await;
+        if self.links.are_there() {
+            let servers = self.links.servers().await?;
+            let held = tokio::time::timeout(LOOK, servers.still_hold()).await.unwrap_or(true);
+            if held && self.would_take(&servers).await.is_ok() {
+                return Ok(());
+            }
+            self.links.give_up();
+        }
+        let found = tokio::time::timeout(CONNECT, self.links.servers()).await;
+        let servers = found.map_err(|_| StoreFault::Failed(format!("no connection to redis within {CONNECT:?}")))??;
+        self.would_take(&servers).await
+    }
+
+    /// The first policy that is not `noeviction`, if a server has one.
+    async fn eviction_policy(&self) -> Result<Option<String>, StoreFault> {
+        let servers = self.within(self.links.servers()).await?;
+        let mut seen = None;
+        for address in servers.all() {
+            let asked = self.within(async {
+                let mut link = servers.link(&address).await?;
+                let info = redis::cmd("INFO").arg("memory").query_async(&mut link.connection).await;
+                info.map_err(|error| fault(&address, &error))
+            });
+            let info: String = asked.await?;
+            let policy = info.lines().find_map(|line| line.strip_prefix("maxmemory_policy:")).map(str::trim);
+            if policy.is_some_and(|policy| policy != "noeviction") {
+                return Ok(policy.map(str::to_owned));
+            }
+            seen = policy.map(str::to_owned).or(seen);
+        }
+        Ok(seen)
+    }
+}
+
+#[async_trait]
+impl ClaimStore for Redis {
+    async fn claim(&self, claim: &Claim) -> Result<Claimed, StoreFault> {
+        let since = Instant::now();
+        let answer = self.decide(claim).await;
+        self.meter.took(Op::Claim, since);
+        self.meter.checked(&answer);
+        answer
+    }
+
+    async fn mark(&self, claim: &Claim, ttl: Duration) -> Result<(), StoreFault> {
+        let since = Instant::now();
+        let question = self.question(&self.scripts.mark, &claim.route, &claim.key);
+        let question = question.with([claim.owner.simple().to_string(), millis(ttl).to_string()]);
+        let answer = self.ask(&question).await;
+        self.meter.took(Op::Mark, since);
+        answer
+    }
+
+    async fn release(&self, claim: &Claim, processed: Processed) -> Result<(), StoreFault> {
+        let since = Instant::now();
+        let processed = match processed {
+            Processed::Not => "not",
+            Processed::Perhaps => "perhaps",
+        };
+        let question = self.question(&self.scripts.release, &claim.route, &claim.key);
+        let owner = claim.owner.simple().to_string();
+        let answer = self.ask(&question.with([owner, processed.to_owned(), millis(REMEMBER).to_string()])).await;
+        self.meter.took(Op::Release, since);
+        answer
+    }
+
+    async fn peek(&self, route: &str, key: EventKey, now: Timestamp) -> Result<Option<Peeked>, StoreFault> {
+        let since = Instant::now();
+        let (state, left): (String, i64) = self.ask(&self.question(&self.scripts.peek, route, &key)).await?;
+        self.meter.took(Op::Peek, since);
+        let left = Duration::from_millis(u64::try_from(left).unwrap_or(0));
+        let (state, left) = match state.as_str() {
+            "" => return Ok(None),
+            "m" => (PeekedState::Processed, left),
+            // A lapsed claim: nobody is at it, and nobody knows what became of it.
+            "c" | "f" if left <= REMEMBER => (PeekedState::Perhaps, left),
+            "c" | "f" => (PeekedState::InFlight, left.saturating_sub(REMEMBER)),
+            _ => (PeekedState::Perhaps, left),
+        };
+        Ok(Some(Peeked { state, expires_at: now.plus(left), fingerprint: key.fingerprint }))
+    }
+
+    async fn forget(&self, route: &str, key: EventKey) -> Result<Found, StoreFault> {
+        let since = Instant::now();
+        let forgotten: u32 = self.ask(&self.question(&self.scripts.forget, route, &key)).await?;
+        self.meter.took(Op::Forget, since);
+        Ok(if forgotten > 0 { Found::Yes } else { Found::No })
+    }
+
+    fn name(&self) -> &'static str {
+        "redis"
+    }
+
+    /// As far as is known: broken connections have been given up.
+    fn is_up(&self) -> bool {
+        self.links.are_there()
+    }
+}

@@ -241,8 +241,11 @@ fn a_cluster_that_loses_a_server_is_left_until_it_is_whole_again() {
         assert_eq!(send(&pair.gateways[0], task(&name)).status, 200, "{name}");
     }
     assert_eq!(pair.app.count(), 10);
-    wait_until_down(&pair.gateways[0]);
-    always("it is not asked", Duration::from_secs(1), || !up(&pair.gateways[0]));
+    pair.gateways.iter().for_each(wait_until_down);
+    always("it is not asked", Duration::from_secs(1), || !pair.gateways.iter().any(up));
+    cluster.nodes[2].start_again();
+    pair.wait_until_up();
+    pair.share(names("whole", 10));
 }
 
 #[test]

@@ -17,6 +17,7 @@ pub(crate) struct Server {
     bus: Port,
     folder: TempDir,
     child: Option<Child>,
+    arguments: Vec<String>,
     /// What redis-cli needs to be let in.
     entry: Vec<String>,
 }
@@ -30,22 +31,34 @@ impl Server {
     }
 
     fn launch(options: &[&str], entry: Vec<String>) -> Self {
-        let mut server = Self {
+        let mut server = Self::prepared(entry);
+        let port = server.number();
+        let listen: &[&str] = match server.entry.is_empty() {
+            true => &["--port", &port],
+            false => &["--port", "0", "--tls-port", &port],
+        };
+        let usual = ["--bind", "127.0.0.1", "--save", "", "--appendonly", "no"];
+        server.arguments = [listen, &usual, options].concat().into_iter().map(str::to_owned).collect();
+        server.spawn();
+        server
+    }
+
+    fn prepared(entry: Vec<String>) -> Self {
+        Self {
             port: Port::claim(),
             bus: Port::claim(),
             folder: tempfile::tempdir().expect("a folder for temporary files"),
             child: None,
+            arguments: Vec::new(),
             entry,
-        };
-        let mut command = server.program();
-        let port = server.number();
-        let listen = if server.entry.is_empty() { ["--port", port.as_str()] } else { ["--tls-port", port.as_str()] };
-        if !server.entry.is_empty() {
-            command.args(["--port", "0"]);
         }
-        command.args(listen).args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]).args(options);
-        server.spawn(command);
-        server
+    }
+
+    /// Starts it again after it was killed, in the same folder and on the same port.
+    pub(crate) fn start_again(&mut self) {
+        assert!(self.child.is_none(), "redis-server runs already");
+        self.spawn();
+        self.wait_for_pong();
     }
 
     /// One that takes TLS alone, from who shows a certificate of `authority`.
@@ -61,13 +74,7 @@ impl Server {
 
     /// A sentinel that watches `master` under the name `mymaster`.
     pub(crate) fn sentinel(master: &Self) -> Self {
-        let mut server = Self {
-            port: Port::claim(),
-            bus: Port::claim(),
-            folder: tempfile::tempdir().expect("a folder for temporary files"),
-            child: None,
-            entry: Vec::new(),
-        };
+        let mut server = Self::prepared(Vec::new());
         let file = server.folder.path().join("sentinel.conf");
         let text = format!(
             "port {}\nbind 127.0.0.1\nsentinel monitor mymaster 127.0.0.1 {} 1\n\
@@ -76,20 +83,16 @@ impl Server {
             master.number()
         );
         std::fs::write(&file, text).expect("a folder that can be written");
-        let mut command = server.program();
-        command.arg(&file).arg("--sentinel");
-        server.spawn(command);
+        server.arguments = vec![file.to_string_lossy().into_owned(), "--sentinel".to_owned()];
+        server.spawn();
         server.wait_for_pong();
         server
     }
 
-    fn program(&self) -> Command {
+    fn spawn(&mut self) {
         let mut command = Command::new("redis-server");
-        command.current_dir(self.folder.path()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        command
-    }
-
-    fn spawn(&mut self, mut command: Command) {
+        command.current_dir(self.folder.path()).args(&self.arguments);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         self.child = Some(command.spawn().expect("redis-server on the PATH: apt-get install redis-server"));
     }
 

@@ -33,10 +33,8 @@ impl Server {
     fn launch(options: &[&str], entry: Vec<String>) -> Self {
         let mut server = Self::prepared(entry);
         let port = server.number();
-        let listen: &[&str] = match server.entry.is_empty() {
-            true => &["--port", &port],
-            false => &["--port", "0", "--tls-port", &port],
-        };
+        let listen: &[&str] =
+            if server.entry.is_empty() { &["--port", &port] } else { &["--port", "0", "--tls-port", &port] };
         let usual = ["--bind", "127.0.0.1", "--save", "", "--appendonly", "no"];
         server.arguments = [listen, &usual, options].concat().into_iter().map(str::to_owned).collect();
         server.spawn();

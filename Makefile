@@ -19,7 +19,7 @@ demo: ## build, then play the story: good, bad, stale and repeated events, an ap
 	@$(CARGO) run --release --locked --quiet --bin hookgate -- demo
 
 test: ## everything that has to pass: format, lints, docs, tests
-	@scripts/ensure-tools cargo cc cmake redis-server cargo-nextest
+	@scripts/ensure-tools cargo cc cmake openssl redis-server cargo-nextest
 	@scripts/ensure-tools $(FAULTS) || echo 'tests that need these say so and show nothing' >&2
 	@$(MAKE) --no-print-directory --keep-going fmt lint docs unit
 
@@ -41,7 +41,7 @@ bench: ## the benchmarks
 	@$(CARGO) bench --locked
 
 torture: ## the tests with crashes and floods at many times their everyday size: HOOKGATE_TORTURE=20
-	@scripts/ensure-tools cargo cc cmake redis-server cargo-nextest $(FAULTS)
+	@scripts/ensure-tools cargo cc cmake openssl redis-server cargo-nextest $(FAULTS)
 	@HOOKGATE_TORTURE=$(HOOKGATE_TORTURE) $(CARGO) nextest run --profile torture --locked --release --no-fail-fast --run-ignored all -E 'not test(child_)'
 
 fuzz: ## the fuzz targets for FUZZ_SECONDS=60 each: headers, times, pointers, forms, tokens

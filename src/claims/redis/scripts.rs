@@ -107,7 +107,7 @@ impl Question<'_> {
     }
 }
 
-/// What all scripts begin with: the two keys, and reading a key as state, owner and fingerprint. ARGV[1] is the
+/// What all scripts begin with: the two keys, and reading a key as state, owner and fingerprint. `ARGV[1]` is the
 /// fingerprint in every script.
 const READ: &str = "
 local slot, own = KEYS[1], KEYS[1] .. ':' .. ARGV[1]

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 /// How many slots there are.
 const SLOTS: u16 = 16_384;
 /// Longest search for a key that lies with a server.
-const TRIES: u32 = 500_000;
+const TRIES: u32 = 100_000;
 
 /// One server.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

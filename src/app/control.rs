@@ -14,6 +14,7 @@ use crate::domain::scheme::Carries;
 use crate::forward::Deliverer;
 use crate::gateway::Gateway;
 use crate::gateway::listener::Door;
+use crate::gateway::tls::Tls;
 use crate::spool::Spool;
 use crate::telemetry::Metrics;
 use crate::telemetry::http::Readiness;
@@ -23,6 +24,7 @@ use crate::telemetry::recent::Recent;
 /// Everything that lives as long as the gateway.
 pub(super) struct Core {
     pub(super) door: Door,
+    pub(super) tls: Option<Tls>,
     pub(super) gateway: Arc<Gateway>,
     pub(super) deliverer: Deliverer,
     pub(super) disk: Disk,
@@ -59,6 +61,12 @@ impl Core {
             ReloadRefused { detail, faults: faults.iter().map(crate::config::ConfigFault::line).collect() }
         })?;
         let next = Current::of(&loaded);
+        if let Some(tls) = &self.tls
+            && let Err(fault) = tls.look()
+        {
+            self.metrics.config_last_reload_successful.set(0);
+            return Err(ReloadRefused { detail: fault.to_string(), faults: Vec::new() });
+        }
         let reloaded = self.current.load().difference(&next);
         let config = &loaded.config;
         wiring::announce(config, &self.metrics, self.clock);

@@ -23,6 +23,7 @@ use tokio::time::Instant;
 pub use self::explain::candidates;
 pub use self::handover::{HandoverFault, Inherited};
 pub use self::wiring::redis_settings;
+pub(crate) use self::wiring::tls_settings;
 
 use self::control::Core;
 use self::handover::Successor;
@@ -34,6 +35,7 @@ use crate::disk::DiskFault;
 use crate::domain::time::Timestamp;
 use crate::forward::Settlement;
 use crate::gateway::listener::LINGER;
+use crate::gateway::tls::TlsFault;
 use crate::telemetry::http::Condition;
 use crate::telemetry::logs::{self, LogControl};
 use crate::telemetry::{Metrics, RouteLabels};
@@ -93,6 +95,9 @@ pub enum StartFault {
     /// The dedup store cannot be set up.
     #[error("cannot set up the dedup store: {0}")]
     Dedup(String),
+    /// The files of TLS cannot be used.
+    #[error("cannot serve TLS: {0}")]
+    Tls(#[from] TlsFault),
     /// Threads, signals, metrics or logging cannot be set up.
     #[error("cannot set up {what}: {error}")]
     Machine {
@@ -268,6 +273,9 @@ impl Running {
         running.aside(keep_gauges(running.core.clone()));
         if let Some(shared) = running.core.stores.tended.clone() {
             running.aside(async move { shared.tend().await });
+        }
+        if let Some(tls) = running.core.tls.clone() {
+            running.aside(async move { tls.tend().await });
         }
         running.core.readiness.fulfil(Condition::ListenerBound);
         Ok(running)

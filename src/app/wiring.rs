@@ -13,13 +13,14 @@ use crate::claims::fallback::Fallback;
 use crate::claims::redis::{Redis, Settings};
 use crate::claims::store::ClaimStore;
 use crate::clock::Clock;
-use crate::config::{Config, LogFormat, LogLevel, RedisSettings, Store};
+use crate::config::{Config, LogFormat, LogLevel, RedisSettings, ServerTls, Store};
 use crate::disk::{Disk, DiskSettings};
 use crate::domain::route::{OnStoreDown, Route};
 use crate::forward::Deliverer;
 use crate::gateway::Gateway;
 use crate::gateway::listener::{Door, DoorLimits};
 use crate::gateway::site::Site;
+use crate::gateway::tls::{CertificateFiles, Tls, TlsSettings};
 use crate::spool::Spool;
 use crate::telemetry::http::{Condition, Readiness};
 use crate::telemetry::logs::{self, LogControl};
@@ -58,11 +59,13 @@ pub(super) fn core(
         recent.clone(),
         config.server.max_buffered_bytes,
     ));
-    let door = Door::new(gateway.clone(), door_limits(config));
+    let tls = config.server.tls.as_ref().map(|files| Tls::load(tls_settings(files), metrics.clone())).transpose()?;
+    let door = Door::new(gateway.clone(), door_limits(config), tls.clone());
     let reloading = std::sync::Mutex::default();
     let current = ArcSwap::from_pointee(Current::of(loaded));
     Ok(Core {
         door,
+        tls,
         gateway,
         deliverer,
         disk,
@@ -150,6 +153,12 @@ pub(super) fn reconfigure(stores: &Stores, config: &Config) {
     }
 }
 
+/// Where the files of TLS are.
+pub(crate) fn tls_settings(files: &ServerTls) -> TlsSettings {
+    let pair = |(cert, key): &(_, _)| CertificateFiles { cert: Clone::clone(cert), key: Clone::clone(key) };
+    TlsSettings { certificates: files.certificates.iter().map(pair).collect(), client_ca: files.client_ca.clone() }
+}
+
 /// Sets the gauges that say what is configured, and makes every route's series exist.
 pub(super) fn announce(config: &Config, metrics: &Metrics, clock: Clock) {
     let labels: Vec<RouteLabels> = config.routes.iter().map(|route| labels(route)).collect();
@@ -225,6 +234,7 @@ pub(super) fn fixed(config: &Config) -> Vec<(&'static str, String)> {
         ("server.max_header_bytes", server.max_header_bytes.to_string()),
         ("server.max_connections", server.max_connections.to_string()),
         ("server.max_buffered_bytes", server.max_buffered_bytes.to_string()),
+        ("server.tls", format!("{:?}", server.tls)),
         ("dedup", store),
         ("dedup.on_store_down", format!("{:?}", config.dedup.on_store_down)),
         ("spool", format!("{:?}", config.spool)),

@@ -5,7 +5,7 @@ use std::io;
 use super::admin::wait_on_threads;
 use super::args::{Demo, Run};
 use super::{Context, Exit, Failure, Outcome};
-use crate::app::{self, Inherited, Stopped, Succession};
+use crate::app::{self, Inherited, StartFault, Stopped, Succession};
 use crate::clock::Clock;
 use crate::config::{Environment, Program};
 use crate::demo::{self, DemoFault, Length};
@@ -22,6 +22,7 @@ pub(super) fn run(context: &Context, asked: Run) -> Outcome {
     match app::run(&loaded, reread, Succession { program, inherited }) {
         Ok(Stopped::Orderly | Stopped::CutShort) => Ok(Exit::Ok),
         Ok(Stopped::Unsucceeded) => Err(Failure::failed("handed over to a process that does not serve")),
+        Err(fault @ StartFault::Tls(_)) => Err(Failure::new(Exit::BadConfiguration, fault.to_string())),
         // A damaged spool is set aside and the gateway starts: that is a line of the log and a metric, not a fault.
         Err(fault) => Err(Failure::failed(fault.to_string())),
     }

@@ -9,9 +9,10 @@ use super::admin::wait;
 use super::args::Validate;
 use super::output::{bytes, put, put_json, say};
 use super::{Context, Exit, Outcome};
-use crate::app::redis_settings;
+use crate::app::{redis_settings, tls_settings};
 use crate::claims::redis::{Server, inspect};
 use crate::config::{self, Config, ConfigFault, ConfigFaults, Note, NoteLevel, Store, report};
+use crate::gateway::tls::{Tls, TlsFault};
 
 /// Longest wait for the dedup store.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -36,6 +37,11 @@ pub(super) fn validate(context: &Context, asked: &Validate) -> Outcome {
 
 fn accepted(file: Option<&Path>, mut config: Config, asked: &Validate) -> Outcome {
     let mut spool = None;
+    if let (Some(files), false) = (&config.server.tls, asked.no_environment)
+        && let Err(fault) = Tls::check(&tls_settings(files))
+    {
+        return bad_tls(file, &config, &fault, asked);
+    }
     if !asked.no_environment {
         let found = look_at_spool(&config);
         config.notes.extend(found.warning);
@@ -55,6 +61,18 @@ fn accepted(file: Option<&Path>, mut config: Config, asked: &Validate) -> Outcom
         }
     }
     Ok(exit)
+}
+
+/// The configuration is in order and the files that it names for TLS are not.
+fn bad_tls(file: Option<&Path>, config: &Config, fault: &TlsFault, asked: &Validate) -> Outcome {
+    if asked.json {
+        let found = json!({ "key": "server.tls", "kind": "value", "found": fault.found, "expected": fault.expected,
+            "file": fault.path.display().to_string() });
+        put_json(&json!({ "file": name_of(file, config), "ok": false, "faults": [found], "notes": [] }))?;
+    } else {
+        say(&format!("hookgate: server.tls: {fault}"));
+    }
+    Ok(Exit::BadConfiguration)
 }
 
 fn refused(context: &Context, file: Option<&Path>, faults: &ConfigFaults, asked: &Validate) -> Outcome {

@@ -29,7 +29,7 @@ pub use find::{CONFIG_VARIABLE, SEARCH};
 pub use layers::{Layers, Origin};
 pub use schema::schema;
 pub use settings::{
-    Config, Dedup, Log, LogFormat, LogLevel, Note, NoteLevel, RedisSettings, Server, SpoolSettings, Store,
+    Config, Dedup, Log, LogFormat, LogLevel, Note, NoteLevel, RedisSettings, Server, ServerTls, SpoolSettings, Store,
 };
 pub use show::{ShowFormat, ShowOrigins, show};
 pub use variables::{PREFIX, TOKEN_VARIABLE};

@@ -81,8 +81,34 @@ pub(super) struct RawServer {
     pub(super) max_buffered_bytes: Option<Size>,
     /// Networks whose X-Forwarded-For is believed.
     pub(super) trusted_proxies: Option<Vec<Text<IpNet>>>,
-    /// TLS on `listen`. Not implemented yet.
-    pub(super) tls: Option<NotYet>,
+    /// TLS on `listen`.
+    pub(super) tls: Option<RawTls>,
+}
+
+/// TLS on `listen`. The files are read anew when they change.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawTls {
+    /// The certificate and its chain, PEM; relative to the file that names it.
+    pub(super) cert: Option<Text<Name>>,
+    /// Its private key, PEM.
+    pub(super) key: Option<Text<Name>>,
+    /// More certificates, picked by the name that a sender asks for (SNI).
+    pub(super) also: Option<Vec<RawCertificate>>,
+    /// Certificates of authorities, PEM: who has none of theirs gets no connection.
+    pub(super) client_ca: Option<Text<Name>>,
+    /// HTTP/2. Not implemented yet.
+    pub(super) h2: Option<bool>,
+}
+
+/// One more certificate.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawCertificate {
+    /// The certificate and its chain, PEM.
+    pub(super) cert: Option<Text<Name>>,
+    /// Its private key, PEM.
+    pub(super) key: Option<Text<Name>>,
 }
 
 /// The application behind the gateway.
@@ -308,30 +334,6 @@ pub(super) struct Hidden(pub(super) String);
 impl fmt::Debug for Hidden {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Hidden(..)")
-    }
-}
-
-/// A value whose key is known and not built yet.
-#[derive(Debug)]
-pub(super) struct NotYet;
-
-impl<'de> Deserialize<'de> for NotYet {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        IgnoredAny::deserialize(deserializer).map(|IgnoredAny| Self)
-    }
-}
-
-impl JsonSchema for NotYet {
-    fn inline_schema() -> bool {
-        true
-    }
-
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        "NotYet".into()
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({})
     }
 }
 

@@ -67,6 +67,17 @@ pub struct Server {
     pub max_buffered_bytes: usize,
     /// Networks whose `X-Forwarded-For` is believed.
     pub trusted_proxies: Vec<IpNet>,
+    /// TLS for senders, if any.
+    pub tls: Option<ServerTls>,
+}
+
+/// Files for TLS, as configured. What is in them is looked at when they are used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerTls {
+    /// Certificate and key; at least one pair.
+    pub certificates: Vec<(PathBuf, PathBuf)>,
+    /// Authorities of the senders' certificates.
+    pub client_ca: Option<PathBuf>,
 }
 
 /// How repeated events are recognised; the ttl belongs to the route.

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
+use super::forwarded::Spoke;
 use super::listener::LINGER;
 use crate::telemetry::Metrics;
 
@@ -16,6 +17,8 @@ use crate::telemetry::Metrics;
 pub(crate) struct Connection {
     /// The other end.
     pub(crate) remote: SocketAddr,
+    /// What it speaks.
+    pub(crate) spoke: Spoke,
     phase: Mutex<Phase>,
     close: Notify,
     /// Set before `close` is: not to be closed earlier.
@@ -108,9 +111,10 @@ impl Connections {
     }
 
     /// Enters a connection; at the cap the longest idle one is told to close, and `None` means that none is idle.
-    pub(crate) fn enter(&self, remote: SocketAddr, waiting_since: Option<Instant>) -> Option<Entry> {
+    pub(crate) fn enter(&self, remote: SocketAddr, spoke: Spoke, waiting_since: Option<Instant>) -> Option<Entry> {
         let connection = Arc::new(Connection {
             remote,
+            spoke,
             phase: Mutex::new(Phase::Idle(Instant::now())),
             close: Notify::new(),
             close_from: OnceLock::new(),
@@ -177,10 +181,10 @@ mod tests {
         let told = async |entry: &Entry| {
             tokio::time::timeout(Duration::from_secs(1), entry.connection.told_to_close()).await.is_ok()
         };
-        let before = connections.enter(remote, None).expect("room");
+        let before = connections.enter(remote, Spoke::Plain, None).expect("room");
         assert!(!told(&before).await);
         connections.close_idle();
-        let after = connections.enter(remote, None).expect("room");
+        let after = connections.enter(remote, Spoke::Plain, None).expect("room");
         assert!(told(&before).await && told(&after).await);
     }
 }

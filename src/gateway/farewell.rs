@@ -8,11 +8,11 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
-use pingora::protocols::l4::stream::Stream as TcpSide;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
 use super::proxy::{LINGER, LINGER_BYTES};
+use super::side::Side;
 
 /// A connection that is being ended.
 pub(super) struct Farewell {
@@ -33,7 +33,7 @@ impl Farewell {
     }
 
     /// Comes when the connection can be closed: the sender has ended it too, or had its time.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>, stream: &mut TcpSide) -> Poll<()> {
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>, stream: &mut Side) -> Poll<()> {
         if self.until.as_mut().poll(cx).is_ready() {
             return Poll::Ready(());
         }
@@ -41,7 +41,7 @@ impl Farewell {
         self.poll_steps(cx, stream).map(|_| ())
     }
 
-    fn poll_steps(&mut self, cx: &mut Context<'_>, stream: &mut TcpSide) -> Poll<io::Result<()>> {
+    fn poll_steps(&mut self, cx: &mut Context<'_>, stream: &mut Side) -> Poll<io::Result<()>> {
         while !self.rest.is_empty() {
             let count = ready!(Pin::new(&mut *stream).poll_write(cx, &self.rest))?;
             if count == 0 {

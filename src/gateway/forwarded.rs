@@ -19,6 +19,15 @@ const TRACE_PARENT: HeaderName = HeaderName::from_static("traceparent");
 /// Longest request id taken over from a trusted proxy.
 const MAX_REQUEST_ID: usize = 128;
 
+/// What the peer spoke with us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Spoke {
+    /// Plain HTTP.
+    Plain,
+    /// TLS.
+    Tls,
+}
+
 /// Where a request came from.
 #[derive(Clone, Debug)]
 pub struct Origin {
@@ -37,9 +46,17 @@ pub struct Origin {
 }
 
 impl Origin {
-    /// Reads it from the peer's address and, if `trusted` holds that, from its headers. `chance` feeds the ids.
+    /// Reads it from the peer's address and, if `trusted` holds that, from its headers. `spoke`: with us; `chance`
+    /// feeds the ids.
     #[must_use]
-    pub fn of(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet], now: Timestamp, chance: u128) -> Self {
+    pub fn of(
+        peer: IpAddr,
+        spoke: Spoke,
+        headers: &HeaderMap,
+        trusted: &[IpNet],
+        now: Timestamp,
+        chance: u128,
+    ) -> Self {
         let believed = trusted.iter().any(|net| net.contains(&peer));
         let text = |name: &HeaderName| single(headers, name);
         let host = text(&http::header::HOST).unwrap_or_default();
@@ -52,7 +69,9 @@ impl Origin {
         Self {
             remote,
             authority: authority.to_owned(),
-            https: believed && text(&FORWARDED_PROTO).is_some_and(|proto| proto.eq_ignore_ascii_case("https")),
+            https: text(&FORWARDED_PROTO)
+                .filter(|_| believed)
+                .map_or(spoke == Spoke::Tls, |proto| proto.eq_ignore_ascii_case("https")),
             forwarded_for: hops.join(", "),
             request_id: request_id.map_or_else(|| new_request_id(now, chance), str::to_owned),
             trace_parent: text(&TRACE_PARENT)
@@ -152,13 +171,13 @@ mod tests {
             ("x-request-id", "abc-1"),
         ]);
         let trusted = ["10.0.0.0/8".parse().expect("a network")];
-        let stranger = Origin::of(peer("192.0.2.1"), &sent, &trusted, NOW, 7);
+        let stranger = Origin::of(peer("192.0.2.1"), Spoke::Plain, &sent, &trusted, NOW, 7);
         assert_eq!(stranger.remote, peer("192.0.2.1"));
         assert_eq!(stranger.forwarded_for, "192.0.2.1");
         assert!(!stranger.https);
         assert_ne!(stranger.request_id, "abc-1");
 
-        let proxied = Origin::of(peer("10.0.0.8"), &sent, &trusted, NOW, 7);
+        let proxied = Origin::of(peer("10.0.0.8"), Spoke::Plain, &sent, &trusted, NOW, 7);
         assert_eq!(proxied.remote, peer("203.0.113.9"));
         assert_eq!(proxied.forwarded_for, "203.0.113.9, 10.0.0.7, 10.0.0.8");
         assert!(proxied.https);

@@ -17,7 +17,6 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::{Buf, BytesMut};
-use pingora::protocols::l4::stream::Stream as TcpSide;
 use pingora::protocols::raw_connect::ProxyDigest;
 use pingora::protocols::{
     GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, TimingDigest, UniqueID,
@@ -32,6 +31,7 @@ use super::connections::{Connection, Phase};
 use super::farewell::Farewell;
 use super::head::{self, Framing};
 use super::reply;
+use super::side::Side;
 use crate::domain::refusal::Refusal;
 
 /// The limits of a head.
@@ -59,7 +59,7 @@ pub(crate) trait House: Send + Sync {
 
 /// A guarded stream.
 pub(crate) struct Guard {
-    inner: TcpSide,
+    inner: Side,
     connection: Arc<Connection>,
     limits: HeadLimits,
     house: Arc<dyn House>,
@@ -100,7 +100,7 @@ enum Stage {
 
 impl Guard {
     /// Guards `inner`.
-    pub(crate) fn new(inner: TcpSide, connection: Arc<Connection>, limits: HeadLimits, house: Arc<dyn House>) -> Self {
+    pub(crate) fn new(inner: Side, connection: Arc<Connection>, limits: HeadLimits, house: Arc<dyn House>) -> Self {
         let told = connection.clone();
         Self {
             inner,

@@ -9,8 +9,6 @@ use std::task::Poll;
 use std::time::Duration;
 
 use pingora::apps::ServerApp;
-use pingora::protocols::l4::stream::Stream as TcpSide;
-use pingora::protocols::{GetSocketDigest, SocketDigest};
 use pingora::proxy::{HttpProxy, http_proxy};
 use pingora::server::configuration::ServerConf;
 use tokio::io::AsyncWriteExt;
@@ -19,10 +17,13 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::Gateway;
-use super::connections::{Connection, Connections, Entry};
+use super::connections::{Connection, Connections, Entry, Phase};
+use super::forwarded::Spoke;
 use super::guard::{Guard, HeadLimits, House};
 use super::proxy::{Proxy, milliseconds};
 use super::reply;
+use super::side::Side;
+use super::tls::Tls;
 use crate::domain::fault::Fault;
 use crate::domain::outcome::Settled;
 use crate::domain::refusal::Refusal;
@@ -54,6 +55,7 @@ pub struct Door {
     gateway: Arc<Gateway>,
     connections: Connections,
     limits: DoorLimits,
+    tls: Option<Tls>,
     closing: Arc<AtomicBool>,
     stop: watch::Sender<bool>,
 }
@@ -84,7 +86,7 @@ pub(super) fn closes() -> bool {
 impl Door {
     /// A door into `gateway`, not yet open.
     #[must_use]
-    pub fn new(gateway: Arc<Gateway>, limits: DoorLimits) -> Self {
+    pub fn new(gateway: Arc<Gateway>, limits: DoorLimits, tls: Option<Tls>) -> Self {
         let conf = ServerConf { max_retries: 1, upstream_keepalive_pool_size: 128, ..ServerConf::default() };
         let proxy = http_proxy(&Arc::new(conf), Proxy(gateway.clone()));
         let connections = Connections::new(limits.max_connections, gateway.metrics.clone());
@@ -93,6 +95,7 @@ impl Door {
             gateway,
             connections,
             limits,
+            tls,
             closing: Arc::default(),
             stop: watch::channel(false).0,
         }
@@ -134,11 +137,15 @@ impl Door {
     }
 
     fn admit(&self, stream: TcpStream, remote: SocketAddr, waiting_since: Option<Instant>) {
-        if let Some(entry) = self.connections.enter(remote, waiting_since) {
+        let spoke = if self.tls.is_some() { Spoke::Tls } else { Spoke::Plain };
+        if let Some(entry) = self.connections.enter(remote, spoke, waiting_since) {
             drop(tokio::spawn(self.clone().visit(stream, entry)));
         } else {
             self.gateway.metrics.connections_turned_away_total.inc();
-            drop(tokio::spawn(turn_away(stream)));
+            // Inside TLS it would cost a handshake to say so: the connection closes, which senders repeat too.
+            if spoke == Spoke::Plain {
+                drop(tokio::spawn(turn_away(stream)));
+            }
         }
     }
 
@@ -148,9 +155,7 @@ impl Door {
             return;
         }
         let connection = entry.connection.clone();
-        let digest = socket_digest(&stream);
-        let mut stream = TcpSide::from(stream);
-        stream.set_socket_digest(digest);
+        let Some(stream) = self.shake_hands(stream, &connection).await else { return };
         let limits = HeadLimits {
             header_timeout: self.limits.header_timeout,
             idle_timeout: self.limits.idle_timeout,
@@ -162,6 +167,25 @@ impl Door {
         let served = async { self.proxy.process_new(Box::new(guard), &never_shut_down).await };
         drop(VISIT.scope(visit, served).await);
         drop(entry);
+    }
+
+    /// The stream that requests come through; `None` if no handshake came about within `header_timeout`.
+    async fn shake_hands(&self, stream: TcpStream, connection: &Connection) -> Option<Side> {
+        let Some(tls) = &self.tls else { return Some(Side::plain(stream)) };
+        // As busy as who sends a head: not to be taken for idle, and not to take longer.
+        connection.enter(Phase::Head(Instant::now()));
+        let shaken = tokio::time::timeout(self.limits.header_timeout, tls.accept(stream)).await;
+        connection.enter(Phase::Idle(Instant::now()));
+        let reason = match shaken {
+            Ok(Ok(stream)) => return Some(Side::encrypted(stream)),
+            Ok(Err(error)) => {
+                tracing::debug!(remote = %connection.remote.ip(), %error, "a TLS handshake failed");
+                "failed"
+            }
+            Err(_) => "timeout",
+        };
+        self.gateway.metrics.tls_handshake_failures_total.with_label_values(&[reason]).inc();
+        None
     }
 
     /// Has connections close after the request they serve, or serve next; still accepts.
@@ -181,11 +205,6 @@ impl Door {
     pub async fn closed(&self) {
         self.connections.all_closed().await;
     }
-}
-
-fn socket_digest(stream: &TcpStream) -> SocketDigest {
-    use std::os::fd::AsRawFd;
-    SocketDigest::from_raw_fd(stream.as_raw_fd())
 }
 
 /// Says that there is no room, to a sender that will come again.

@@ -14,14 +14,16 @@ mod proxy;
 mod receive;
 mod refused;
 pub mod reply;
+mod side;
 pub mod site;
+pub mod tls;
 
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
 use arc_swap::ArcSwap;
 
-pub use self::forwarded::Origin;
+pub use self::forwarded::{Origin, Spoke};
 pub use self::receive::Received;
 pub use self::refused::KeptRefusal;
 

@@ -69,11 +69,12 @@ impl ProxyHttp for Proxy {
             session.set_keepalive(None);
         }
         let now = self.0.clock.now();
-        let Some(peer) = listener::connection().map(|connection| connection.remote.ip()) else {
+        let connection = listener::connection().map(|connection| (connection.remote.ip(), connection.spoke));
+        let Some((peer, spoke)) = connection else {
             return Err(Error::explain(ErrorType::InternalError, "a request without a connection"));
         };
         let headers = &session.req_header().headers;
-        let origin = Origin::of(peer, headers, &site.trusted_proxies, now, fastrand::u128(..));
+        let origin = Origin::of(peer, spoke, headers, &site.trusted_proxies, now, fastrand::u128(..));
         let target = Target::of(session.req_header());
         let destination = target.as_ref().map_or(Destination::Nowhere, |target| site.find(&target.path));
         let (route, received) = match (destination, target) {

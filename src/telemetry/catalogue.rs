@@ -127,6 +127,17 @@ pub const CATALOGUE: &[Spec] = &[
     gauge("connections", &[], "Open connections of senders."),
     gauge("connections_capacity", &[], "server.max_connections."),
     counter("connections_turned_away_total", &[], "Connections answered 503 because none could be closed for them."),
+    counter("tls_handshake_failures_total", &["reason"], "TLS handshakes of senders that came to nothing."),
+    gauge(
+        "tls_certificate_not_after_timestamp_seconds",
+        &["certificate"],
+        "When the certificate in use ceases to be valid, by its file; only with server.tls.",
+    ),
+    gauge(
+        "tls_last_reload_successful",
+        &[],
+        "1 if the TLS files could be used when they last changed, or there are none.",
+    ),
     gauge("buffered_bytes", &[], "Bytes of request bodies in memory."),
     gauge("buffered_bytes_capacity", &[], "server.max_buffered_bytes."),
     gauge("refused_kept_bytes", &[], "Bytes of refused requests kept in memory to be explained; bound: 8 MiB."),
@@ -150,6 +161,8 @@ pub const SPOOL_STATES: [&str; 2] = ["pending", "dead"];
 pub const SPOOL_OPS: [&str; 6] = ["open", "commit", "read", "checkpoint", "recover", "damage"];
 /// `what` came over from a damaged database, or could not be read.
 pub const SALVAGED: [&str; 3] = ["event", "mark", "unreadable_page"];
+/// `reason` of a TLS handshake that came to nothing.
+pub const TLS_FAILURES: [&str; 2] = ["failed", "timeout"];
 /// `reason` of a dead letter.
 pub const DEAD_REASONS: [&str; 3] = ["app_rejected", "attempts_exhausted", "too_old"];
 

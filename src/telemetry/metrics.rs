@@ -106,6 +106,12 @@ pub struct Metrics {
     pub connections_capacity: IntGauge,
     /// No labels.
     pub connections_turned_away_total: IntCounter,
+    /// `reason`.
+    pub tls_handshake_failures_total: IntCounterVec,
+    /// `certificate`; Unix seconds.
+    pub tls_certificate_not_after_timestamp_seconds: IntGaugeVec,
+    /// 1 from the start.
+    pub tls_last_reload_successful: IntGauge,
     /// Bytes in memory now.
     pub buffered_bytes: IntGauge,
     /// Most bytes in memory.
@@ -169,6 +175,9 @@ impl Metrics {
             connections: make.gauge("connections")?,
             connections_capacity: make.gauge("connections_capacity")?,
             connections_turned_away_total: make.counter("connections_turned_away_total")?,
+            tls_handshake_failures_total: make.counters("tls_handshake_failures_total")?,
+            tls_certificate_not_after_timestamp_seconds: make.gauges("tls_certificate_not_after_timestamp_seconds")?,
+            tls_last_reload_successful: make.gauge("tls_last_reload_successful")?,
             buffered_bytes: make.gauge("buffered_bytes")?,
             buffered_bytes_capacity: make.gauge("buffered_bytes_capacity")?,
             refused_kept_bytes: make.gauge("refused_kept_bytes")?,
@@ -240,6 +249,10 @@ impl Metrics {
         }
         for op in catalogue::SPOOL_OPS {
             self.spool_errors_total.with_label_values(&[op]);
+        }
+        self.tls_last_reload_successful.set(1);
+        for reason in catalogue::TLS_FAILURES {
+            self.tls_handshake_failures_total.with_label_values(&[reason]);
         }
         for what in catalogue::SALVAGED {
             self.spool_salvaged_total.with_label_values(&[what]);

@@ -43,4 +43,5 @@ mod shared_store;
 mod slow;
 mod start;
 mod telemetry;
+mod tls;
 mod world;

@@ -6,8 +6,8 @@ use std::time::Duration;
 use super::{Check, keys};
 use crate::config::fault::FaultKind;
 use crate::config::leaf::Size;
-use crate::config::raw::{RawConfig, RawDedup, RawLog, RawServer, RawSpool};
-use crate::config::settings::{Dedup, Log, Server, SpoolSettings, Store, StoreKind};
+use crate::config::raw::{RawConfig, RawDedup, RawLog, RawServer, RawSpool, RawTls};
+use crate::config::settings::{Dedup, Log, Server, ServerTls, SpoolSettings, Store, StoreKind};
 
 pub(super) fn server(raw: &RawServer) -> Option<Server> {
     Some(Server {
@@ -21,6 +21,7 @@ pub(super) fn server(raw: &RawServer) -> Option<Server> {
         max_connections: raw.max_connections?.size(),
         max_buffered_bytes: raw.max_buffered_bytes?.length(),
         trusted_proxies: raw.trusted_proxies.iter().flatten().map(|network| network.0).collect(),
+        tls: None,
     })
 }
 
@@ -90,18 +91,35 @@ impl Check<'_> {
         Some(Dedup { store: store?, on_store_down: raw.on_store_down.as_ref()?.0 })
     }
 
+    /// Where the files of TLS are.
+    pub(super) fn tls(&mut self, raw: &RawTls) -> Option<ServerTls> {
+        let path = keys(&["server", "tls"]);
+        if raw.h2 == Some(true) {
+            self.unbuilt(&keys(&["server", "tls", "h2"]), " = true");
+        }
+        let directory = self.layers.directory(&keys(&["server", "tls", "cert"])).to_owned();
+        let mut certificates = Vec::new();
+        let first = std::iter::once((&raw.cert, &raw.key, path.clone()));
+        let also =
+            raw.also.iter().flatten().enumerate().map(|(place, one)| {
+                (&one.cert, &one.key, [path.clone(), keys(&["also", &place.to_string()])].concat())
+            });
+        for (cert, key, at) in first.chain(also) {
+            match (cert, key) {
+                (Some(cert), Some(key)) => certificates.push((directory.join(&cert.0.0), directory.join(&key.0.0))),
+                (None, _) => self.missing(&[at, keys(&["cert"])].concat(), "a file with a certificate, PEM"),
+                (_, None) => self.missing(&[at, keys(&["key"])].concat(), "a file with the certificate's key, PEM"),
+            }
+        }
+        let client_ca = raw.client_ca.as_ref().map(|file| directory.join(&file.0.0));
+        Some(ServerTls { certificates, client_ca }).filter(|tls| !tls.certificates.is_empty())
+    }
+
     /// A key that is known and not built yet; `how`: only if it is given so.
     pub(super) fn unbuilt(&mut self, path: &[String], how: &str) {
         let mut fault = self.layers.fault(FaultKind::NotImplemented, path, String::new(), String::new());
         fault.key.push_str(how);
         self.faults.push(fault);
-    }
-
-    /// Keys that are known and not built yet.
-    pub(super) fn refuse_unbuilt(&mut self, raw: &RawConfig) {
-        if raw.server.tls.is_some() {
-            self.unbuilt(&keys(&["server", "tls"]), "");
-        }
     }
 
     /// Three listeners on three addresses, and the one that shows bodies not open to everyone.

@@ -17,7 +17,7 @@ use super::fault::{ConfigFault, ConfigFaults, FaultKind};
 use super::layers::Layers;
 use super::raw::RawConfig;
 use super::read::read;
-use super::settings::{Config, Note, NoteLevel};
+use super::settings::{Config, Note, NoteLevel, Server};
 use super::source::{KeyPath, dotted};
 use crate::domain::scheme::{PARTS, RawScheme};
 
@@ -77,10 +77,10 @@ impl Check<'_> {
     fn config(&mut self, raw: &RawConfig, parts: &Parts) -> Option<Config> {
         let whole: RawConfig = typed(self.clean.clone())?;
         let admin_token = raw.admin_token.as_ref().and_then(|token| self.secret(&keys(&["admin_token"]), token));
-        let server = global::server(&whole.server);
+        let tls = whole.server.tls.as_ref().and_then(|tls| self.tls(tls));
+        let server = global::server(&whole.server).map(|server| Server { tls, ..server });
         let dedup = self.dedup(&whole.dedup);
         let spool = self.spool(&whole.spool);
-        self.refuse_unbuilt(raw);
         self.listeners(&whole, raw.admin_token.is_some());
         if let Some(server) = &server {
             self.server_rules(server);

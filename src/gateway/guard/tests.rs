@@ -5,6 +5,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
 use crate::gateway::connections::Connections;
+use crate::gateway::forwarded::Spoke;
 use crate::gateway::proxy::LINGER;
 use crate::telemetry::Metrics;
 
@@ -31,13 +32,13 @@ async fn guarded() -> (Guard, TcpStream) {
     let sender = TcpStream::connect(listener.local_addr().expect("bound")).await.expect("a connection");
     let (stream, remote) = listener.accept().await.expect("the connection");
     let metrics = Arc::new(Metrics::new(&[]).expect("metrics"));
-    let entry = Connections::new(1, metrics).enter(remote, None).expect("room");
+    let entry = Connections::new(1, metrics).enter(remote, Spoke::Plain, None).expect("room");
     let limits = HeadLimits {
         header_timeout: Duration::from_secs(10),
         idle_timeout: Duration::from_secs(60),
         max_header_bytes: 32 * 1024,
     };
-    (Guard::new(TcpSide::from(stream), entry.connection.clone(), limits, Arc::new(Quiet)), sender)
+    (Guard::new(Side::plain(stream), entry.connection.clone(), limits, Arc::new(Quiet)), sender)
 }
 
 #[tokio::test(start_paused = true)]

@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
-use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
 
 use super::leaf::{AppUrl, Count, Factor, MediaType, Name, Pointer, PublicUrl, Rate, RequestPath, Size, Text};
 use super::raw_redis::RawRedis;
@@ -115,8 +115,10 @@ pub(super) struct RawCertificate {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct RawApp {
-    /// Its address: `http://host[:port][/prefix]`.
+    /// Its address: `http://host[:port][/prefix]`, or `https://…`.
     pub(super) url: Option<Text<AppUrl>>,
+    /// Certificates of authorities, PEM, for `https://`: only theirs are believed. Else the system's are.
+    pub(super) ca: Option<Text<Name>>,
     /// Longest wait for a connection.
     pub(super) connect_timeout: Option<Text<Duration>>,
     /// Longest attempt, in the background once the sender has been answered.

@@ -280,6 +280,7 @@ mod tests {
             allow_from: Vec::new(),
             app: AppPolicy {
                 url: "http://127.0.0.1:3000".into(),
+                ca: None,
                 connect_timeout: Duration::from_secs(2),
                 attempt_timeout: Duration::from_secs(60),
                 max_in_flight: 64,

@@ -63,8 +63,10 @@ pub enum Enforcement {
 /// The receiver behind the gateway.
 #[derive(Clone, Debug)]
 pub struct AppPolicy {
-    /// `http://host[:port][/prefix]`, without a trailing slash.
+    /// `http://host[:port][/prefix]` or `https://…`, without a trailing slash.
     pub url: String,
+    /// Authorities that a certificate of the application must come from, in DER; none: those of the system.
+    pub ca: Option<Arc<[Vec<u8>]>>,
     /// Longest wait for a connection.
     pub connect_timeout: Duration,
     /// Longest attempt, from start to status line.
@@ -182,6 +184,7 @@ pub(crate) fn fixture(name: &str) -> Route {
         allow_from: Vec::new(),
         app: AppPolicy {
             url: "http://127.0.0.1:9".to_owned(),
+            ca: None,
             connect_timeout: Duration::from_secs(2),
             attempt_timeout: Duration::from_secs(60),
             max_in_flight: 64,

@@ -17,11 +17,13 @@ use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, Uri};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client as PooledClient;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::time::Instant;
 
+use super::trust::Trust;
 use crate::domain::event::Event;
 use crate::domain::outcome::{AppAnswer, Outcome, Timeout};
 use crate::domain::route::{AppPolicy, HostHeader};
@@ -39,15 +41,17 @@ const PIECE: usize = 64 * 1024;
 /// What carries attempts to the application. Cloning shares it.
 #[derive(Clone, Debug)]
 pub enum Client {
-    /// The pooled HTTP client of one connect timeout.
+    /// The pooled HTTP client of one connect timeout and one choice of authorities.
     Http(Http),
+    /// No client came about, for this reason.
+    None(Arc<str>),
     /// A simulation's application.
     Stand(Arc<dyn Application>),
 }
 
 /// The pooled HTTP client.
 #[derive(Clone, Debug)]
-pub struct Http(PooledClient<HttpConnector, Pieces>);
+pub struct Http(PooledClient<HttpsConnector<HttpConnector>, Pieces>);
 
 /// An application without a socket, for simulations.
 #[async_trait]
@@ -69,12 +73,19 @@ pub struct Sending {
 }
 
 impl Client {
-    /// A client that gives up connecting after `connect_timeout`.
+    /// A client that gives up connecting after `connect_timeout`, and believes whom `trust` says.
     #[must_use]
-    pub fn new(connect_timeout: Duration) -> Self {
+    pub fn new(connect_timeout: Duration, trust: &Trust) -> Self {
         let mut connector = HttpConnector::new();
         connector.set_connect_timeout(Some(connect_timeout));
         connector.set_nodelay(true);
+        connector.enforce_http(false);
+        let tls = match trust.tls() {
+            Ok(tls) => tls,
+            Err(error) => return Self::None(format!("TLS cannot be set up: {error}").into()),
+        };
+        let connector =
+            HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().wrap_connector(connector);
         let client = PooledClient::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(POOL_IDLE)
@@ -91,6 +102,7 @@ impl Client {
     pub async fn send(&self, event: &Event, app: &AppPolicy, sending: Sending, body_by: Instant) -> Outcome {
         match self {
             Self::Http(http) => http.send(event, app, sending, body_by).await,
+            Self::None(why) => Outcome::Unreachable((**why).to_owned()),
             Self::Stand(stand) => {
                 let taken = tokio::time::timeout(app.attempt_timeout, stand.take(event, sending)).await;
                 taken.unwrap_or_else(|_| no_status_line(app.attempt_timeout))

@@ -11,6 +11,7 @@ pub mod attempt;
 pub mod first;
 pub mod limits;
 pub mod spooled;
+mod trust;
 mod turns;
 
 use std::collections::{HashMap, HashSet};
@@ -23,6 +24,7 @@ use tokio::time::Instant;
 
 use self::attempt::{Application, Client, Sending};
 use self::limits::{BreakerState, Lane, Learnt, SharedBreaker, Slot};
+use self::trust::Trust;
 use self::turns::Turns;
 use crate::claims::flight::Follower;
 use crate::claims::{Claims, Held};
@@ -54,7 +56,7 @@ struct Inner {
     /// A simulation's application, in place of all clients.
     stand: Option<Arc<dyn Application>>,
     /// Per connect timeout; outlives a change of the configuration.
-    clients: Mutex<HashMap<Duration, Client>>,
+    clients: Mutex<HashMap<(Duration, Trust), Client>>,
     /// Events on disk with an attempt running or about to: they are not picked again.
     running: Mutex<HashSet<EventId>>,
     /// Events of which a copy is being sent, where there may be copies. Bounded as `running` is.
@@ -194,8 +196,8 @@ impl Deliverer {
             return Client::Stand(stand.clone());
         }
         let mut clients = self.0.clients.lock().unwrap_or_else(PoisonError::into_inner);
-        let timeout = route.app.connect_timeout;
-        clients.entry(timeout).or_insert_with(|| Client::new(timeout)).clone()
+        let (timeout, trust) = (route.app.connect_timeout, Trust::of(&route.app));
+        clients.entry((timeout, trust.clone())).or_insert_with(|| Client::new(timeout, &trust)).clone()
     }
 
     /// One attempt, measured and learnt from. The slot is given back when it ends: nobody waits for the disk with it.

@@ -11,6 +11,7 @@ use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::prelude::{Error, ErrorType, HttpPeer};
 use pingora::proxy::{FailToProxy, ProxyHttp, Session};
 use pingora::upstreams::peer::HttpUpstreamRequestPolicy;
+use pingora::utils::tls::{WrappedX509, parse_x509};
 use tokio::time::Instant;
 
 use super::Gateway;
@@ -101,14 +102,19 @@ impl ProxyHttp for Proxy {
             return Err(Error::explain(ErrorType::InternalError, "only passthrough paths have an upstream"));
         };
         let app = &site.app;
-        let authority = app.url.trim_start_matches("http://").split('/').next().unwrap_or_default();
-        let address = if authority.contains(':') { authority.to_owned() } else { format!("{authority}:80") };
+        let (scheme, rest) = app.url.split_once("://").unwrap_or(("http", &app.url));
+        let (https, port) = if scheme == "https" { (true, 443) } else { (false, 80) };
+        let authority = rest.split('/').next().unwrap_or_default();
+        let has_port = authority.rsplit(']').next().is_some_and(|tail| tail.contains(':'));
+        let address = if has_port { authority.to_owned() } else { format!("{authority}:{port}") };
         let found = tokio::time::timeout(app.connect_timeout, tokio::net::lookup_host(&address)).await;
         let Some(address) = found.ok().and_then(Result::ok).and_then(|mut addresses| addresses.next()) else {
             let error = Error::explain(ErrorType::ConnectNoRoute, "the application's name does not resolve");
             return Err(error.into_up());
         };
-        let mut peer = HttpPeer::new(address, false, String::new());
+        let host = authority.rsplit_once(':').filter(|_| has_port).map_or(authority, |(host, _)| host);
+        let mut peer = HttpPeer::new(address, https, host.trim_matches(['[', ']']).to_owned());
+        peer.options.ca = app.ca.as_ref().map(|these| authorities(these));
         peer.options.connection_timeout = Some(app.connect_timeout);
         peer.options.total_connection_timeout = Some(app.connect_timeout);
         peer.options.read_timeout = Some(app.attempt_timeout);
@@ -371,6 +377,11 @@ impl Target {
             None => Self { path: raw.to_owned(), query: None },
         })
     }
+}
+
+/// Authorities of an application's certificate, as Pingora wants them.
+fn authorities(these: &[Vec<u8>]) -> Arc<[WrappedX509]> {
+    these.iter().map(|one| WrappedX509::new(one.clone(), parse_x509)).collect()
 }
 
 fn is_text(value: &HeaderValue) -> bool {

@@ -44,7 +44,14 @@ const CASES: &[Case] = &[
     ("[app]\nurl = \"127.0.0.1:3000\"\n", Value, "app.url", 2, 7, "127.0.0.1:3000"),
     ("[app]\nurl = \"http://h/?q\"\n", Value, "app.url", 2, 7, "http://h/?q"),
     ("[app]\nattempt_timeout = \"0s\"\n", Value, "app.attempt_timeout", 2, 19, "no time"),
-    ("[app]\nurl = \"https://127.0.0.1:3000\"\n", NotImplemented, "app.url with https://", 2, 1, ""),
+    (
+        "[app]\nurl = \"https://127.0.0.1:3000\"\nca = \"absent.crt\"\n",
+        Value,
+        "app.ca",
+        3,
+        6,
+        "absent.crt: there is no such file",
+    ),
     ("[server]\ntls = { cert = \"c\", key = \"k\", h2 = true }\n", NotImplemented, "server.tls.h2 = true", 2, 32, ""),
     ("[server]\ntls = { cert = \"c\" }\n", Missing, "server.tls.key", 2, 1, ""),
     (

@@ -282,3 +282,78 @@ fn files_that_cannot_be_used_stop_the_start_and_are_named() {
         assert!(told.contains(said), "{told}");
     }
 }
+
+// ---- the application behind TLS
+
+/// TLS in front of an application, at an address of its own, until it is dropped.
+struct Front {
+    address: std::net::SocketAddr,
+    _runtime: tokio::runtime::Runtime,
+}
+
+impl Front {
+    fn of(app: &App, papers: &Papers, names: &[&str]) -> Self {
+        let (certificate, key) = papers.sign(names);
+        let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = rustls::ServerConfig::builder_with_provider(provider).with_protocol_versions(ALL).unwrap();
+        let config = builder.with_no_client_auth().with_single_cert(vec![certificate.der().clone()], key).unwrap();
+        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let behind = app.url().trim_start_matches("http://").to_owned();
+        let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
+        let address = listener.local_addr().unwrap();
+        runtime.spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let (acceptor, behind) = (acceptor.clone(), behind.clone());
+                tokio::spawn(async move {
+                    let Ok(mut outside) = acceptor.accept(stream).await else { return };
+                    let Ok(mut inside) = tokio::net::TcpStream::connect(behind).await else { return };
+                    let _ended = tokio::io::copy_bidirectional(&mut outside, &mut inside).await;
+                });
+            }
+        });
+        Self { address, _runtime: runtime }
+    }
+
+    fn url(&self) -> String {
+        format!("https://localhost:{}", self.address.port())
+    }
+}
+
+#[test]
+fn an_application_behind_tls_is_reached_and_so_are_its_passthrough_paths() {
+    let (papers, app) = (Papers::new(), App::start());
+    let front = Front::of(&app, &papers, &["localhost"]);
+    let ca = format!("app.ca = '{}'", papers.authority_file().display());
+    let gateway = Gateway::start(Setup::new(&front.url()).with(&[&ca, "passthrough.paths = ['/health']"]));
+    let reply = gateway.send(&Provider::Veedeo.sign(task("a")));
+    assert_eq!((reply.status, reply.text().as_str()), (200, "{\"app\":200}"));
+    assert_eq!(gateway.send(&Request::get("/health")).status, 200);
+    let seen = app.seen();
+    assert_eq!(seen.len(), 2);
+    assert_eq!(seen[0].headers.all("Host"), ["hooks.example.com"]);
+}
+
+#[test]
+fn an_application_that_cannot_prove_its_name_gets_no_event_and_gets_it_unflagged_when_it_can() {
+    let (papers, others, app) = (Papers::new(), Papers::new(), App::start());
+    let wrong_name = Front::of(&app, &papers, &["elsewhere.example.com"]);
+    let right = Front::of(&app, &papers, &["localhost"]);
+    let theirs = format!("app.ca = '{}'", papers.authority_file().display());
+    let not_theirs = format!("app.ca = '{}'", others.authority_file().display());
+    for (n, (front, ca)) in [(&wrong_name, &theirs), (&right, &not_theirs)].into_iter().enumerate() {
+        let mut gateway = Gateway::start(Setup::new(&front.url()).with(&[ca]));
+        let reply = gateway.send(&Provider::Veedeo.sign(task(n)));
+        assert!(reply.acked(), "{}", reply.text());
+        eventually("an attempt was made", Duration::from_secs(10), || {
+            (gateway.metrics().count("hookgate_attempts_total", &[("outcome", "unreachable")]) > 0).then_some(())
+        });
+        assert_eq!(app.count(), n, "nothing of the event went through");
+        gateway.configure(&[&format!("app.url = '{}'", right.url()), &theirs]);
+        gateway.signal(rustix::process::Signal::HUP);
+        gateway.wait_for_empty_spool(Duration::from_secs(20));
+        assert_eq!(app.count(), n + 1);
+        assert_eq!(app.seen()[n].headers.all("Hookgate-Possible-Duplicate"), Vec::<String>::new());
+    }
+}

@@ -221,6 +221,7 @@ fn route(rng: &mut Rng, number: usize) -> Route {
         allow_from: Vec::new(),
         app: AppPolicy {
             url: format!("http://app{}", number / 2),
+            ca: None,
             connect_timeout: Duration::from_secs(2),
             attempt_timeout: Duration::from_secs(if rng.bool() { 60 } else { 12 }),
             max_in_flight: rng.usize(1..=6),

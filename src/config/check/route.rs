@@ -7,13 +7,17 @@ use std::time::Duration;
 use bytes::Bytes;
 use figment::value::{Dict, Value};
 use http::StatusCode;
+use rustls::RootCertStore;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::{self, PemObject};
 
 use super::rules::span;
 use super::{Check, Parts, keys, typed};
 use crate::config::defaults::{self, lay};
 use crate::config::fault::FaultKind;
+use crate::config::find::reason;
 use crate::config::layers::Origin;
-use crate::config::leaf::RequestPath;
+use crate::config::leaf::{Name, RequestPath, Text};
 use crate::config::raw::{
     RawAck, RawApp, RawConfig, RawDelivery, RawGrowing, RawRetries, RawRoute, RawRouteDedup, RawSecret,
 };
@@ -155,23 +159,55 @@ impl Check<'_> {
     }
 
     fn app(&mut self, name: &str) -> Option<AppPolicy> {
-        let policy = app_policy(typed(self.shared(name, "app"))?)?;
+        let raw: RawApp = typed(self.shared(name, "app"))?;
+        let ca = self.shared_key(name, "app", "ca");
+        let policy = AppPolicy { ca: self.authorities(&ca, raw.ca.as_ref()), ..app_policy(raw)? };
         self.app_rules(&policy, &|check, key| check.shared_key(name, "app", key));
         Some(policy)
     }
 
     /// The application of no route: where requests pass through to.
     pub(super) fn shared_app(&mut self, raw: RawApp) -> Option<AppPolicy> {
-        let policy = app_policy(raw)?;
+        let ca = self.authorities(&keys(&["app", "ca"]), raw.ca.as_ref());
+        let policy = AppPolicy { ca, ..app_policy(raw)? };
         self.app_rules(&policy, &|_, key| keys(&["app", key]));
         Some(policy)
     }
 
+    /// The certificates in a file, in DER.
+    fn authorities(&mut self, key: &[String], file: Option<&Text<Name>>) -> Option<Arc<[Vec<u8>]>> {
+        let file = self.layers.directory(key).join(&file?.0.0);
+        let read: Result<Vec<_>, _> = CertificateDer::pem_file_iter(&file).and_then(Iterator::collect);
+        let found = match read {
+            Ok(found) if found.iter().all(|one| RootCertStore::empty().add(one.clone()).is_ok()) => found,
+            Ok(_) => Vec::new(),
+            Err(pem::Error::Io(error)) => {
+                self.unusable_authorities(key, format!("{}: {}", file.display(), reason(&error)));
+                return None;
+            }
+            Err(error) => {
+                self.unusable_authorities(key, format!("{}: {error}", file.display()));
+                return None;
+            }
+        };
+        if found.is_empty() {
+            self.unusable_authorities(key, format!("{} without one that can be used", file.display()));
+            return None;
+        }
+        Some(found.into_iter().map(|one| one.to_vec()).collect())
+    }
+
+    fn unusable_authorities(&mut self, key: &[String], found: String) {
+        if !self.faulted(key) {
+            self.fault(FaultKind::Value, key, found, "a file with certificates of authorities, PEM");
+        }
+    }
+
     /// What is wrong with an application, once however many routes share it.
     fn app_rules(&mut self, policy: &AppPolicy, key: &dyn Fn(&Self, &str) -> KeyPath) {
-        let url = key(self, "url");
-        if policy.url.starts_with("https://") && !self.faulted(&url) {
-            self.unbuilt(&url, " with https://");
+        let ca = key(self, "ca");
+        if policy.ca.is_some() && policy.url.starts_with("http://") && !self.faulted(&ca) {
+            self.warn(&ca, "the application is reached by http://, where no certificate is looked at".to_owned());
         }
         for (name, span) in [("connect_timeout", policy.connect_timeout), ("attempt_timeout", policy.attempt_timeout)] {
             let path = key(self, name);
@@ -329,6 +365,7 @@ fn default_retries() -> Dict {
 fn app_policy(raw: RawApp) -> Option<AppPolicy> {
     Some(AppPolicy {
         url: raw.url?.0.0,
+        ca: None,
         connect_timeout: raw.connect_timeout?.0,
         attempt_timeout: raw.attempt_timeout?.0,
         max_in_flight: raw.max_in_flight?.size(),

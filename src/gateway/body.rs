@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::{Bytes, BytesMut};
+use http::Version;
 use http::header::{CONTENT_LENGTH, EXPECT};
+use pingora::http::RequestHeader;
 use pingora::prelude::{Error, ErrorType};
 use pingora::protocols::http::ServerSession;
 use tokio::time::Instant;
@@ -106,7 +108,7 @@ async fn read_all(
     announced: Option<usize>,
     reserved: &mut Reserved,
 ) -> Result<Bytes, Unread> {
-    if session.req_header().headers.contains_key(EXPECT) {
+    if waits_for_continue(session.req_header()) {
         session.write_continue_response().await.map_err(|_| Unread::Refused(Refusal::BadRequest))?;
     }
     let mut first = Bytes::new();
@@ -135,6 +137,12 @@ async fn read_all(
         Some(length) if length != body.len() => Err(Unread::Refused(Refusal::BadRequest)),
         Some(_) | None => Ok(body),
     }
+}
+
+/// Whether a sender holds its body back until it is told to go on. The guard lets in no other expectation, and that of
+/// an HTTP/1.0 sender means nothing (RFC 9110 section 10.1.1).
+pub(super) fn waits_for_continue(head: &RequestHeader) -> bool {
+    head.version == Version::HTTP_11 && head.headers.contains_key(EXPECT)
 }
 
 /// What is wrong with a body that could not be read.

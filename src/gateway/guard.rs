@@ -10,6 +10,7 @@
 use std::fmt;
 use std::future::Future;
 use std::io;
+use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -29,7 +30,7 @@ use super::alarm::Alarm;
 use super::chunks::Chunks;
 use super::connections::{Connection, Phase};
 use super::farewell::Farewell;
-use super::head::{self, Framing};
+use super::head::{self, Framing, Judged};
 use super::reply;
 use super::side::Side;
 use crate::domain::refusal::Refusal;
@@ -76,6 +77,8 @@ pub(crate) struct Guard {
     pending: BytesMut,
     /// Bytes of `pending` that were looked at in vain for the end of the head.
     looked: usize,
+    /// Whether a blank line before the head was passed over.
+    forgiven: bool,
     stage: Stage,
     /// How the connection ends; there once a head was refused.
     farewell: Option<Farewell>,
@@ -115,6 +118,7 @@ impl Guard {
             close: Box::pin(async move { told.told_to_close().await }),
             pending: BytesMut::new(),
             looked: 0,
+            forgiven: false,
             stage: Stage::Head,
             farewell: None,
         }
@@ -174,9 +178,16 @@ impl Guard {
 
     /// Judges the head if it is complete.
     fn judge(&mut self) -> Result<Option<()>, Refusal> {
-        // One blank line before a request is forgiven (RFC 9112 section 2.2).
-        if self.looked == 0 && self.pending.starts_with(b"\r\n") {
-            self.pending.advance(2);
+        // One blank line before a request is forgiven (RFC 9112 section 2.2), however it comes in.
+        if self.looked == 0 && !self.forgiven {
+            match self.pending.get(..2) {
+                Some(b"\r\n") => {
+                    self.pending.advance(2);
+                    self.forgiven = true;
+                }
+                None if self.pending.first() == Some(&b'\r') => return Ok(None),
+                Some(_) | None => {}
+            }
         }
         let end = head::end(&self.pending, self.looked)?;
         self.looked = self.pending.len();
@@ -184,10 +195,20 @@ impl Guard {
             return Err(Refusal::HeaderTooLarge);
         }
         let Some(end) = end else { return Ok(None) };
-        let framing = head::judge(self.pending.get(..end).unwrap_or_default())?;
+        let Judged { framing, authority } = head::judge(self.pending.get(..end).unwrap_or_default())?;
+        let end = authority.map_or(end, |authority| end.saturating_sub(self.cut(authority)));
         self.stage = Stage::Judged(end, framing);
         self.looked = 0;
+        self.forgiven = false;
         Ok(Some(()))
+    }
+
+    /// Takes a part of the head out and says how long it was.
+    fn cut(&mut self, part: Range<usize>) -> usize {
+        let rest = self.pending.split_off(part.end.min(self.pending.len()));
+        self.pending.truncate(part.start);
+        self.pending.extend_from_slice(&rest);
+        part.len()
     }
 
     /// Reads what there is, at most one byte more than a head may have.

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use http::header::{CONNECTION, EXPECT, HOST, UPGRADE};
+use http::header::{CONNECTION, HOST};
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 use pingora::ErrorSource;
 use pingora::http::{RequestHeader, ResponseHeader};
@@ -41,6 +41,9 @@ pub(crate) struct Passage {
     passthrough: Option<(Arc<Site>, Origin)>,
     answered: bool,
 }
+
+/// What concerns the sender's connection alone (RFC 9110 section 7.6.1); the guard lets no upgrade in.
+const HOP_BY_HOP: [&str; 6] = ["connection", "keep-alive", "te", "trailer", "expect", "http2-settings"];
 
 /// The gateway in Pingora's clothes.
 pub(super) struct Proxy(pub(super) Arc<Gateway>);
@@ -81,9 +84,11 @@ impl ProxyHttp for Proxy {
         let (route, received) = match (destination, target) {
             (Destination::Passthrough, Some(_)) => {
                 session.set_read_timeout(Some(site.body_timeout));
-                // Nothing is tunnelled: what follows a request is the next request.
-                session.req_header_mut().remove_header(&UPGRADE);
                 passage.passthrough = Some((site, origin));
+                if body::waits_for_continue(session.req_header()) {
+                    // The application is asked for nothing: what it gets is bounded all the same.
+                    session.as_downstream_mut().write_continue_response().await?;
+                }
                 return Ok(false);
             }
             (Destination::Route(route), Some(target)) => {
@@ -130,8 +135,13 @@ impl ProxyHttp for Proxy {
         passage: &mut Passage,
     ) -> pingora::Result<()> {
         let Some((_, origin)) = &passage.passthrough else { return Ok(()) };
-        let ours = |name: &HeaderName| name.as_str().starts_with("hookgate-") || name.as_str().contains('_');
-        let unwanted: Vec<HeaderName> = upstream.headers.keys().filter(|name| ours(name)).cloned().collect();
+        let named: Vec<HeaderName> = named_by_connection(upstream).collect();
+        let ends_here = |name: &HeaderName| {
+            let text = name.as_str();
+            let hop = HOP_BY_HOP.contains(&text) || text.starts_with("proxy-") || named.contains(name);
+            hop || text.starts_with("hookgate-") || text.contains('_')
+        };
+        let unwanted: Vec<HeaderName> = upstream.headers.keys().filter(|name| ends_here(name)).cloned().collect();
         for name in unwanted {
             upstream.remove_header(&name);
         }
@@ -140,7 +150,6 @@ impl ProxyHttp for Proxy {
         for (name, value) in &told {
             upstream.insert_header(name.clone(), value.clone())?;
         }
-        upstream.remove_header(&EXPECT);
         Ok(())
     }
 
@@ -382,6 +391,13 @@ impl Target {
 /// Authorities of an application's certificate, as Pingora wants them.
 fn authorities(these: &[Vec<u8>]) -> Arc<[WrappedX509]> {
     these.iter().map(|one| WrappedX509::new(one.clone(), parse_x509)).collect()
+}
+
+/// The names in all `Connection` headers.
+fn named_by_connection(header: &RequestHeader) -> impl Iterator<Item = HeaderName> {
+    let values = header.headers.get_all(CONNECTION).iter();
+    let names = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    names.filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
 }
 
 fn is_text(value: &HeaderValue) -> bool {

@@ -25,6 +25,7 @@ mod disk;
 mod disk_faults;
 mod duplicates;
 mod explain;
+mod framing;
 mod front;
 mod handover;
 mod handshakes;

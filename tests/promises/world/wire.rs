@@ -170,8 +170,9 @@ impl Wire {
         let mut body = Vec::new();
         loop {
             let line = self.line()?;
-            let length =
-                usize::from_str_radix(&line, 16).map_err(|_| WireFault::Malformed(format!("chunk length {line:?}")))?;
+            let digits = !line.is_empty() && line.bytes().all(|b| b.is_ascii_hexdigit());
+            let length = usize::from_str_radix(&line, 16).ok().filter(|_| digits);
+            let length = length.ok_or_else(|| WireFault::Malformed(format!("chunk length {line:?}")))?;
             body.extend(self.exactly(length)?);
             let end = self.line()?;
             if !end.is_empty() {
@@ -280,7 +281,7 @@ mod tests {
 
     #[test]
     fn what_is_not_http_is_a_fault() {
-        let faults: [&[u8]; 7] = [
+        let faults: [&[u8]; 8] = [
             b"POST / HTTP/1.1\r\nA : 1\r\n\r\n",
             b"POST / HTTP/1.1\r\nA: 1\nB: 2\r\n\r\n",
             b"POST / HTTP/1.1\r\nA: 1\r\n folded\r\n\r\n",
@@ -288,6 +289,7 @@ mod tests {
             b"POST / HTTP/1.1\r\nContent-Length: +1\r\n\r\na",
             b"POST / HTTP/1.1\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\na",
             b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nab\r\n0\r\n\r\n",
+            b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n+1\r\na\r\n0\r\n\r\n",
         ];
         for fault in faults {
             assert!(matches!(read(fault), Err(WireFault::Malformed(_))), "{}", String::from_utf8_lossy(fault));

@@ -109,7 +109,7 @@ async fn read_all(
     reserved: &mut Reserved,
 ) -> Result<Bytes, Unread> {
     if waits_for_continue(session.req_header()) {
-        session.write_continue_response().await.map_err(|_| Unread::Refused(Refusal::BadRequest))?;
+        go_on(session).await.map_err(|_| Unread::Refused(Refusal::BadRequest))?;
     }
     let mut first = Bytes::new();
     let mut rest = BytesMut::new();
@@ -143,6 +143,14 @@ async fn read_all(
 /// an HTTP/1.0 sender means nothing (RFC 9110 section 10.1.1).
 pub(super) fn waits_for_continue(head: &RequestHeader) -> bool {
     head.version == Version::HTTP_11 && head.headers.contains_key(EXPECT)
+}
+
+/// Tells a sender to go on. The parser takes any reply before the end of a body for the last one of the connection.
+pub(super) async fn go_on(session: &mut ServerSession) -> pingora::Result<()> {
+    let keepalive = session.get_keepalive();
+    session.write_continue_response().await?;
+    session.set_keepalive(keepalive);
+    Ok(())
 }
 
 /// What is wrong with a body that could not be read.

@@ -236,13 +236,13 @@ fn options(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|option| !option.is_empty())
 }
 
-/// Whether an option leaves alone what says where the request goes and where it ends.
+/// Whether an option leaves alone what says where the request goes and ends, and what the gateway itself says of it.
 fn is_harmless(option: &[u8]) -> bool {
-    is_token(option)
-        && !matches!(
-            Known::of(option),
-            Some(Known::Host | Known::ContentLength | Known::TransferEncoding | Known::Expect)
-        )
+    let framing =
+        matches!(Known::of(option), Some(Known::Host | Known::ContentLength | Known::TransferEncoding | Known::Expect));
+    let starts = |ours: &&[u8]| option.get(..ours.len()).is_some_and(|start| start.eq_ignore_ascii_case(ours));
+    let ours = [b"x-forwarded-".as_slice(), b"hookgate-", b"x-request-id"].iter().any(starts);
+    is_token(option) && !framing && !ours
 }
 
 /// A value behind at most one space.
@@ -357,6 +357,7 @@ mod tests {
             "POST / HTTP/1.1\nHost: h\nUpgrade: h2c",
             "POST / HTTP/1.1\nHost: h\nConnection: close, content-length",
             "POST / HTTP/1.1\nHost: h\nConnection: a b",
+            "POST / HTTP/1.1\nHost: h\nConnection: X-Forwarded-For",
             "POST / HTTP/1.1\nHost: h\nExpect: 100-continue\nExpect: 100-continue",
             "POST / HTTP/1.1\nHost: h\nExpect: other",
             "POST http://other/a HTTP/1.1\nHost: h",

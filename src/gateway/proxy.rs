@@ -87,7 +87,7 @@ impl ProxyHttp for Proxy {
                 passage.passthrough = Some((site, origin));
                 if body::waits_for_continue(session.req_header()) {
                     // The application is asked for nothing: what it gets is bounded all the same.
-                    session.as_downstream_mut().write_continue_response().await?;
+                    body::go_on(session.as_downstream_mut()).await?;
                 }
                 return Ok(false);
             }

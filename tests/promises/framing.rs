@@ -84,7 +84,7 @@ fn exchanges() -> Vec<Exchange> {
         }
     }
     // A path that passes through declines nothing.
-    all.retain(|it| it.place == Place::Route || !matches!(it.payload.1, Verdict::Declined(_)));
+    all.retain(|it| it.place == Place::Route || !matches!(it.payload.1, Verdict::Declined | Verdict::DeclinedLast));
     all
 }
 
@@ -109,9 +109,9 @@ impl Exchange {
     /// Whether the application must see the request of this role.
     fn arrives(&self, role: Role) -> bool {
         match (self.payload.1, role) {
-            (Verdict::Refused, _) | (_, Role::Hidden) | (Verdict::Declined(_), Role::First) => false,
+            (Verdict::Refused | Verdict::DeclinedLast, _) | (_, Role::Hidden) | (Verdict::Declined, Role::First) => false,
             (Verdict::Taken | Verdict::TakenLast, Role::First) => self.signed || self.place == Place::Through,
-            (Verdict::Taken | Verdict::Declined(_), Role::Second) => self.followed,
+            (Verdict::Taken | Verdict::Declined, Role::Second) => self.followed,
             (Verdict::TakenLast, Role::Second) => false,
         }
     }
@@ -120,12 +120,12 @@ impl Exchange {
     fn statuses(&self) -> Vec<u16> {
         let first = match (self.payload.1, self.signed || self.place == Place::Through) {
             (Verdict::Refused, _) => return Vec::new(),
-            (Verdict::Declined(405), _) => 405,
-            (Verdict::Declined(status), true) => status,
+            (Verdict::DeclinedLast, _) => 405,
+            (Verdict::Declined, true) => 400,
             (Verdict::Taken | Verdict::TakenLast, true) => 200,
-            (Verdict::Declined(_) | Verdict::Taken | Verdict::TakenLast, false) => 401,
+            (Verdict::Declined | Verdict::Taken | Verdict::TakenLast, false) => 401,
         };
-        let second = self.followed && self.payload.1 != Verdict::TakenLast;
+        let second = self.followed && matches!(self.payload.1, Verdict::Taken | Verdict::Declined);
         [first].into_iter().chain(second.then_some(200)).collect()
     }
 
@@ -191,10 +191,14 @@ impl Exchange {
         let said = || format!("{}: {read:?}", self.name());
         match self.payload.1 {
             Verdict::Refused if read.iter().any(|status| *status < 400) => counts.accepted.push(said()),
-            Verdict::Taken | Verdict::TakenLast | Verdict::Declined(_) if read != wanted => counts.refused.push(said()),
-            Verdict::Refused | Verdict::Taken | Verdict::TakenLast | Verdict::Declined(_) => {}
+            Verdict::Refused => {}
+            Verdict::Taken | Verdict::TakenLast | Verdict::Declined | Verdict::DeclinedLast => {
+                if read != wanted {
+                    counts.refused.push(said());
+                }
+            }
         }
-        let ends = matches!(self.payload.1, Verdict::Refused | Verdict::TakenLast);
+        let ends = !matches!(self.payload.1, Verdict::Taken | Verdict::Declined);
         if ends && !line.closes(PATIENCE) {
             counts.left_open.push(said());
         }
@@ -228,7 +232,7 @@ fn dirt(seen: &Seen) -> Option<String> {
     let once = ["host", "x-forwarded-for", "x-request-id", "x-forwarded-host", "x-forwarded-proto"];
     let lost = once.iter().find(|name| seen.headers.all(name).len() != 1);
     let on_route = seen.target.starts_with("/webhooks/github");
-    let unframed = on_route && (seen.headers.all("content-length").len() != 1 || names.iter().any(|n| n.starts_with("tr")));
+    let unframed = on_route && (seen.headers.all("content-length").len() != 1 || names.contains(&"transfer-encoding".to_owned()));
     let unnamed = on_route && seen.headers.all("hookgate-key").len() != 1;
     let elsewhere = seen.method != "POST" || !(on_route || seen.target == "/through/a" || seen.target == "/through/a?a=b&c");
     let told = format!("{stray:?} {lost:?} {unframed} {unnamed} {elsewhere}: {seen:?}");

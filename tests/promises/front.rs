@@ -210,6 +210,42 @@ fn at_the_cap_an_idle_connection_makes_room_and_a_busy_one_does_not() {
 }
 
 #[test]
+fn one_source_cannot_take_every_connection_and_a_trusted_proxy_is_no_source() {
+    let capped = "server.max_connections_per_source = 3";
+    let world = world_with(&[capped, "server.trusted_proxies = ['192.0.2.0/24']"]);
+    let mut idle: Vec<Line> = (0..3).map(|_| open(&world)).collect();
+    for (n, line) in idle.iter_mut().enumerate() {
+        assert_eq!(line.send(&Provider::Veedeo.sign(task(n))).unwrap().status, 200);
+        pause(Duration::from_millis(50));
+    }
+    assert_eq!(world.veedeo(task("one more")).status, 200);
+    assert!(idle[0].closes(Duration::from_secs(5)), "the source's longest idle one was closed");
+    drop(idle);
+    let connections = || world.gateway.metrics().find("hookgate_connections", &[]);
+    eventually("all are gone", Duration::from_secs(5), || (connections() == Some(0.0)).then_some(()));
+
+    let _heads: Vec<Line> = (0..3).map(|_| half_a_head(&world)).collect();
+    eventually("three are there", Duration::from_secs(5), || (connections() == Some(3.0)).then_some(()));
+    let turned_away = world.gateway.try_send(&Provider::Veedeo.sign(task("too many"))).expect("a reply");
+    assert_eq!((turned_away.status, turned_away.reason().as_str()), (503, "overloaded"));
+    let counted = world.gateway.metrics().count("hookgate_connections_turned_away_total", &[]);
+    assert_eq!(counted, 1);
+
+    for trusted in ["server.trusted_proxies = ['127.0.0.0/8']", "server.trusted_proxies = []"] {
+        let world = world_with(&[capped, trusted]);
+        let _heads: Vec<Line> = (0..10).map(|_| half_a_head(&world)).collect();
+        assert_eq!(world.veedeo(task("one of many")).status, 200, "{trusted}");
+    }
+}
+
+/// A connection with a request that has begun.
+fn half_a_head(world: &World) -> Line {
+    let mut line = open(world);
+    line.raw(b"POST /webhooks/veedeo HTTP/1.1\r\nHost").unwrap();
+    line
+}
+
+#[test]
 fn past_the_cap_of_buffered_bytes_a_request_is_told_to_come_back() {
     let world = world_with(&["server.max_buffered_bytes = '1MiB'"]);
     let gate = Gate::closed();
@@ -261,11 +297,7 @@ fn absent_applications_and_slow_senders_do_not_keep_the_door_shut() {
     let mut world = world_with(&[]);
     world.app.down();
     let _half_open: Vec<Line> = (0..100)
-        .map(|_| {
-            let mut line = open(&world);
-            line.raw(b"POST /webhooks/veedeo HTTP/1.1\r\nHost").unwrap();
-            line
-        })
+        .map(|_| half_a_head(&world))
         .collect();
     for n in 0..10 {
         let reply = world.veedeo(task(n));
@@ -309,8 +341,12 @@ fn whatever_is_refused_is_counted_and_logged_once() {
         "OPTIONS * HTTP/1.1\r\nHost: h\r\n\r\n".to_owned(),
         "GET /\\evil/<a>^`{|} HTTP/1.1\r\nHost: h\r\n\r\n".to_owned(),
         "GET //other/a HTTP/1.1\r\nHost: h\r\n\r\n".to_owned(),
-        "GET /a HTTP/1.1\r\nHost: h:1:2, [::\r\nConnection: \"X-A\"\r\n\r\n".to_owned(),
-        "M-SEARCH /a HTTP/1.0\r\n\r\n".to_owned(),
+        "GET /a HTTP/1.1\r\nHost: h:1:2, [::\r\n\r\n".to_owned(),
+        "GET /a HTTP/1.1\r\nHost: h\r\nConnection: \"X-A\"\r\n\r\n".to_owned(),
+        "M-SEARCH /a HTTP/1.0\r\nHost: h\r\n\r\n".to_owned(),
+        "TRACE /a HTTP/1.1\r\nHost: h\r\n\r\n".to_owned(),
+        "GET /a HTTP/1.1\r\nHost: h\r\nUpgrade: h2c\r\n\r\n".to_owned(),
+        "GET /a HTTP/1.1\r\nHost: h\r\nExpect: more\r\n\r\n".to_owned(),
     ];
     let statuses: Vec<u16> = heads
         .iter()
@@ -320,9 +356,9 @@ fn whatever_is_refused_is_counted_and_logged_once() {
             line.read(Duration::from_secs(5)).unwrap().status
         })
         .collect();
-    assert_eq!(statuses, [404, 431, 400, 400, 400, 400, 400, 404, 404, 404]);
+    assert_eq!(statuses, [404, 431, 400, 400, 400, 400, 400, 404, 400, 400, 404, 400, 400, 400]);
     let refused = || world.gateway.metrics().count("hookgate_requests_total", &[("disposition", "refused")]);
-    eventually("each is counted", Duration::from_secs(5), || (refused() >= 10).then_some(()));
+    eventually("each is counted", Duration::from_secs(5), || (refused() >= heads.len() as u64).then_some(()));
     assert_eq!(world.gateway.log(&["\"msg\":\"request\"", "\"refused\""]).len(), heads.len());
 }
 

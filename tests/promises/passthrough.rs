@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use crate::world::act::{Act, accept};
 use crate::world::clock::{SOON, eventually};
 use crate::world::sender::{Line, Request};
+use crate::world::sign::Provider;
 use crate::world::{World, world_with, world_without_app};
 
 const PATHS: &str = "passthrough.paths = ['/through/*']";
@@ -64,13 +65,52 @@ fn nothing_is_tunnelled() {
         .with("Upgrade", "websocket")
         .with("Sec-WebSocket-Version", "13")
         .with("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ==");
-    assert_eq!(world.send(&upgrade).status, 200);
-    let names = world.app.only().headers.names();
-    assert!(!names.iter().any(|name| name == "upgrade"), "{names:?}");
+    let reply = world.send(&upgrade);
+    assert_eq!((reply.status, reply.reason().as_str()), (400, "bad_request"));
+    assert_eq!(world.app.count(), 0);
 
     let switched = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nraw";
     world.app.first([Act::Raw(switched.to_vec())]);
-    assert_eq!(world.send(&upgrade).status, 502);
+    assert_eq!(world.send(&Request::get("/through/a").with("Connection", "Upgrade")).status, 502);
+    let names = world.app.only().headers.names();
+    assert!(!names.iter().any(|name| name == "upgrade"), "{names:?}");
     world.app.always(accept());
     assert_eq!(world.send(&Request::get("/through/b")).status, 200);
+}
+
+#[test]
+fn a_sender_that_waits_for_100_continue_is_told_to_go_on_and_may_stay() {
+    let world = world_with(&[PATHS]);
+    let mut line = Line::open(&world.gateway.address()).unwrap();
+    for target in ["/through/a", "/webhooks/github"] {
+        let mut request = Provider::GitHub.sign(vec![b'x'; 20_000]);
+        request.target = target.into();
+        request.expects_continue = true;
+        let reply = line.send(&request).expect("a connection that lives on");
+        assert_eq!((reply.status, reply.interim), (200, 1), "{target}");
+    }
+    let seen = world.app.seen();
+    assert!(seen.iter().all(|seen| seen.body.len() == 20_000 && seen.headers.all("expect").is_empty()), "{seen:?}");
+}
+
+#[test]
+fn what_concerns_the_connection_alone_goes_no_further() {
+    let world = world_with(&[PATHS]);
+    let request = Request::get("/through/a")
+        .with("Connection", "keep-alive, X-Hop")
+        .with("X-Hop", "evil")
+        .with("Keep-Alive", "evil")
+        .with("TE", "trailers")
+        .with("Trailer", "evil")
+        .with("Proxy-Authorization", "evil")
+        .with("Hookgate-Key", "evil")
+        .with("hookgate_key", "evil")
+        .with("X-Forwarded-For", "6.6.6.6")
+        .with("X-Kept", "y");
+    assert_eq!(world.send(&request).status, 200);
+    let headers = world.app.only().headers;
+    for name in ["x-hop", "keep-alive", "te", "trailer", "proxy-authorization", "hookgate-key", "hookgate_key"] {
+        assert!(headers.all(name).is_empty(), "{name} in {headers:?}");
+    }
+    assert_eq!((headers.all("x-forwarded-for"), headers.all("x-kept")), (vec!["127.0.0.1".into()], vec!["y".into()]));
 }

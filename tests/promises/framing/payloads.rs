@@ -7,7 +7,7 @@
 //! long that is, `{innerchunk}` the hidden request as a chunk, `{innercl}` how long the size line of that is; `{xHH}` a
 //! byte, `{many}` five thousand letters. It sends nothing and judges nothing.
 
-use Verdict::{Declined, Refused, Taken, TakenLast};
+use Verdict::{Declined, DeclinedLast, Refused, Taken, TakenLast};
 
 /// What must become of a payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,8 +16,10 @@ pub(super) enum Verdict {
     Taken,
     /// It is the last request of its connection.
     TakenLast,
-    /// A route does not take it, with this status; what follows it is the next request.
-    Declined(u16),
+    /// A route does not take it, with 400; what follows it is the next request.
+    Declined,
+    /// A route does not take its method; its body is not read, and the connection ends.
+    DeclinedLast,
     /// It is no request: nothing of it goes anywhere, and the connection ends.
     Refused,
 }
@@ -252,7 +254,7 @@ pub(super) const PROTOCOLS: &[Payload] = &[
     ("two spaces before the version", Refused, "POST {path}  HTTP/1.1\r\n{head_rest}Content-Length: {len}\r\n\r\n{body}"),
     ("method that is no token", Refused, "P@ST {path} HTTP/1.1\r\n{head_rest}Content-Length: {len}\r\n\r\n{body}"),
     ("no method", Refused, " {path} HTTP/1.1\r\n{head_rest}Content-Length: {len}\r\n\r\n{body}"),
-    ("method in small letters", Declined(405), "post {path} HTTP/1.1\r\n{head_rest}Content-Length: {len}\r\n\r\n{body}"),
+    ("method in small letters", DeclinedLast, "post {path} HTTP/1.1\r\n{head_rest}Content-Length: {len}\r\n\r\n{body}"),
     ("TRACE", Refused, "TRACE {path} HTTP/1.1\r\n{head_rest}Content-Length: {len}\r\n\r\n{body}"),
     ("TRACK", Refused, "TRACK {path} HTTP/1.1\r\n{head_rest}Content-Length: {len}\r\n\r\n{body}"),
     ("CONNECT", Refused, "CONNECT hooks.example.com:80 HTTP/1.1\r\n{head_rest}Content-Length: {len}\r\n\r\n{body}"),
@@ -274,9 +276,10 @@ pub(super) const PROTOCOLS: &[Payload] = &[
     ("two expectations", Refused, "{head}Expect: 100-continue\r\nExpect: 100-continue\r\nContent-Length: {len}\r\n\r\n{body}"),
     ("list of expectations", Refused, "{head}Expect: 100-continue, y\r\nContent-Length: {len}\r\n\r\n{body}"),
     ("expectation with a parameter", Refused, "{head}Expect: 100-continue;q=1\r\nContent-Length: {len}\r\n\r\n{body}"),
-    ("signature named by Connection", Declined(400), "{head}Connection: X-Hub-Signature-256\r\nContent-Length: {len}\r\n\r\n{body}"),
+    ("signature named by Connection", Declined, "{head}Connection: X-Hub-Signature-256\r\nContent-Length: {len}\r\n\r\n{body}"),
     ("another header named by Connection", Taken, "{head}Connection: X-Hop\r\nX-Hop: y\r\nContent-Length: {len}\r\n\r\n{body}"),
-    ("what we say named by Connection", Taken, "{head}Connection: X-Forwarded-For, Hookgate-Key, X-Request-Id\r\nContent-Length: {len}\r\n\r\n{body}"),
+    ("what a proxy says named by Connection", Refused, "{head}Connection: close, X-Forwarded-For\r\nContent-Length: {len}\r\n\r\n{body}"),
+    ("what the gateway says named by Connection", Refused, "{head}Connection: hookgate-key\r\nContent-Length: {len}\r\n\r\n{body}"),
 ];
 
 /// Bodies by chunks.

@@ -191,6 +191,7 @@ pub(super) fn site(config: &Config) -> Site {
 const fn door_limits(config: &Config) -> DoorLimits {
     DoorLimits {
         max_connections: config.server.max_connections,
+        max_connections_per_source: config.server.max_connections_per_source,
         header_timeout: config.server.header_timeout,
         idle_timeout: config.server.idle_timeout,
         max_header_bytes: config.server.max_header_bytes,
@@ -233,6 +234,7 @@ pub(super) fn fixed(config: &Config) -> Vec<(&'static str, String)> {
         ("server.shutdown_grace", format!("{:?}", server.shutdown_grace)),
         ("server.max_header_bytes", server.max_header_bytes.to_string()),
         ("server.max_connections", server.max_connections.to_string()),
+        ("server.max_connections_per_source", server.max_connections_per_source.to_string()),
         ("server.max_buffered_bytes", server.max_buffered_bytes.to_string()),
         ("server.tls", format!("{:?}", server.tls)),
         ("dedup", store),

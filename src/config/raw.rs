@@ -77,6 +77,9 @@ pub(super) struct RawServer {
     pub(super) max_header_bytes: Option<Size>,
     /// Most connections at once. At the cap the longest idle one is closed; if none is idle, the new one gets 503.
     pub(super) max_connections: Option<Count<1, 1_000_000>>,
+    /// Most of them from one IPv4 address or IPv6 network of 64 bits. Peers in `trusted_proxies` are not counted; as long
+    /// as none is named there, nor are peers from private, shared, link-local and loopback addresses.
+    pub(super) max_connections_per_source: Option<Count<1, 1_000_000>>,
     /// All request bodies in memory together; past it 503.
     pub(super) max_buffered_bytes: Option<Size>,
     /// Networks whose X-Forwarded-For is believed.

@@ -63,6 +63,8 @@ pub struct Server {
     pub max_header_bytes: usize,
     /// Most connections at once.
     pub max_connections: usize,
+    /// Most of them from one source that is no trusted proxy.
+    pub max_connections_per_source: usize,
     /// All request bodies in memory together, in bytes.
     pub max_buffered_bytes: usize,
     /// Networks whose `X-Forwarded-For` is believed.

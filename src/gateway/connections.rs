@@ -1,10 +1,12 @@
-//! The connections of senders: how many there are, what each is doing, and which may be closed to make room.
+//! The connections of senders: how many there are, in all and from one source, what each is doing, and which may be closed
+//! to make room.
 
-use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::collections::{BTreeSet, HashMap};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use ipnet::IpNet;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
@@ -74,13 +76,108 @@ impl Connection {
     }
 }
 
-/// All connections. Bounded by `server.max_connections`.
+/// All connections. Bounded by `server.max_connections` and `server.max_connections_per_source`.
 #[derive(Clone)]
 pub(crate) struct Connections(Arc<Table>);
 
+/// Whose connections are counted together: an IPv4 address, or an IPv6 network of 64 bits, which is what one host is given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Source(IpAddr);
+
+impl Source {
+    /// The source that connects from `peer`; `None` for a proxy in front of many, whose senders are not told apart here.
+    ///
+    /// As long as no proxy is named, whoever connects from an address that the internet does not route is taken for one.
+    pub(crate) fn of(peer: IpAddr, proxies: &[IpNet]) -> Option<Self> {
+        let peer = peer.to_canonical();
+        let proxy = if proxies.is_empty() { is_inner(peer) } else { proxies.iter().any(|net| net.contains(&peer)) };
+        let source = match peer {
+            IpAddr::V4(_) => peer,
+            IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
+        };
+        (!proxy).then_some(Self(source))
+    }
+}
+
+/// Loopback, link-local, private (RFC 1918, RFC 4193) and shared (RFC 6598) addresses.
+fn is_inner(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => {
+            let shared = matches!(v4.octets(), [100, 64..=127, ..]);
+            v4.is_loopback() || v4.is_private() || v4.is_link_local() || shared
+        }
+        IpAddr::V6(v6) => v6.is_loopback() || v6.is_unique_local() || v6.is_unicast_link_local(),
+    }
+}
+
+/// The most connections at once.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Caps {
+    /// In all.
+    pub(crate) all: usize,
+    /// From one source.
+    pub(crate) per_source: usize,
+}
+
+/// The connections that are open, by id and by source.
+#[derive(Default)]
+struct Open {
+    all: HashMap<u64, (Arc<Connection>, Option<Source>)>,
+    sources: HashMap<Source, BTreeSet<u64>>,
+}
+
+impl Open {
+    fn insert(&mut self, id: u64, connection: Arc<Connection>, source: Option<Source>) {
+        self.all.insert(id, (connection, source));
+        if let Some(source) = source {
+            self.sources.entry(source).or_default().insert(id);
+        }
+    }
+
+    fn remove(&mut self, id: u64) -> Option<Arc<Connection>> {
+        let (connection, source) = self.all.remove(&id)?;
+        if let Some(source) = source
+            && let Some(ids) = self.sources.get_mut(&source)
+        {
+            ids.remove(&id);
+            if ids.is_empty() {
+                self.sources.remove(&source);
+            }
+        }
+        Some(connection)
+    }
+
+    /// Tells the longest idle of these to close; `None`: none is idle.
+    fn close_longest_idle(&mut self, ids: impl Iterator<Item = u64>) -> Option<()> {
+        let idle = ids.filter_map(|id| match self.all.get(&id)?.0.phase() {
+            Phase::Idle(since) => Some((since, id)),
+            Phase::Head(_) | Phase::Busy(_) => None,
+        });
+        let (_, longest) = idle.min()?;
+        if let Some(closed) = self.remove(longest) {
+            closed.close.notify_one();
+        }
+        Some(())
+    }
+
+    /// Makes room for one more of `source`; `None`: there is none to be made.
+    fn make_room(&mut self, source: Option<Source>, caps: Caps) -> Option<()> {
+        let of_source = source.and_then(|source| self.sources.get(&source));
+        if let Some(ids) = of_source.filter(|ids| ids.len() >= caps.per_source) {
+            let ids: Vec<u64> = ids.iter().copied().collect();
+            self.close_longest_idle(ids.into_iter())?;
+        }
+        if self.all.len() >= caps.all {
+            let ids: Vec<u64> = self.all.keys().copied().collect();
+            self.close_longest_idle(ids.into_iter())?;
+        }
+        Some(())
+    }
+}
+
 struct Table {
-    most: usize,
-    open: Mutex<HashMap<u64, Arc<Connection>>>,
+    caps: Caps,
+    open: Mutex<Open>,
     next: AtomicU64,
     /// Whether connections that come now are told to close at once; read and written under the lock of `open`.
     closing: AtomicBool,
@@ -97,11 +194,11 @@ pub(crate) struct Entry {
 }
 
 impl Connections {
-    /// An empty table for at most `most` connections.
-    pub(crate) fn new(most: usize, metrics: Arc<Metrics>) -> Self {
-        metrics.connections_capacity.set(i64::try_from(most).unwrap_or(i64::MAX));
+    /// An empty table for so many connections.
+    pub(crate) fn new(caps: Caps, metrics: Arc<Metrics>) -> Self {
+        metrics.connections_capacity.set(i64::try_from(caps.all).unwrap_or(i64::MAX));
         Self(Arc::new(Table {
-            most,
+            caps,
             open: Mutex::default(),
             next: AtomicU64::new(0),
             closing: AtomicBool::new(false),
@@ -110,8 +207,15 @@ impl Connections {
         }))
     }
 
-    /// Enters a connection; at the cap the longest idle one is told to close, and `None` means that none is idle.
-    pub(crate) fn enter(&self, remote: SocketAddr, spoke: Spoke, waiting_since: Option<Instant>) -> Option<Entry> {
+    /// Enters a connection of `source`. At a cap the longest idle one, of that source or of all, is told to close; `None`
+    /// means that none is idle.
+    pub(crate) fn enter(
+        &self,
+        remote: SocketAddr,
+        spoke: Spoke,
+        source: Option<Source>,
+        waiting_since: Option<Instant>,
+    ) -> Option<Entry> {
         let connection = Arc::new(Connection {
             remote,
             spoke,
@@ -121,21 +225,12 @@ impl Connections {
             waiting_since: Mutex::new(waiting_since),
         });
         let mut open = self.0.open.lock().unwrap_or_else(PoisonError::into_inner);
-        if open.len() >= self.0.most {
-            let idle = open.iter().filter_map(|(id, other)| match other.phase() {
-                Phase::Idle(since) => Some((since, *id)),
-                Phase::Head(_) | Phase::Busy(_) => None,
-            });
-            let (_, longest) = idle.min()?;
-            if let Some(closed) = open.remove(&longest) {
-                closed.close.notify_one();
-            }
-        }
+        open.make_room(source, self.0.caps)?;
         if self.0.closing.load(Ordering::Relaxed) {
             connection.close_idle();
         }
         let id = self.0.next.fetch_add(1, Ordering::Relaxed);
-        open.insert(id, connection.clone());
+        open.insert(id, connection.clone(), source);
         drop(open);
         self.0.count.send_modify(|count| *count += 1);
         self.0.metrics.connections.inc();
@@ -147,7 +242,7 @@ impl Connections {
     pub(crate) fn close_idle(&self) {
         let open = self.0.open.lock().unwrap_or_else(PoisonError::into_inner);
         self.0.closing.store(true, Ordering::Relaxed);
-        for connection in open.values() {
+        for (connection, _) in open.all.values() {
             connection.close_idle();
         }
     }
@@ -162,7 +257,7 @@ impl Connections {
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        self.table.open.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
+        self.table.open.lock().unwrap_or_else(PoisonError::into_inner).remove(self.id);
         self.table.count.send_modify(|count| *count = count.saturating_sub(1));
         self.table.metrics.connections.dec();
     }
@@ -176,15 +271,58 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_connection_that_comes_in_while_the_door_closes_is_told_so() {
-        let connections = Connections::new(9, Arc::new(Metrics::new(&[]).expect("metrics")));
+        let connections =
+            Connections::new(Caps { all: 9, per_source: 9 }, Arc::new(Metrics::new(&[]).expect("metrics")));
         let remote = "127.0.0.1:1".parse().expect("an address");
         let told = async |entry: &Entry| {
             tokio::time::timeout(Duration::from_secs(1), entry.connection.told_to_close()).await.is_ok()
         };
-        let before = connections.enter(remote, Spoke::Plain, None).expect("room");
+        let before = connections.enter(remote, Spoke::Plain, None, None).expect("room");
         assert!(!told(&before).await);
         connections.close_idle();
-        let after = connections.enter(remote, Spoke::Plain, None).expect("room");
+        let after = connections.enter(remote, Spoke::Plain, None, None).expect("room");
         assert!(told(&before).await && told(&after).await);
+    }
+
+    #[test]
+    fn a_source_is_an_address_or_a_network_and_no_proxy() {
+        let of = |peer: &str, proxies: &[&str]| {
+            let proxies: Vec<IpNet> = proxies.iter().map(|net| net.parse().expect("a network")).collect();
+            Source::of(peer.parse().expect("an address"), &proxies)
+        };
+        assert_ne!(of("203.0.113.1", &[]), None);
+        assert_ne!(of("203.0.113.1", &[]), of("203.0.113.2", &[]));
+        assert_eq!(of("::ffff:203.0.113.1", &[]), of("203.0.113.1", &[]));
+        assert_eq!(of("2001:db8::1", &[]), of("2001:db8::ffff:1", &[]));
+        assert_ne!(of("2001:db8::1", &[]), of("2001:db8:0:1::1", &[]));
+        for inner in ["127.0.0.1", "10.1.2.3", "192.168.0.9", "172.17.0.1", "100.64.0.1", "::1", "fd00::1", "fe80::1"] {
+            assert_eq!(of(inner, &[]), None, "{inner}");
+            assert_ne!(of(inner, &["198.51.100.0/24"]), None, "{inner}: somebody else is the proxy");
+        }
+        assert_eq!(of("198.51.100.7", &["198.51.100.0/24"]), None);
+    }
+
+    #[tokio::test]
+    async fn a_source_at_its_cap_makes_room_among_its_own_and_costs_nobody_else() {
+        let connections =
+            Connections::new(Caps { all: 9, per_source: 2 }, Arc::new(Metrics::new(&[]).expect("metrics")));
+        let enter = |peer: &str| {
+            let remote: SocketAddr = peer.parse().expect("an address");
+            connections.enter(remote, Spoke::Plain, Source::of(remote.ip(), &[]), None)
+        };
+        let other = enter("203.0.113.9:1").expect("room");
+        let first = enter("203.0.113.1:1").expect("room");
+        let second = enter("203.0.113.1:2").expect("room");
+        let third = enter("203.0.113.1:3").expect("room of the first");
+        for busy in [&second, &third] {
+            busy.connection.enter(Phase::Busy(Instant::now()));
+        }
+        assert!(enter("203.0.113.1:4").is_none(), "both are busy");
+        drop(first);
+        assert!(enter("203.0.113.1:5").is_none(), "the first was counted out when it was told to close");
+        drop(second);
+        assert!(enter("203.0.113.1:6").is_some());
+        let told = tokio::time::timeout(Duration::from_millis(20), other.connection.told_to_close()).await;
+        assert!(told.is_err(), "nobody else was told to close");
     }
 }

@@ -8,6 +8,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use ipnet::IpNet;
 use uuid::Uuid;
 
+use super::head::is_host;
 use crate::domain::time::Timestamp;
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -65,7 +66,8 @@ impl Origin {
         let mut hops = chain;
         hops.push(peer.to_string());
         let request_id = text(&REQUEST_ID).filter(|id| believed && is_request_id(id));
-        let authority = text(&FORWARDED_HOST).filter(|_| believed).unwrap_or(host);
+        // What becomes the application's `Host` is one, whatever a proxy let through.
+        let authority = text(&FORWARDED_HOST).filter(|host| believed && is_host(host.as_bytes())).unwrap_or(host);
         Self {
             remote,
             authority: authority.to_owned(),
@@ -115,7 +117,7 @@ fn list(headers: &HeaderMap, name: &HeaderName) -> Vec<String> {
 /// The last hop of the chain that is no proxy of ours: everything before it is hearsay.
 fn first_untrusted(chain: &[String], trusted: &[IpNet]) -> Option<IpAddr> {
     for hop in chain.iter().rev() {
-        let address: IpAddr = hop.parse().ok()?;
+        let address = hop.parse::<IpAddr>().ok()?.to_canonical();
         if !trusted.iter().any(|net| net.contains(&address)) {
             return Some(address);
         }
@@ -182,6 +184,17 @@ mod tests {
         assert_eq!(proxied.forwarded_for, "203.0.113.9, 10.0.0.7, 10.0.0.8");
         assert!(proxied.https);
         assert_eq!(proxied.request_id, "abc-1");
+    }
+
+    #[test]
+    fn a_host_that_a_proxy_passes_on_is_taken_only_if_it_is_one() {
+        let trusted = ["10.0.0.0/8".parse().expect("a network")];
+        for (said, taken) in
+            [("b.example:8443", "b.example:8443"), ("b.example, c.example", "a.example"), ("u@b", "a.example")]
+        {
+            let sent = headers(&[("host", "a.example"), ("x-forwarded-host", said)]);
+            assert_eq!(Origin::of(peer("10.0.0.8"), &sent, &trusted, NOW, 7).authority, taken, "{said}");
+        }
     }
 
     #[test]

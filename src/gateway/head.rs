@@ -251,7 +251,7 @@ fn bare(value: &[u8]) -> &[u8] {
 }
 
 /// A name, an IPv4 address or an IPv6 address in brackets, with or without a port.
-fn is_host(value: &[u8]) -> bool {
+pub(super) fn is_host(value: &[u8]) -> bool {
     let (name, port) = match value.strip_prefix(b"[") {
         Some(rest) => {
             let Some(end) = rest.iter().position(|byte| *byte == b']') else { return false };
@@ -307,7 +307,10 @@ mod tests {
         assert_eq!(of("POST /a?b HTTP/1.1\nHost: h\nContent-Length: 12"), Ok(Framing::Length(12)));
         assert_eq!(of("POST /a HTTP/1.1\nHost: h\ntransfer-encoding:chunked"), Ok(Framing::Chunked));
         assert_eq!(of("GET / HTTP/1.0\nHost: h"), Ok(Framing::Length(0)));
-        assert_eq!(of("GET / HTTP/1.1\nHost: h\nConnection: keep-alive, , X-A\nExpect: 100-Continue"), Ok(Framing::Length(0)));
+        assert_eq!(
+            of("GET / HTTP/1.1\nHost: h\nConnection: keep-alive, , X-A\nExpect: 100-Continue"),
+            Ok(Framing::Length(0))
+        );
         assert_eq!(of("POST / HTTP/1.1\nhost:h\nX-Empty:\nX-Tab: a\tb\nX-Late: \u{e9}"), Ok(Framing::Length(0)));
     }
 
@@ -382,7 +385,10 @@ mod tests {
         for host in ["h", "a.b-c_d", "h:", "h:0", "h:65535", "127.0.0.1:80", "[::1]", "[2001:db8::1]:443"] {
             assert!(is_host(host.as_bytes()), "{host}");
         }
-        for host in ["", ":80", "h:80:80", "h:65536", "h:x", "h:+1", "a,b", "a b", "u@h", "h/x", "[::1", "[h]", "[::1]x", "\u{e9}"] {
+        for host in [
+            "", ":80", "h:80:80", "h:65536", "h:x", "h:+1", "a,b", "a b", "u@h", "h/x", "[::1", "[h]", "[::1]x",
+            "\u{e9}",
+        ] {
             assert!(!is_host(host.as_bytes()), "{host}");
         }
     }

@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::Gateway;
-use super::connections::{Connection, Connections, Entry, Phase};
+use super::connections::{Caps, Connection, Connections, Entry, Phase, Source};
 use super::forwarded::Spoke;
 use super::guard::{Guard, HeadLimits, House};
 use super::proxy::{Proxy, milliseconds};
@@ -40,6 +40,8 @@ const QUEUE_READ: Duration = Duration::from_millis(100);
 pub struct DoorLimits {
     /// Most connections at once.
     pub max_connections: usize,
+    /// Most of them from one source.
+    pub max_connections_per_source: usize,
     /// First byte of a request to its blank line.
     pub header_timeout: Duration,
     /// Keep-alive.
@@ -89,7 +91,8 @@ impl Door {
     pub fn new(gateway: Arc<Gateway>, limits: DoorLimits, tls: Option<Tls>) -> Self {
         let conf = ServerConf { max_retries: 1, upstream_keepalive_pool_size: 128, ..ServerConf::default() };
         let proxy = http_proxy(&Arc::new(conf), Proxy(gateway.clone()));
-        let connections = Connections::new(limits.max_connections, gateway.metrics.clone());
+        let caps = Caps { all: limits.max_connections, per_source: limits.max_connections_per_source };
+        let connections = Connections::new(caps, gateway.metrics.clone());
         Self {
             proxy: Arc::new(proxy),
             gateway,
@@ -138,7 +141,10 @@ impl Door {
 
     fn admit(&self, stream: TcpStream, remote: SocketAddr, waiting_since: Option<Instant>) {
         let spoke = if self.tls.is_some() { Spoke::Tls } else { Spoke::Plain };
-        if let Some(entry) = self.connections.enter(remote, spoke, waiting_since) {
+        // On an address of both families an IPv4 peer looks like an IPv6 one, which no IPv4 network holds.
+        let remote = SocketAddr::new(remote.ip().to_canonical(), remote.port());
+        let source = Source::of(remote.ip(), &self.gateway.site.load().trusted_proxies);
+        if let Some(entry) = self.connections.enter(remote, spoke, source, waiting_since) {
             drop(tokio::spawn(self.clone().visit(stream, entry)));
         } else {
             self.gateway.metrics.connections_turned_away_total.inc();

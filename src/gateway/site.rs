@@ -1,7 +1,7 @@
 //! What is served: the routes by path, and the paths that pass through unverified. Replaced as a whole when the
 //! configuration changes.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +14,8 @@ use crate::domain::route::{AppPolicy, Route};
 #[derive(Debug)]
 pub struct Site {
     routes: HashMap<String, Arc<Route>>,
+    /// The routes' paths as an application might read them.
+    guarded: HashSet<String>,
     passthrough: Vec<PassPath>,
     /// The application behind the passthrough paths.
     pub app: AppPolicy,
@@ -42,6 +44,7 @@ impl Site {
     pub fn new(routes: &[Arc<Route>], passthrough: Vec<PassPath>, app: AppPolicy) -> Self {
         Self {
             routes: routes.iter().map(|route| (route.path.clone(), route.clone())).collect(),
+            guarded: routes.iter().map(|route| as_read(route.path.as_bytes())).collect(),
             passthrough,
             app,
             trusted_proxies: Vec::new(),
@@ -50,14 +53,97 @@ impl Site {
         }
     }
 
-    /// Where `path` leads, matched raw and exactly.
+    /// Where `path` leads, matched raw and exactly. What passes through unverified is no path that the application could
+    /// take for a route's.
     pub(crate) fn find(&self, path: &str) -> Destination {
         if let Some(route) = self.routes.get(path) {
             return Destination::Route(route.clone());
         }
-        if self.passthrough.iter().any(|pass| pass.matches(path)) {
+        if self.passthrough.iter().any(|pass| pass.matches(path)) && !self.is_like_a_route(path) {
             return Destination::Passthrough;
         }
         Destination::Nowhere
+    }
+
+    fn is_like_a_route(&self, path: &str) -> bool {
+        let once = decoded(path.as_bytes());
+        let twice = decoded(&once);
+        [path.as_bytes(), &once, &twice].into_iter().any(|spelling| {
+            let read = as_read(spelling);
+            let bare = read.rfind('.').filter(|dot| read.rfind('/').is_none_or(|slash| slash < *dot));
+            self.guarded.contains(&read)
+                || bare.is_some_and(|dot| read.get(..dot).is_some_and(|bare| self.guarded.contains(bare)))
+        })
+    }
+}
+
+/// A path as the most generous application reads it: letter case, `;parameters`, dots, repeated and trailing slashes,
+/// backslashes and what cannot be printed make no difference. A format such as `.json` is left to the caller.
+fn as_read(path: &[u8]) -> String {
+    let text: String = path.iter().filter(|byte| byte.is_ascii_graphic()).map(|byte| char::from(*byte)).collect();
+    let mut parts: Vec<String> = Vec::new();
+    for part in text.split(['/', '\\']) {
+        match part.split([';', '?', '#']).next().unwrap_or_default() {
+            "" | "." => {}
+            ".." => drop(parts.pop()),
+            name => parts.push(name.to_ascii_lowercase()),
+        }
+    }
+    parts.join("/")
+}
+
+/// A path without its percent-encodings; what is none stays.
+fn decoded(path: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(path.len());
+    let mut rest = path;
+    while let Some((&byte, after)) = rest.split_first() {
+        let digits = after.get(..2).filter(|digits| byte == b'%' && digits.iter().all(u8::is_ascii_hexdigit));
+        let value = digits.and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok());
+        bytes.push(value.unwrap_or(byte));
+        rest = if value.is_some() { after.get(2..).unwrap_or_default() } else { after };
+    }
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::route;
+
+    #[test]
+    fn nothing_passes_through_that_could_be_read_as_a_route() {
+        let routes = [Arc::new(route::fixture("hooks"))];
+        let app = routes[0].app.clone();
+        let site = Site::new(&routes, vec![PassPath::Below("/".into())], app);
+        assert!(matches!(site.find("/hooks"), Destination::Route(_)));
+        for path in [
+            "/hooks/",
+            "/Hooks",
+            "/hook%73",
+            "/hook%2573",
+            "/%68ooks",
+            "/hooks;a",
+            "/hooks;a=b/",
+            "/hooks%3ba",
+            "/hooks%00",
+            "/hooks%20",
+            "/hooks%0a",
+            "/hooks.json",
+            "/hooks.",
+            "/;x/hooks",
+            "/hooks%3fa",
+            "/hooks%23a",
+            "/hooks/%2e",
+        ] {
+            assert!(matches!(site.find(path), Destination::Nowhere), "{path}");
+        }
+        for path in ["/", "/hook", "/hooks/more", "/other/hooks", "/hooksx", "/a.json"] {
+            assert!(matches!(site.find(path), Destination::Passthrough), "{path}");
+        }
+    }
+
+    #[test]
+    fn only_what_is_an_encoding_is_decoded() {
+        assert_eq!(decoded(b"/a%41%4g%4%"), b"/aA%4g%4%");
     }
 }

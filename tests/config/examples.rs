@@ -52,6 +52,7 @@ const DEFAULTS: &[(&str, &str)] = &[
     ("server.shutdown_grace", r#""25s""#),
     ("server.max_header_bytes", r#""32KiB""#),
     ("server.max_connections", "10000"),
+    ("server.max_connections_per_source", "1000"),
     ("server.max_buffered_bytes", r#""256MiB""#),
     ("server.trusted_proxies", "[]"),
     ("app.url", r#""http://127.0.0.1:3000""#),

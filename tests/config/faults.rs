@@ -15,6 +15,7 @@ const CASES: &[Case] = &[
     ("[server]\nthreads = \"four\"\n", Value, "server.threads", 2, 11, "\"four\""),
     ("[server]\nthreads = -1\n", Value, "server.threads", 2, 11, "-1"),
     ("[server]\nmax_connections = 0\n", Value, "server.max_connections", 2, 19, "0"),
+    ("[server]\nmax_connections_per_source = 0\n", Value, "server.max_connections_per_source", 2, 30, "0"),
     ("[server]\nheader_timeout = \"10 sex\"\n", Value, "server.header_timeout", 2, 18, "10 sex"),
     ("[server]\nheader_timeout = 10\n", Value, "server.header_timeout", 2, 18, "10"),
     ("[server]\nheader_timeout = \"0s\"\n", Value, "server.header_timeout", 2, 18, "no time"),

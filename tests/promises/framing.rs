@@ -109,7 +109,9 @@ impl Exchange {
     /// Whether the application must see the request of this role.
     fn arrives(&self, role: Role) -> bool {
         match (self.payload.1, role) {
-            (Verdict::Refused | Verdict::DeclinedLast, _) | (_, Role::Hidden) | (Verdict::Declined, Role::First) => false,
+            (Verdict::Refused | Verdict::DeclinedLast, _) | (_, Role::Hidden) | (Verdict::Declined, Role::First) => {
+                false
+            }
             (Verdict::Taken | Verdict::TakenLast, Role::First) => self.signed || self.place == Place::Through,
             (Verdict::Taken | Verdict::Declined, Role::Second) => self.followed,
             (Verdict::TakenLast, Role::Second) => false,
@@ -186,8 +188,7 @@ impl Exchange {
         }
         let wanted = self.statuses();
         let most = if wanted.is_empty() { 3 } else { wanted.len() };
-        let read: Vec<u16> =
-            (0..most).map_while(|_| line.read(PATIENCE).ok().map(|reply| reply.status)).collect();
+        let read: Vec<u16> = (0..most).map_while(|_| line.read(PATIENCE).ok().map(|reply| reply.status)).collect();
         let said = || format!("{}: {read:?}", self.name());
         match self.payload.1 {
             Verdict::Refused if read.iter().any(|status| *status < 400) => counts.accepted.push(said()),
@@ -232,9 +233,11 @@ fn dirt(seen: &Seen) -> Option<String> {
     let once = ["host", "x-forwarded-for", "x-request-id", "x-forwarded-host", "x-forwarded-proto"];
     let lost = once.iter().find(|name| seen.headers.all(name).len() != 1);
     let on_route = seen.target.starts_with("/webhooks/github");
-    let unframed = on_route && (seen.headers.all("content-length").len() != 1 || names.contains(&"transfer-encoding".to_owned()));
+    let unframed =
+        on_route && (seen.headers.all("content-length").len() != 1 || names.contains(&"transfer-encoding".to_owned()));
     let unnamed = on_route && seen.headers.all("hookgate-key").len() != 1;
-    let elsewhere = seen.method != "POST" || !(on_route || seen.target == "/through/a" || seen.target == "/through/a?a=b&c");
+    let elsewhere =
+        seen.method != "POST" || !(on_route || seen.target == "/through/a" || seen.target == "/through/a?a=b&c");
     let told = format!("{stray:?} {lost:?} {unframed} {unnamed} {elsewhere}: {seen:?}");
     (stray.is_some() || lost.is_some() || unframed || unnamed || elsewhere).then_some(told)
 }

@@ -296,9 +296,7 @@ fn a_sender_that_does_not_read_costs_no_other_sender() {
 fn absent_applications_and_slow_senders_do_not_keep_the_door_shut() {
     let mut world = world_with(&[]);
     world.app.down();
-    let _half_open: Vec<Line> = (0..100)
-        .map(|_| half_a_head(&world))
-        .collect();
+    let _half_open: Vec<Line> = (0..100).map(|_| half_a_head(&world)).collect();
     for n in 0..10 {
         let reply = world.veedeo(task(n));
         assert_spooled(&reply);

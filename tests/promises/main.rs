@@ -19,6 +19,7 @@ mod app_faults;
 mod bodies;
 mod books;
 mod commands;
+mod confusion;
 mod crash;
 mod descriptors;
 mod disk;

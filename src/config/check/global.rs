@@ -19,6 +19,7 @@ pub(super) fn server(raw: &RawServer) -> Option<Server> {
         shutdown_grace: raw.shutdown_grace.as_ref()?.0,
         max_header_bytes: raw.max_header_bytes?.length(),
         max_connections: raw.max_connections?.size(),
+        max_connections_per_source: raw.max_connections_per_source?.size(),
         max_buffered_bytes: raw.max_buffered_bytes?.length(),
         trusted_proxies: raw.trusted_proxies.iter().flatten().map(|network| network.0).collect(),
         tls: None,

@@ -44,7 +44,7 @@ torture: ## the tests with crashes and floods at many times their everyday size:
 	@scripts/ensure-tools cargo cc cmake openssl redis-server cargo-nextest $(FAULTS)
 	@HOOKGATE_TORTURE=$(HOOKGATE_TORTURE) $(CARGO) nextest run --profile torture --locked --release --no-fail-fast --run-ignored all -E 'not test(child_)'
 
-fuzz: ## the fuzz targets for FUZZ_SECONDS=60 each: headers, times, pointers, forms, tokens
+fuzz: ## the fuzz targets for FUZZ_SECONDS=60 each: heads, chunks, paths, configurations, signatures
 	@scripts/ensure-tools cargo cc cmake
 	@scripts/fuzz
 

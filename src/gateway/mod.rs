@@ -7,6 +7,8 @@ mod chunks;
 mod connections;
 mod farewell;
 mod forwarded;
+#[doc(hidden)]
+pub mod fuzzed;
 mod guard;
 mod head;
 pub mod listener;

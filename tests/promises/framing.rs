@@ -109,12 +109,12 @@ impl Exchange {
     /// Whether the application must see the request of this role.
     fn arrives(&self, role: Role) -> bool {
         match (self.payload.1, role) {
-            (Verdict::Refused | Verdict::DeclinedLast, _) | (_, Role::Hidden) | (Verdict::Declined, Role::First) => {
-                false
-            }
+            (Verdict::Refused | Verdict::DeclinedLast, _)
+            | (_, Role::Hidden)
+            | (Verdict::Declined, Role::First)
+            | (Verdict::TakenLast, Role::Second) => false,
             (Verdict::Taken | Verdict::TakenLast, Role::First) => self.signed || self.place == Place::Through,
             (Verdict::Taken | Verdict::Declined, Role::Second) => self.followed,
-            (Verdict::TakenLast, Role::Second) => false,
         }
     }
 
@@ -136,8 +136,8 @@ impl Exchange {
         let secret = if self.signed { Provider::GitHub.secret() } else { "not the secret" };
         let signed = Provider::GitHub.sign_at(body.clone(), now_unix(), secret);
         let host = "Host: hooks.example.com\r\n".to_owned();
-        let sig: String =
-            signed.headers.iter().map(|(n, v)| format!("{n}: {}\r\n", String::from_utf8_lossy(v))).collect();
+        let lines = signed.headers.iter().map(|(n, v)| format!("{n}: {}\r\n", String::from_utf8_lossy(v)));
+        let sig = lines.collect::<Vec<String>>().concat();
         let post = format!("POST {} HTTP/1.1\r\n", self.path());
         let head = format!("{post}{host}{sig}");
         let te = format!("{head}Transfer-Encoding: chunked\r\n\r\n");

@@ -131,3 +131,29 @@ async fn a_sender_that_does_not_end_a_refused_connection_is_not_waited_for_long(
     assert_eq!(from.elapsed().as_secs(), LINGER.as_secs());
     assert!(guard.write_all(b"HTTP/1.1 400 Bad Request").await.is_err(), "nothing follows the refusal");
 }
+
+#[tokio::test]
+async fn a_blank_line_ahead_is_forgiven_once_however_it_comes_in() {
+    let head = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n";
+    let (mut guard, mut sender) = guarded().await;
+    for _ in 0..2 {
+        let sending = async {
+            for piece in [b"\r".as_slice(), b"\n", head] {
+                sender.write_all(piece).await.expect("an open connection");
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::join!(sending, read_head(&mut guard, head));
+        guard.connection.enter(Phase::Idle(Instant::now()));
+    }
+    let sending = async {
+        for piece in [b"\r\n".as_slice(), b"\r\n", head] {
+            sender.write_all(piece).await.expect("an open connection");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        sender.shutdown().await.expect("an open connection");
+    };
+    let mut byte = [0; 1];
+    let (read, ()) = tokio::join!(guard.read(&mut byte), sending);
+    assert_eq!(read.expect("an end"), 0, "nothing of it is handed on");
+}

@@ -1,0 +1,192 @@
+//! What the scripts of `src/claims/redis.rs` decide, as a pure function over the keys of one slot. Time is a letter:
+//! a claim has lapsed or not. `differential` holds it against a real Redis.
+
+/// Bodies that a slot can hold besides the first.
+pub const BODIES: usize = 3;
+
+/// What a mutant changes; all off is the protocol.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rules(Option<Mutant>);
+
+/// One fault put into the protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mutant {
+    /// A release frees whoever's claim there is.
+    ReleaseWithoutOwner,
+    /// "Perhaps processed" is forgotten with the release.
+    ReleaseWithoutPerhaps,
+    /// A flagged claim that is released leaves no trace.
+    FlagDiesWithItsClaim,
+    /// A mark is written before the application has answered.
+    MarkBeforeTheAnswer,
+    /// Who holds a claim is not asked.
+    LeaseForgotten,
+    /// A lapsed claim is taken over as if nothing had been.
+    TakenOverUnflagged,
+    /// The local table is not asked while the store answers.
+    LocalTableIgnored,
+    /// The local table is not written while the store answers.
+    LocalTableNotWritten,
+    /// After an unclean stop nothing is in doubt.
+    CrashForgotten,
+}
+
+impl Mutant {
+    pub const ALL: [Self; 9] = [
+        Self::ReleaseWithoutOwner,
+        Self::ReleaseWithoutPerhaps,
+        Self::FlagDiesWithItsClaim,
+        Self::MarkBeforeTheAnswer,
+        Self::LeaseForgotten,
+        Self::TakenOverUnflagged,
+        Self::LocalTableIgnored,
+        Self::LocalTableNotWritten,
+        Self::CrashForgotten,
+    ];
+}
+
+impl Rules {
+    pub const fn with(mutant: Mutant) -> Self {
+        Self(Some(mutant))
+    }
+
+    pub fn are(self, mutant: Mutant) -> bool {
+        self.0 == Some(mutant)
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Letter {
+    Claimed,
+    Flagged,
+    Marked,
+    Perhaps,
+}
+
+/// One key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Held {
+    pub letter: Letter,
+    pub owner: u8,
+    pub body: u8,
+    pub lapsed: bool,
+}
+
+/// The keys of one slot: that of its first body, and one for each body.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Slot {
+    pub first: Option<Held>,
+    pub own: [Option<Held>; BODIES],
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Said {
+    New,
+    Duplicate,
+    Conflict,
+    InFlight,
+    Lapsed,
+}
+
+/// What a script is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Ask {
+    Claim,
+    Mark,
+    Release { perhaps: bool },
+}
+
+/// One call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Call {
+    pub ask: Ask,
+    pub owner: u8,
+    pub body: u8,
+}
+
+impl Slot {
+    /// Runs a script. Only a claim says anything.
+    pub fn run(&mut self, call: Call, rules: Rules) -> Option<Said> {
+        match call.ask {
+            Ask::Claim => Some(self.claim(call, rules)),
+            Ask::Mark => {
+                self.mark(call);
+                None
+            }
+            Ask::Release { perhaps } => {
+                self.release(call, perhaps, rules);
+                None
+            }
+        }
+    }
+
+    fn claim(&mut self, call: Call, rules: Rules) -> Said {
+        let new = |letter| Some(Held { letter, owner: call.owner, body: call.body, lapsed: false });
+        let own = &mut self.own[usize::from(call.body)];
+        let key = match (&own, &self.first) {
+            (Some(_), _) => own,
+            (None, None) => {
+                self.first = new(Letter::Claimed);
+                return Said::New;
+            }
+            (None, Some(first)) if first.body == call.body => &mut self.first,
+            (None, Some(_)) => {
+                *own = new(Letter::Claimed);
+                return Said::Conflict;
+            }
+        };
+        let held = key.expect("looked at above");
+        match held.letter {
+            Letter::Marked => Said::Duplicate,
+            Letter::Claimed | Letter::Flagged if held.owner == call.owner => {
+                *key = new(held.letter);
+                if held.letter == Letter::Flagged { Said::Lapsed } else { Said::New }
+            }
+            Letter::Claimed | Letter::Flagged if !held.lapsed && !rules.are(Mutant::LeaseForgotten) => Said::InFlight,
+            Letter::Claimed | Letter::Flagged | Letter::Perhaps => {
+                let forgets = rules.are(Mutant::TakenOverUnflagged) && held.letter != Letter::Perhaps;
+                *key = new(if forgets { Letter::Claimed } else { Letter::Flagged });
+                if forgets { Said::New } else { Said::Lapsed }
+            }
+        }
+    }
+
+    fn mark(&mut self, call: Call) {
+        let first_is_free = self.first.is_none_or(|first| first.body == call.body);
+        let own = &mut self.own[usize::from(call.body)];
+        let key = if own.is_none() && first_is_free { &mut self.first } else { own };
+        *key = Some(Held { letter: Letter::Marked, owner: call.owner, body: call.body, lapsed: false });
+    }
+
+    fn release(&mut self, call: Call, perhaps: bool, rules: Rules) {
+        let own = &mut self.own[usize::from(call.body)];
+        for key in [&mut self.first, own] {
+            let Some(held) = *key else { continue };
+            let claimed = matches!(held.letter, Letter::Claimed | Letter::Flagged);
+            let mine = held.owner == call.owner || rules.are(Mutant::ReleaseWithoutOwner);
+            if claimed && mine && held.body == call.body {
+                let flagged = held.letter == Letter::Flagged && !rules.are(Mutant::FlagDiesWithItsClaim);
+                let perhaps = perhaps && !rules.are(Mutant::ReleaseWithoutPerhaps);
+                *key = (flagged || perhaps).then_some(Held { letter: Letter::Perhaps, lapsed: false, ..held });
+                return;
+            }
+        }
+    }
+
+    /// The lease of a claim passes.
+    pub fn lapse(&mut self) -> bool {
+        let mut any = false;
+        for held in self.first.iter_mut().chain(self.own.iter_mut().flatten()) {
+            if matches!(held.letter, Letter::Claimed | Letter::Flagged) && !held.lapsed {
+                held.lapsed = true;
+                any = true;
+            }
+        }
+        any
+    }
+
+    /// Whether a body is marked.
+    pub fn is_marked(&self) -> bool {
+        self.first.iter().chain(self.own.iter().flatten()).any(|held| held.letter == Letter::Marked)
+    }
+}

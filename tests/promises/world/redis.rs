@@ -14,22 +14,35 @@ use super::ports::Port;
 pub(crate) struct Redis {
     port: Port,
     child: Option<Child>,
+    /// What is added to the command line at the next start.
+    pub(crate) arguments: Vec<String>,
 }
 
 impl Redis {
     /// Starts one and waits for its PONG.
     pub(crate) fn start() -> Self {
-        let mut redis = Self { port: Port::claim(), child: None };
+        let mut redis = Self::stopped();
         redis.restart();
         redis
     }
 
+    /// One that is not started yet.
+    pub(crate) fn stopped() -> Self {
+        Self { port: Port::claim(), child: None, arguments: Vec::new() }
+    }
+
     /// Starts it again, empty, on the same port.
     pub(crate) fn restart(&mut self) {
+        self.launch();
+        eventually("redis-server answers PING", SOON, || (self.ask(&["PING"]).ok()? == ["+PONG"]).then_some(()));
+    }
+
+    /// Starts it and waits for nothing.
+    pub(crate) fn launch(&mut self) {
         assert!(self.child.is_none(), "redis-server runs already");
         let mut command = Command::new("redis-server");
         command.args(["--port", &self.port.number().to_string(), "--bind", "127.0.0.1"]);
-        command.args(["--save", "", "--appendonly", "no", "--daemonize", "no"]);
+        command.args(["--save", "", "--appendonly", "no", "--daemonize", "no"]).args(&self.arguments);
         command.current_dir(std::env::temp_dir()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let child = command.spawn().unwrap_or_else(|error| {
             panic!(
@@ -38,12 +51,16 @@ impl Redis {
             )
         });
         self.child = Some(child);
-        eventually("redis-server answers PING", SOON, || (self.ask(&["PING"]).ok()? == ["+PONG"]).then_some(()));
     }
 
     /// Its address for the configuration.
     pub(crate) fn url(&self) -> String {
         format!("redis://{}/0", self.port.address())
+    }
+
+    /// Where it listens.
+    pub(crate) fn address(&self) -> String {
+        self.port.address()
     }
 
     /// Kills it at once.
@@ -81,12 +98,15 @@ impl Redis {
         let mut lines = BufReader::new(stream).lines();
         let mut next = || lines.next().ok_or(std::io::ErrorKind::UnexpectedEof)?;
         let first = next()?;
-        let mut wanted = match (first.get(..1), first.get(1..).and_then(|n| n.parse::<i64>().ok())) {
-            (Some("*"), Some(n)) => usize::try_from(n * 2).unwrap_or(0),
-            (Some("$"), Some(n)) if n >= 0 => 1,
-            _ => 0,
-        };
+        let list = first.strip_prefix('*').and_then(|n| n.parse::<i64>().ok());
+        let mut wanted = list.and_then(|n| usize::try_from(n * 2).ok()).unwrap_or(0);
+        let text = first.strip_prefix('$').and_then(|n| n.parse::<usize>().ok());
         let mut answer = vec![first];
+        let mut read = 0;
+        while text.is_some_and(|length| read < length.max(1)) {
+            answer.push(next()?);
+            read += answer.last().map_or(0, |line| line.len() + 2);
+        }
         while wanted > 0 {
             answer.push(next()?);
             wanted -= 1;

@@ -1,0 +1,124 @@
+//! Two gateways over one Redis that get copies of the same events, and one of them that pauses for too long. P5, P6.
+
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+
+use crate::world::act::{Gate, accept};
+use crate::world::app::{App, Seen};
+use crate::world::at_once;
+use crate::world::clock::{environment, eventually, pause};
+use crate::world::events::task;
+use crate::world::gateway::Gateway;
+use crate::world::redis::Redis;
+use crate::world::sender::{Reply, send};
+use crate::world::setup::Setup;
+use crate::world::sign::Provider;
+
+struct Pair {
+    gateways: [Gateway; 2],
+    app: App,
+    redis: Redis,
+}
+
+fn pair(lines: &[&str]) -> Pair {
+    let (app, redis) = (App::start(), Redis::start());
+    let url = format!("dedup.redis.url = '{}'", redis.url());
+    let setup =
+        Setup::new(&app.url()).with(&["dedup.store = 'redis'", &url, "dedup.redis.timeout = '800ms'"]).with(lines);
+    Pair { gateways: [Gateway::start(setup.clone()), Gateway::start(setup)], app, redis }
+}
+
+impl Pair {
+    fn send(&self, gateway: usize, body: Vec<u8>) -> Reply {
+        self.gateways[gateway].send(&Provider::Veedeo.sign(body))
+    }
+
+    /// How often Redis has run a script.
+    fn scripts_run(&self) -> u64 {
+        let lines = self.redis.ask(&["INFO", "commandstats"]).unwrap();
+        let text = lines.join("\n");
+        let calls = |name: &str| {
+            let (_, rest) = text.split_once(&format!("cmdstat_{name}:calls="))?;
+            rest.split(',').next()?.parse::<u64>().ok()
+        };
+        calls("evalsha").unwrap_or(0) + calls("eval").unwrap_or(0)
+    }
+}
+
+/// Everyday: 60 events, 20 copies of each; at the full size 1,000 and 50.
+#[test]
+fn copies_of_many_events_over_two_gateways_reach_the_application_once_each() {
+    let (events, copies) = if environment("HOOKGATE_TORTURE").is_some() { (1000, 50) } else { (60, 20) };
+    let pair = pair(&[]);
+    pair.app.always(accept().after(Duration::from_millis(5)));
+    at_once(0..2, |lane| {
+        for n in (lane..events).step_by(2) {
+            let statuses = at_once(0..copies, |copy| pair.send(copy % 2, task(n)).status);
+            assert!(statuses.iter().all(|status| *status == 200), "event {n}: {statuses:?}");
+        }
+    });
+    let seen = pair.app.seen();
+    let mut keys: Vec<String> = seen.iter().map(Seen::key).collect();
+    keys.sort();
+    keys.dedup();
+    assert_eq!((seen.len(), keys.len()), (events, events));
+}
+
+#[test]
+fn a_gateway_that_pauses_longer_than_its_lease_is_taken_over_from_with_a_flag() {
+    let pair = pair(&["ack.budget = '2s'", "ack.reserve = '1s'"]);
+    let gate = Gate::closed();
+    pair.app.first([accept().behind(&gate)]);
+    let (body, address) = (task("paused"), pair.gateways[0].address());
+    std::thread::scope(|scope| {
+        let first = scope.spawn(|| send(&address, &Provider::Veedeo.sign(body.clone())));
+        pair.app.wait_for(1);
+        pair.gateways[0].signal(Signal::STOP);
+        let held = pair.send(1, body.clone());
+        assert_eq!((held.status, held.reason().as_str()), (503, "in_flight_elsewhere"));
+        assert!(held.took < Duration::from_millis(1300), "took {:?}", held.took);
+        let taken = eventually("the lease lapses", Duration::from_secs(20), || {
+            Some(pair.send(1, body.clone())).filter(Reply::acked)
+        });
+        assert_eq!(taken.text(), "{\"app\":200}");
+        gate.open();
+        pair.gateways[0].signal(Signal::CONT);
+        let late = first.join().unwrap().expect("an answer");
+        assert!(late.acked() || late.status >= 500, "never a 4xx: {} {}", late.status, late.text());
+    });
+    pause(Duration::from_millis(500));
+    let seen = pair.app.seen();
+    assert_eq!((seen.len(), seen[0].flagged(), seen[1].flagged()), (2, false, true), "{seen:?}");
+    for gateway in 0..2 {
+        assert_eq!(pair.send(gateway, body.clone()).json("duplicate"), true);
+    }
+}
+
+#[test]
+fn waiting_for_another_gateway_costs_redis_a_few_questions_a_second_for_each_event() {
+    const EVENTS: usize = 40;
+    let pair = pair(&[]);
+    let gate = Gate::closed();
+    pair.app.always(accept().behind(&gate));
+    let waiting = Duration::from_secs(2);
+    let asked = std::thread::scope(|scope| {
+        let pair = &pair;
+        let firsts = scope.spawn(move || at_once(0..EVENTS, |n| pair.send(0, task(n))));
+        pair.app.wait_for(EVENTS);
+        // Three copies of each: those of one event at one gateway ask as one.
+        let copies = scope.spawn(move || at_once(0..3 * EVENTS, |n| pair.send(1, task(n % EVENTS))));
+        pause(Duration::from_secs(1));
+        let (before, since) = (pair.scripts_run(), Instant::now());
+        pause(waiting);
+        let asked = (pair.scripts_run() - before) as f64 / since.elapsed().as_secs_f64() / EVENTS as f64;
+        gate.open();
+        for reply in firsts.join().unwrap().iter().chain(&copies.join().unwrap()) {
+            assert_eq!(reply.status, 200, "{}", reply.text());
+        }
+        asked
+    });
+    eprintln!("{asked:.1} questions a second for each event that waits");
+    assert!((0.5..5.0).contains(&asked), "{asked:.1} questions a second for each event that waits");
+    assert_eq!(pair.app.count(), EVENTS);
+}

@@ -138,6 +138,7 @@ impl Fallback {
                 self.lock().push_front(repair);
                 return Err(fault);
             }
+            self.shared_meter.owed(self.lock().len());
         }
         Ok(())
     }
@@ -156,8 +157,10 @@ impl Fallback {
         let mut repairs = self.lock();
         if repairs.len() >= REPAIRS {
             repairs.pop_front();
+            self.shared_meter.gave_up_a_repair();
         }
         repairs.push_back(Repair { claim: claim.clone(), what, since: Instant::now() });
+        self.shared_meter.owed(repairs.len());
     }
 
     fn go_down(&self, fault: &StoreFault) {
@@ -169,7 +172,11 @@ impl Fallback {
     }
 
     async fn check_policy(&self) {
-        match self.redis.eviction_policy().await {
+        let policy = self.redis.eviction_policy().await;
+        if let Ok(Some(policy)) = &policy {
+            self.shared_meter.evicts(policy != "noeviction");
+        }
+        match policy {
             Ok(Some(policy)) if policy != "noeviction" => tracing::error!(
                 policy,
                 "redis gives up keys when its memory is full, and with them claims: set maxmemory-policy noeviction"

@@ -58,6 +58,21 @@ impl Meter {
         duration.observe(since.elapsed().as_secs_f64());
     }
 
+    /// Shows how much the shared store has yet to be told.
+    pub(super) fn owed(&self, repairs: usize) {
+        self.metrics.dedup_repairs_pending.set(i64::try_from(repairs).unwrap_or(i64::MAX));
+    }
+
+    /// Counts one that it will never be told.
+    pub(super) fn gave_up_a_repair(&self) {
+        self.metrics.dedup_repairs_dropped_total.inc();
+    }
+
+    /// Shows whether the shared store gives up keys.
+    pub(super) fn evicts(&self, yes: bool) {
+        self.metrics.dedup_store_evicts.set(i64::from(yes));
+    }
+
     /// Shows whether the store answers. Only a configured store ever shows it.
     pub(super) fn show(&self, up: Up) {
         let value = match up {

@@ -58,6 +58,12 @@ pub struct Metrics {
     pub dedup_duration_seconds: HistogramVec,
     /// `store`; only the configured stores have a series.
     pub dedup_store_up: IntGaugeVec,
+    /// See the catalogue.
+    pub dedup_store_evicts: IntGauge,
+    /// See the catalogue.
+    pub dedup_repairs_pending: IntGauge,
+    /// See the catalogue.
+    pub dedup_repairs_dropped_total: IntCounter,
     /// No labels.
     pub dedup_local_marks_dropped_total: IntCounter,
     /// `route`, `outcome`.
@@ -151,6 +157,9 @@ impl Metrics {
             dedup_checks_total: make.counters("dedup_checks_total")?,
             dedup_duration_seconds: make.histograms("dedup_duration_seconds")?,
             dedup_store_up: make.gauges("dedup_store_up")?,
+            dedup_store_evicts: make.gauge("dedup_store_evicts")?,
+            dedup_repairs_pending: make.gauge("dedup_repairs_pending")?,
+            dedup_repairs_dropped_total: make.counter("dedup_repairs_dropped_total")?,
             dedup_local_marks_dropped_total: make.counter("dedup_local_marks_dropped_total")?,
             attempts_total: make.counters("attempts_total")?,
             attempt_duration_seconds: make.histograms("attempt_duration_seconds")?,

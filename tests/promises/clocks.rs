@@ -138,7 +138,7 @@ fn a_captured_request_is_never_delivered_again() {
 }
 
 /// After 30 s, 2 min, 8 min and 32 min: the application has refused all but the last. Veedeo writes the time of each
-/// sending in a header; VideoPilot repeats the same request. (A Veedeo request repeated with the header of its first
+/// sending in a header; `VideoPilot` repeats the same request. (A Veedeo request repeated with the header of its first
 /// sending is refused once that is 300 s old, as Veedeo's guide asks.)
 #[test]
 fn a_senders_own_repetitions_are_taken_at_each_of_its_times() {

@@ -111,7 +111,8 @@ fn waiting_for_another_gateway_costs_redis_a_few_questions_a_second_for_each_eve
         pause(Duration::from_secs(1));
         let (before, since) = (pair.scripts_run(), Instant::now());
         pause(waiting);
-        let asked = (pair.scripts_run() - before) as f64 / since.elapsed().as_secs_f64() / EVENTS as f64;
+        let asked = u32::try_from(pair.scripts_run() - before).unwrap();
+        let asked = f64::from(asked) / since.elapsed().as_secs_f64() / f64::from(u32::try_from(EVENTS).unwrap());
         gate.open();
         for reply in firsts.join().unwrap().iter().chain(&copies.join().unwrap()) {
             assert_eq!(reply.status, 200, "{}", reply.text());

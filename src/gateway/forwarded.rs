@@ -193,7 +193,7 @@ mod tests {
             [("b.example:8443", "b.example:8443"), ("b.example, c.example", "a.example"), ("u@b", "a.example")]
         {
             let sent = headers(&[("host", "a.example"), ("x-forwarded-host", said)]);
-            assert_eq!(Origin::of(peer("10.0.0.8"), &sent, &trusted, NOW, 7).authority, taken, "{said}");
+            assert_eq!(Origin::of(peer("10.0.0.8"), Spoke::Plain, &sent, &trusted, NOW, 7).authority, taken, "{said}");
         }
     }
 

@@ -141,8 +141,15 @@ pub struct Metrics {
 impl Metrics {
     /// All metrics, with every series of these routes at 0.
     pub fn new(routes: &[RouteLabels]) -> Result<Self, prometheus::Error> {
-        let make = Maker { registry: Registry::new() };
-        let metrics = Self {
+        let metrics = Self::without_series(Maker { registry: Registry::new() })?;
+        metrics.registry.register(Box::new(Process::new()?))?;
+        metrics.start_process_wide();
+        metrics.cover(routes);
+        Ok(metrics)
+    }
+
+    fn without_series(make: Maker) -> Result<Self, prometheus::Error> {
+        Ok(Self {
             build_info: make.gauges("build_info")?,
             requests_total: make.counters("requests_total")?,
             refusals_total: make.counters("refusals_total")?,
@@ -197,11 +204,7 @@ impl Metrics {
             log_lines_dropped_total: make.counter("log_lines_dropped_total")?,
             http_server_errors_total: make.counter("http_server_errors_total")?,
             registry: make.registry,
-        };
-        metrics.registry.register(Box::new(Process::new()?))?;
-        metrics.start_process_wide();
-        metrics.cover(routes);
-        Ok(metrics)
+        })
     }
 
     /// Makes every series of these routes exist; values already counted stay. For start and reload. Idempotent.

@@ -32,7 +32,9 @@ async fn guarded() -> (Guard, TcpStream) {
     let sender = TcpStream::connect(listener.local_addr().expect("bound")).await.expect("a connection");
     let (stream, remote) = listener.accept().await.expect("the connection");
     let metrics = Arc::new(Metrics::new(&[]).expect("metrics"));
-    let entry = Connections::new(Caps { all: 1, per_source: 1 }, metrics).enter(remote, Spoke::Plain, None, None).expect("room");
+    let entry = Connections::new(Caps { all: 1, per_source: 1 }, metrics)
+        .enter(remote, Spoke::Plain, None, None)
+        .expect("room");
     let limits = HeadLimits {
         header_timeout: Duration::from_secs(10),
         idle_timeout: Duration::from_secs(60),

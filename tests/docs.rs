@@ -113,6 +113,15 @@ fn every_test_that_the_promises_name_exists() {
 }
 
 #[test]
+fn every_test_that_the_threat_model_names_exists() {
+    let (page, tests) = (read("docs/THREAT-MODEL.md"), all_tests());
+    let named: BTreeSet<&str> = quoted(&page).filter(|word| is_test_name(word)).collect();
+    assert!(named.len() >= 20, "only {} tests are named", named.len());
+    let missing: Vec<&&str> = named.iter().filter(|name| !tests.contains(**name)).collect();
+    assert!(missing.is_empty(), "docs/THREAT-MODEL.md names tests that do not exist: {missing:#?}");
+}
+
+#[test]
 fn every_promise_is_there_with_its_tests() {
     let page = read(PROMISES);
     let (said, proofs) = page.split_once("\n## The tests that would fail\n").unwrap();

@@ -414,6 +414,7 @@ mod tests {
         metrics.ack_budget_seconds.with_label_values(&["veedeo"]).set(30.0);
         metrics.dedup_store_up.with_label_values(&["embedded"]).set(1);
         metrics.secrets_loaded_timestamp_seconds.with_label_values(&["veedeo"]).set(1.0);
+        metrics.tls_certificate_not_after_timestamp_seconds.with_label_values(&["tls.crt"]).set(1);
         let text = metrics.render();
         assert!(!CATALOGUE.is_empty());
         for spec in CATALOGUE {

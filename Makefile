@@ -4,8 +4,8 @@ CARGO ?= cargo
 # How many events the torture tests send and how many crashes they survive, as a multiple of the everyday size.
 HOOKGATE_TORTURE ?= 20
 
-# What the tests need that make faults in disks and system calls.
-FAULTS := strace mkfs.ext4 e2fsck mount findmnt unshare nsenter prlimit
+# What the tests need that make faults in disks, clocks and system calls.
+FAULTS := faketime strace mkfs.ext4 e2fsck mount findmnt unshare nsenter prlimit
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test fmt lint docs unit bench torture fuzz image

@@ -19,7 +19,7 @@ fn library() -> Result<String, String> {
     let places = ["/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64"];
     let mut found = places.into_iter().map(|place| format!("{place}/faketime/libfaketimeMT.so.1"));
     let found = found.find(|path| std::path::Path::new(path).exists());
-    found.ok_or_else(|| "no libfaketime; Debian and Ubuntu: apt-get install libfaketime".into())
+    found.ok_or_else(|| "no libfaketime; Debian and Ubuntu: apt-get install faketime".into())
 }
 
 /// A gateway whose wall clock is the machine's plus what stands in a file.

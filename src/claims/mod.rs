@@ -155,20 +155,20 @@ impl Claims {
     /// As [`Self::mark`], of an event that the application has accepted.
     pub async fn accept(&self, held: Held, ttl: Duration) {
         if let (Suspicion::Unvouched, Some(claim)) = (held.suspicion, &held.lease) {
-            self.twins.accepted(claim.key, ttl);
+            self.twins.accepted(claim.key, self.clock.now(), ttl);
         }
         self.mark(held, ttl).await;
     }
 
     /// The application has accepted an event on disk that may have a copy there.
     pub fn accepted_copy(&self, key: EventKey, ttl: Duration) {
-        self.twins.accepted(key, ttl);
+        self.twins.accepted(key, self.clock.now(), ttl);
     }
 
-    /// Whether the application has accepted a copy of this event that was taken for new while no store could be asked.
+    /// Whether the application has accepted a copy of this event since it was received.
     #[must_use]
-    pub fn has_accepted_copy(&self, key: &EventKey) -> bool {
-        self.twins.is_accepted(key)
+    pub fn has_accepted_copy(&self, event: &Event) -> bool {
+        self.twins.is_accepted(&event.key, event.received_at)
     }
 
     /// Gives the event up: nothing was accepted, and its sender was told so. Its flight ends here.

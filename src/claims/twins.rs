@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::domain::key::EventKey;
+use crate::domain::time::Timestamp;
 
 /// Events that are remembered; the oldest give way. They come one by one, while a store is down or after an unclean stop.
 const TWINS: usize = 16_384;
@@ -18,27 +19,29 @@ pub(super) struct Twins(Arc<Mutex<Table>>);
 
 #[derive(Debug, Default)]
 struct Table {
-    until: HashMap<EventKey, Instant>,
+    /// Until when it is remembered, and when it was accepted.
+    known: HashMap<EventKey, (Instant, Timestamp)>,
     order: VecDeque<EventKey>,
 }
 
 impl Twins {
-    /// The event was accepted, and its copies are duplicates for `ttl`.
-    pub(super) fn accepted(&self, key: EventKey, ttl: Duration) {
+    /// The event was accepted `at` this moment, and its copies are duplicates for `ttl`.
+    pub(super) fn accepted(&self, key: EventKey, at: Timestamp, ttl: Duration) {
         let mut table = self.lock();
-        if table.until.insert(key, Instant::now() + ttl).is_none() {
+        if table.known.insert(key, (Instant::now() + ttl, at)).is_none() {
             table.order.push_back(key);
         }
         if table.order.len() > TWINS
             && let Some(oldest) = table.order.pop_front()
         {
-            table.until.remove(&oldest);
+            table.known.remove(&oldest);
         }
     }
 
-    /// Whether a copy of the event was accepted.
-    pub(super) fn is_accepted(&self, key: &EventKey) -> bool {
-        self.lock().until.get(key).is_some_and(|until| Instant::now() < *until)
+    /// Whether a copy of an event received at `received_at` was accepted since. One that came later was taken for new by
+    /// somebody who could know, such as an operator who had the table forget it: it is to be sent.
+    pub(super) fn is_accepted(&self, key: &EventKey, received_at: Timestamp) -> bool {
+        self.lock().known.get(key).is_some_and(|(until, at)| Instant::now() < *until && received_at <= *at)
     }
 
     fn lock(&self) -> MutexGuard<'_, Table> {
@@ -59,21 +62,24 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_copy_is_known_for_the_ttl_and_another_body_never() {
         let twins = Twins::default();
-        twins.accepted(key(1), Duration::from_secs(10));
-        assert!(twins.is_accepted(&key(1)));
-        assert!(!twins.is_accepted(&EventKey { fingerprint: [2; 16], ..key(1) }));
+        let (before, at) = (Timestamp::from_seconds(99), Timestamp::from_seconds(100));
+        twins.accepted(key(1), at, Duration::from_secs(10));
+        assert!(twins.is_accepted(&key(1), before) && twins.is_accepted(&key(1), at));
+        assert!(!twins.is_accepted(&key(1), Timestamp::from_seconds(101)), "it came after the acceptance");
+        assert!(!twins.is_accepted(&EventKey { fingerprint: [2; 16], ..key(1) }, before));
         tokio::time::advance(Duration::from_secs(10)).await;
-        assert!(!twins.is_accepted(&key(1)));
+        assert!(!twins.is_accepted(&key(1), before));
     }
 
     #[tokio::test(start_paused = true)]
     async fn the_oldest_give_way() {
         let twins = Twins::default();
         for n in 0..=TWINS as u64 {
-            twins.accepted(key(n), Duration::from_secs(10));
+            twins.accepted(key(n), Timestamp::from_seconds(1), Duration::from_secs(10));
         }
-        assert!(!twins.is_accepted(&key(0)));
-        assert!(twins.is_accepted(&key(1)) && twins.is_accepted(&key(TWINS as u64)));
-        assert_eq!(twins.lock().until.len(), TWINS);
+        let is_known = |n| twins.is_accepted(&key(n), Timestamp::from_seconds(1));
+        assert!(!is_known(0));
+        assert!(is_known(1) && is_known(TWINS as u64));
+        assert_eq!(twins.lock().known.len(), TWINS);
     }
 }

@@ -135,7 +135,7 @@ impl Deliverer {
             let reason = DeadReason::TooOld;
             return self.write_down(&event, Settlement::Dead { reason, possible_duplicate, error }).await;
         }
-        if replay == Replay::No && self.0.claims.has_accepted_copy(&event.key) {
+        if replay == Replay::No && self.0.claims.has_accepted_copy(&event) {
             drop(slot);
             tracing::info!(route = %route.name, event = %event.id, "a copy of an event on disk was accepted: it is not sent");
             let mark = Mark::new(&event, self.0.clock.now().plus(route.dedup_ttl));

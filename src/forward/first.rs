@@ -67,7 +67,7 @@ impl NoAttempt {
 }
 
 impl Deliverer {
-    /// Delivers `event` for the first time and answers its sender by `deadline`. Runs in a task of its own; if that is
+    /// Delivers `event` for the first time and answers its sender by `deadline`. If it is
     /// cut off at shutdown the lease lapses and the sender's retry is delivered, flagged.
     pub(super) async fn deliver_first(&self, event: Arc<Event>, route: Arc<Route>, held: Held, deadline: Instant) {
         let flagged = held.suspicion() != Suspicion::None || self.in_doubt(&event, &route);

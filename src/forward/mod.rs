@@ -8,6 +8,7 @@
 //! Every task that is spawned here is tracked and awaited at shutdown.
 
 pub mod attempt;
+mod detached;
 pub mod first;
 pub mod limits;
 pub mod spooled;
@@ -15,6 +16,8 @@ mod trust;
 mod turns;
 
 use std::collections::{HashMap, HashSet};
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -23,15 +26,15 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use self::attempt::{Application, Client, Sending};
+use self::detached::Detached;
 use self::limits::{BreakerState, Lane, Learnt, SharedBreaker, Slot};
 use self::trust::Trust;
 use self::turns::Turns;
-use crate::claims::flight::Follower;
 use crate::claims::{Claims, Held};
 use crate::clock::Clock;
 use crate::domain::event::{Event, EventId};
 use crate::domain::key::EventKey;
-use crate::domain::outcome::Outcome;
+use crate::domain::outcome::{Outcome, Settled};
 use crate::domain::route::Route;
 use crate::spool::Spool;
 use crate::telemetry::{IntGauge, Metrics};
@@ -133,25 +136,33 @@ impl Deliverer {
         self.0.wake.notify_waiters();
     }
 
-    /// Takes an event over: from here on it does not belong to the sender's connection. `deadline` is the moment the
-    /// reply must have left; `memory` is given back when the last attempt on the event in memory ends.
-    #[must_use]
-    pub fn begin(
+    /// Takes an event over and delivers it for the first time; says what its sender is told, `None` if nothing came of it.
+    /// `deadline` is the moment the reply must have left; `memory` is given back when the last attempt on the event in
+    /// memory ends.
+    ///
+    /// The delivery belongs to nobody's connection: what is left of it when its sender is answered goes on in a task of
+    /// its own, and so does all of it if this future is dropped.
+    pub async fn deliver(
         &self,
         event: Arc<Event>,
         route: Arc<Route>,
         held: Held,
         deadline: Instant,
         memory: impl Send + 'static,
-    ) -> Follower {
-        let follower = held.follow();
+    ) -> Option<Settled> {
+        let answer = held.follow();
         let task = self.track();
         let deliverer = self.clone();
-        tokio::spawn(async move {
+        let mut delivery = Detached::new(async move {
             deliverer.deliver_first(event, route, held, deadline).await;
             drop((task, memory));
         });
-        follower
+        let mut answer = pin!(answer.outcome());
+        poll_fn(|cx| {
+            delivery.poll(cx);
+            answer.as_mut().poll(cx)
+        })
+        .await
     }
 
     /// Something may have become due.

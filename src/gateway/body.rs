@@ -1,21 +1,18 @@
 //! Reading a request's body: whole, within its deadline, its cap and the gateway's memory. It believes nothing.
 
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::{Bytes, BytesMut};
-use http::Version;
-use http::header::{CONTENT_LENGTH, EXPECT};
-use pingora::http::RequestHeader;
-use pingora::prelude::{Error, ErrorType};
-use pingora::protocols::http::ServerSession;
 use tokio::time::Instant;
 
+use super::guard::{Broken, Guard};
 use crate::domain::fault::Fault;
 use crate::domain::outcome::Settled;
 use crate::domain::refusal::Refusal;
 use crate::telemetry::Metrics;
+
+const GO_ON: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 /// All request bodies in memory together, bounded by `server.max_buffered_bytes`.
 #[derive(Clone)]
@@ -84,93 +81,52 @@ impl From<Unread> for Settled {
     }
 }
 
+/// Whether a sender holds its body back until it is told to go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Expects {
+    /// It does.
+    Continue,
+    /// It sends.
+    Nothing,
+}
+
 /// Reads the whole body: at most `cap` bytes, until `deadline`. A sender that waits for `100 Continue` gets it first.
 pub(crate) async fn read(
-    session: &mut ServerSession,
+    guard: &mut Guard,
+    expects: Expects,
     cap: usize,
     deadline: Instant,
     buffers: &Buffers,
 ) -> Result<(Bytes, Reserved), Unread> {
-    let announced = announced_length(session)?;
-    if announced.is_some_and(|length| length > cap) {
+    let announced = guard.left();
+    if announced.is_some_and(|length| usize::try_from(length).is_ok_and(|length| length > cap)) {
         return Err(Unread::Refused(Refusal::BodyTooLarge));
     }
     let mut reserved = buffers.reserve();
-    let reading = read_all(session, cap, announced, &mut reserved);
+    // What came with its head needs no copy and no alarm.
+    if let Some(body) = guard.rest() {
+        reserved.grow(body.len()).map_err(Unread::Unavailable)?;
+        return Ok((body, reserved));
+    }
+    let reading = read_all(guard, expects, cap, &mut reserved);
     let body =
         tokio::time::timeout_at(deadline, reading).await.unwrap_or(Err(Unread::Refused(Refusal::RequestTimeout)))?;
     Ok((body, reserved))
 }
 
-async fn read_all(
-    session: &mut ServerSession,
-    cap: usize,
-    announced: Option<usize>,
-    reserved: &mut Reserved,
-) -> Result<Bytes, Unread> {
-    if waits_for_continue(session.req_header()) {
-        go_on(session).await.map_err(|_| Unread::Refused(Refusal::BadRequest))?;
-    }
-    let mut first = Bytes::new();
-    let mut rest = BytesMut::new();
-    loop {
-        let piece = session.read_request_body().await.map_err(|error| Unread::Refused(blame(&error)))?;
-        let Some(piece) = piece else { break };
-        if first.len() + rest.len() + piece.len() > cap {
-            return Err(Unread::Refused(Refusal::BodyTooLarge));
-        }
-        reserved.grow(piece.len()).map_err(Unread::Unavailable)?;
-        // One piece is the common case, and needs no copy.
-        if first.is_empty() && rest.is_empty() {
-            first = piece;
-        } else {
-            if rest.is_empty() {
-                // What is announced takes no memory before it comes.
-                rest.reserve(first.len() + piece.len());
-                rest.extend_from_slice(&std::mem::take(&mut first));
-            }
-            rest.extend_from_slice(&piece);
-        }
-    }
-    let body = if rest.is_empty() { first } else { rest.freeze() };
-    match announced {
-        Some(length) if length != body.len() => Err(Unread::Refused(Refusal::BadRequest)),
-        Some(_) | None => Ok(body),
-    }
-}
-
-/// Whether a sender holds its body back until it is told to go on. The guard lets in no other expectation, and that of
-/// an HTTP/1.0 sender means nothing (RFC 9110 section 10.1.1).
-pub(super) fn waits_for_continue(head: &RequestHeader) -> bool {
-    head.version == Version::HTTP_11 && head.headers.contains_key(EXPECT)
-}
-
-/// Tells a sender to go on. The parser takes any reply before the end of a body for the last one of the connection.
-pub(super) async fn go_on(session: &mut ServerSession) -> pingora::Result<()> {
-    let keepalive = session.get_keepalive();
-    session.write_continue_response().await?;
-    session.set_keepalive(keepalive);
-    Ok(())
-}
-
-/// What is wrong with a body that could not be read.
-pub(super) fn blame(error: &Error) -> Refusal {
-    let ran_out = |cause: &io::Error| cause.kind() == io::ErrorKind::TimedOut;
-    if *error.etype() == ErrorType::ReadTimedout || error.root_cause().downcast_ref().is_some_and(ran_out) {
-        Refusal::RequestTimeout
-    } else {
-        Refusal::BadRequest
-    }
-}
-
-/// The one canonical `Content-Length`, if there is one.
-fn announced_length(session: &ServerSession) -> Result<Option<usize>, Unread> {
-    let mut values = session.req_header().headers.get_all(CONTENT_LENGTH).iter();
-    let Some(value) = values.next() else { return Ok(None) };
+async fn read_all(guard: &mut Guard, expects: Expects, cap: usize, reserved: &mut Reserved) -> Result<Bytes, Unread> {
     let bad = Unread::Refused(Refusal::BadRequest);
-    if values.next().is_some() || !value.as_bytes().iter().all(u8::is_ascii_digit) {
-        return Err(bad);
+    if expects == Expects::Continue && !guard.has_more() {
+        guard.send([GO_ON, &[]]).await.map_err(|_| bad)?;
     }
-    let length = value.to_str().ok().and_then(|digits| digits.parse().ok());
-    length.map(Some).ok_or(bad)
+    // What is announced takes no memory before it comes.
+    let mut body = BytesMut::new();
+    loop {
+        match guard.more(&mut body).await {
+            Ok(Ok(0)) => return Ok(body.freeze()),
+            Ok(Ok(_)) if body.len() > cap => return Err(Unread::Refused(Refusal::BodyTooLarge)),
+            Ok(Ok(count)) => reserved.grow(count).map_err(Unread::Unavailable)?,
+            Ok(Err(Broken)) | Err(_) => return Err(bad),
+        }
+    }
 }

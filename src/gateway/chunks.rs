@@ -100,11 +100,17 @@ impl Chunks {
 
     /// Reads on; says how many of `bytes` belong to the body.
     pub(crate) fn read(&mut self, bytes: &[u8]) -> Result<usize, Malformed> {
+        self.decode(bytes, |_| {})
+    }
+
+    /// As [`Self::read`]; what is data and not framing goes to `data`, piece by piece.
+    pub(crate) fn decode(&mut self, bytes: &[u8], mut data: impl FnMut(&[u8])) -> Result<usize, Malformed> {
         let mut read = 0;
         while let Some(byte) = bytes.get(read).copied().filter(|_| self.at != At::Done) {
             if let At::Data { left } = self.at {
                 let here = bytes.len() - read;
                 let taken = usize::try_from(left).unwrap_or(usize::MAX).min(here);
+                data(bytes.get(read..read + taken).unwrap_or_default());
                 read += taken;
                 let left = left.saturating_sub(u64::try_from(taken).unwrap_or(u64::MAX));
                 self.at = if left == 0 { At::DataEnd } else { At::Data { left } };
@@ -223,6 +229,19 @@ mod tests {
             let read = if chunks.is_done() { read } else { read + chunks.read(second).expect("good framing") };
             assert!(chunks.is_done());
             assert_eq!(read, body.len() - 4, "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn what_is_decoded_is_the_data_alone_wherever_the_bytes_are_cut() {
+        let body = b"4;ext=1\r\n{\"a\"\r\n3\r\n:1}\r\n0\r\nX-T: 1\r\n\r\n";
+        for cut in 0..body.len() {
+            let (mut chunks, mut data) = (Chunks::new(), Vec::new());
+            for piece in [&body[..cut], &body[cut..]] {
+                chunks.decode(piece, |piece| data.extend_from_slice(piece)).expect("good framing");
+            }
+            assert!(chunks.is_done());
+            assert_eq!(data, b"{\"a\":1}", "cut at {cut}");
         }
     }
 

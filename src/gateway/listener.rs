@@ -1,5 +1,5 @@
-//! The sender's door: an own accept loop around Pingora's HTTP server, with a bound on connections and a guard in
-//! front of each. It knows when the gateway stops and lets open requests finish.
+//! The sender's door: it accepts connections, with a bound on them and a guard in front of each, and leads each request to
+//! where it is served. It knows when the gateway stops and lets open requests finish.
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
-use pingora::apps::ServerApp;
+use pingora::apps::HttpServerApp;
+use pingora::protocols::http::ServerSession;
 use pingora::proxy::{HttpProxy, http_proxy};
 use pingora::server::configuration::ServerConf;
 use tokio::io::AsyncWriteExt;
@@ -18,11 +19,14 @@ use tokio::time::Instant;
 
 use super::Gateway;
 use super::connections::{Caps, Connection, Connections, Entry, Phase, Source};
+use super::exchange::{After, milliseconds};
 use super::forwarded::Spoke;
 use super::guard::{Guard, HeadLimits, House};
-use super::proxy::{Proxy, milliseconds};
+use super::proxy::Proxy;
 use super::reply;
+use super::request;
 use super::side::Side;
+use super::site::{Destination, Site};
 use super::tls::Tls;
 use crate::domain::fault::Fault;
 use crate::domain::outcome::Settled;
@@ -64,25 +68,22 @@ pub struct Door {
 
 /// What a connection's task carries for the code that Pingora calls back.
 #[derive(Clone)]
-struct Visit {
-    connection: Arc<Connection>,
-    closing: Arc<AtomicBool>,
+pub(super) struct Visit {
+    pub(super) connection: Arc<Connection>,
+    /// As it was when the request was found to pass through.
+    pub(super) site: Arc<Site>,
+    pub(super) after: After,
 }
 
 tokio::task_local! {
-    /// The connection that the current task serves. Pingora hands its callbacks no connection of ours; each
-    /// connection is served by one task, so the task carries it.
+    /// The request that passes through the current task. Pingora hands its callbacks nothing of ours; each request
+    /// is served by one task, so the task carries it.
     static VISIT: Visit;
 }
 
-/// The connection that the current task serves.
-pub(super) fn connection() -> Option<Arc<Connection>> {
-    VISIT.try_with(|visit| visit.connection.clone()).ok()
-}
-
-/// Whether connections close after the request they serve.
-pub(super) fn closes() -> bool {
-    VISIT.try_with(|visit| visit.closing.load(Ordering::Relaxed)).unwrap_or(false)
+/// The request that passes through the current task.
+pub(super) fn visit() -> Option<Visit> {
+    VISIT.try_with(Visit::clone).ok()
 }
 
 impl Door {
@@ -167,23 +168,54 @@ impl Door {
             idle_timeout: self.limits.idle_timeout,
             max_header_bytes: self.limits.max_header_bytes,
         };
-        let guard = Guard::new(stream, connection.clone(), limits, self.gateway.clone());
-        let visit = Visit { connection, closing: self.closing.clone() };
-        let (_running, never_shut_down) = watch::channel(false);
-        let served = async { self.proxy.process_new(Box::new(guard), &never_shut_down).await };
-        drop(VISIT.scope(visit, served).await);
+        self.serve_requests(Guard::new(stream, connection.clone(), limits, self.gateway.clone()), &connection).await;
         drop(entry);
+    }
+
+    /// Serves one request after the other until no more comes or may come.
+    async fn serve_requests(&self, mut guard: Guard, connection: &Arc<Connection>) {
+        while let Some(began) = guard.next().await {
+            let site = self.gateway.site.load_full();
+            let after = if self.closing.load(Ordering::Relaxed) { After::Closes } else { After::StaysOpen };
+            let route = match site.find(request::path(guard.head())) {
+                Destination::Route(route) => Some(route),
+                Destination::Nowhere => None,
+                Destination::Passthrough => {
+                    let visit = Visit { connection: connection.clone(), site, after };
+                    // Boxed: Pingora's futures are large, and nearly no connection needs them.
+                    match Box::pin(self.pass_through(guard, visit)).await {
+                        Some(back) => guard = back,
+                        None => return,
+                    }
+                    continue;
+                }
+            };
+            let exchange = self.gateway.exchange(&mut guard, connection, &site, route, began, after);
+            if Box::pin(exchange).await == After::Closes {
+                return;
+            }
+        }
+    }
+
+    /// Has Pingora serve the request that waits behind `guard`; gives it back if another one may follow.
+    async fn pass_through(&self, guard: Guard, visit: Visit) -> Option<Guard> {
+        let mut session = ServerSession::new_http1(Box::new(guard));
+        session.set_keepalive(Some(self.limits.idle_timeout.as_secs()));
+        let (_running, never_shut_down) = watch::channel(false);
+        let passing = self.proxy.process_new_http(session, &never_shut_down);
+        let (stream, _) = VISIT.scope(visit, passing).await?.consume();
+        stream.into_any().downcast().ok().map(|guard| *guard)
     }
 
     /// The stream that requests come through; `None` if no handshake came about within `header_timeout`.
     async fn shake_hands(&self, stream: TcpStream, connection: &Connection) -> Option<Side> {
-        let Some(tls) = &self.tls else { return Some(Side::plain(stream)) };
+        let Some(tls) = &self.tls else { return Some(Side::Plain(stream)) };
         // As busy as who sends a head: not to be taken for idle, and not to take longer.
         connection.enter(Phase::Head(Instant::now()));
         let shaken = tokio::time::timeout(self.limits.header_timeout, tls.accept(stream)).await;
         connection.enter(Phase::Idle(Instant::now()));
         let reason = match shaken {
-            Ok(Ok(stream)) => return Some(Side::encrypted(stream)),
+            Ok(Ok(stream)) => return Some(Side::Tls(Box::new(stream))),
             Ok(Err(error)) => {
                 tracing::debug!(remote = %connection.remote.ip(), %error, "a TLS handshake failed");
                 "failed"
@@ -228,7 +260,7 @@ impl House for Gateway {
         let settled = Settled::Refused(refusal);
         self.metrics.answered(NO_ROUTE, &settled, began.elapsed());
         tracing::info!(route = NO_ROUTE, disposition = settled.disposition(), reason = refusal.as_str(),
-            status = refusal.status().as_u16(), remote = %connection.remote.ip(), ack_ms = milliseconds(began), "request");
+            status = refusal.status().as_u16(), remote = %connection.remote.ip(), ack_ms = milliseconds(began.elapsed()), "request");
     }
 
     fn body_timeout(&self) -> Duration {

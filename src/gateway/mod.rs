@@ -5,6 +5,7 @@ mod alarm;
 mod body;
 mod chunks;
 mod connections;
+mod exchange;
 mod farewell;
 mod forwarded;
 #[doc(hidden)]
@@ -16,6 +17,7 @@ mod proxy;
 mod receive;
 mod refused;
 pub mod reply;
+mod request;
 mod side;
 pub mod site;
 pub mod tls;

@@ -84,8 +84,8 @@ impl Gateway {
         deadline: Instant,
         memory: impl Send + 'static,
     ) -> Settled {
-        let delivery = self.deliverer.begin(Arc::new(event), route.clone(), held, deadline, memory);
-        delivery.outcome().await.unwrap_or(Settled::Unavailable(Fault::Overloaded))
+        let delivery = self.deliverer.deliver(Arc::new(event), route.clone(), held, deadline, memory);
+        delivery.await.unwrap_or(Settled::Unavailable(Fault::Overloaded))
     }
 
     /// Verified, fresh, wanted and named; or the reason why not.

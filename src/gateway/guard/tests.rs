@@ -40,7 +40,7 @@ async fn guarded() -> (Guard, TcpStream) {
         idle_timeout: Duration::from_secs(60),
         max_header_bytes: 32 * 1024,
     };
-    (Guard::new(Side::plain(stream), entry.connection.clone(), limits, Arc::new(Quiet)), sender)
+    (Guard::new(Side::Plain(stream), entry.connection.clone(), limits, Arc::new(Quiet)), sender)
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,0 +1,257 @@
+//! One request of a configured route, or of none, and its reply, on a connection of ours: read whole, received, answered.
+//! What passes through unverified does not come here.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use http::header::{CONNECTION, CONTENT_LENGTH, DATE};
+use http::{HeaderName, Method};
+use tokio::time::Instant;
+
+use super::Gateway;
+use super::body::{self, Expects};
+use super::connections::{Connection, Phase};
+use super::forwarded::Origin;
+use super::guard::Guard;
+use super::receive::Received;
+use super::reply::Reply;
+use super::request::Request;
+use super::site::Site;
+use crate::domain::inbound::Inbound;
+use crate::domain::outcome::Settled;
+use crate::domain::refusal::Refusal;
+use crate::domain::route::Route;
+use crate::domain::time::Timestamp;
+use crate::telemetry::NO_ROUTE;
+use crate::telemetry::recent::Answered;
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Bodies up to this size leave in one piece with their head.
+const ONE_PIECE: usize = 16 * 1024;
+
+/// What becomes of a connection behind a reply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum After {
+    /// The next request may come.
+    StaysOpen,
+    /// It closes.
+    Closes,
+}
+
+/// Who asks, how, and since when.
+struct Asked {
+    origin: Origin,
+    arrived: Instant,
+    /// The length of its body, as far as it was read.
+    body_bytes: usize,
+    /// Whether a reply to it has no body (RFC 9110 section 9.3.2).
+    is_head: bool,
+    /// What the sender wants.
+    after: After,
+    must_be_told: bool,
+}
+
+impl Gateway {
+    /// Reads the request that waits behind `guard`, and answers it. `route`: what its path leads to. `began`: its first
+    /// byte. `after`: whether we want another request on this connection.
+    pub(super) async fn exchange(
+        &self,
+        guard: &mut Guard,
+        connection: &Connection,
+        site: &Site,
+        route: Option<Arc<Route>>,
+        began: Instant,
+        after: After,
+    ) -> After {
+        connection.enter(Phase::Busy(began));
+        let Some(request) = Request::parse(&guard.take_head()) else { return After::Closes };
+        let (peer, now) = (connection.remote.ip(), self.clock.now());
+        let chance = fastrand::u128(..);
+        let origin = Origin::of(peer, connection.spoke, &request.headers, &site.trusted_proxies, now, chance);
+        let mut asked = Asked {
+            origin,
+            arrived: connection.arrived(began),
+            body_bytes: 0,
+            is_head: request.method == Method::HEAD,
+            after: if request.keeps_alive() { after } else { After::Closes },
+            must_be_told: request.must_be_told(),
+        };
+        let received = match &route {
+            Some(route) => self.read_and_receive(guard, request, site, route, &mut asked).await,
+            None => Settled::Refused(Refusal::NoRoute).into(),
+        };
+        let after = self.answer(guard, asked, route.as_deref(), received).await;
+        connection.enter(Phase::Idle(Instant::now()));
+        after
+    }
+
+    async fn read_and_receive(
+        &self,
+        guard: &mut Guard,
+        request: Request,
+        site: &Site,
+        route: &Arc<Route>,
+        asked: &mut Asked,
+    ) -> Received {
+        if !route.takes(&request.method, &request.headers, request.query.as_deref()) {
+            return Settled::Refused(Refusal::MethodNotAllowed).into();
+        }
+        let origin = &asked.origin;
+        if !route.allow_from.is_empty() && !route.allow_from.iter().any(|net| net.contains(&origin.remote)) {
+            return Settled::Refused(Refusal::SourceNotAllowed).into();
+        }
+        let answer_by = asked.arrived + route.ack.budget.saturating_sub(route.ack.reserve);
+        let deadline = answer_by.min(Instant::now() + site.body_timeout);
+        let expects = if request.waits_for_continue() { Expects::Continue } else { Expects::Nothing };
+        let (body, memory) = match body::read(guard, expects, route.max_body_bytes, deadline, &self.buffers).await {
+            Ok(read) => read,
+            Err(unread) => return Settled::from(unread).into(),
+        };
+        asked.body_bytes = body.len();
+        let length = f64::from(u32::try_from(body.len()).unwrap_or(u32::MAX));
+        self.metrics.request_body_bytes.with_label_values(&[&*route.name]).observe(length);
+        let inbound = Inbound {
+            method: request.method,
+            path: request.path,
+            query: request.query,
+            headers: request.headers,
+            body,
+            authority: origin.authority.clone(),
+            https: origin.https,
+            remote: origin.remote,
+        };
+        self.receive(inbound, route, origin, asked.arrived, memory).await
+    }
+
+    /// Writes the reply, counts the request and writes its line: once per request, whatever became of it.
+    async fn answer(&self, guard: &mut Guard, asked: Asked, route: Option<&Route>, received: Received) -> After {
+        let Received { settled, event, event_type } = received;
+        let name: &str = route.map_or(NO_ROUTE, |route| &route.name);
+        let (disposition, reason) = (settled.disposition(), settled.reason());
+        let took = asked.arrived.elapsed();
+        self.metrics.answered(name, &settled, took);
+        if route.is_some_and(|route| took > route.ack.budget) {
+            self.metrics.ack_budget_exceeded_total.with_label_values(&[name]).inc();
+        }
+        let reply = Reply::of(settled, route);
+        let status = reply.status.as_u16();
+        let unread = guard.left() != Some(0);
+        let after = if unread { After::Closes } else { asked.after };
+        let taken = guard.send(written(&reply, &asked, after, self.clock.now()).pieces()).await.is_ok();
+        if taken && after == After::Closes {
+            // What is unread is not to reset the connection; what is read leaves nothing to wait for but the sender.
+            if unread { guard.part().await } else { guard.shut().await }
+        }
+        let answered = Answered {
+            received_at: self.clock.at(asked.arrived),
+            route: route.map_or_else(|| NO_ROUTE.into(), |route| route.name.clone()),
+            event,
+            event_type,
+            disposition,
+            reason,
+            status,
+            ack_ms: milliseconds(took),
+            remote: asked.origin.remote,
+            request_id: asked.origin.request_id,
+            body_bytes: u64::try_from(asked.body_bytes).unwrap_or(u64::MAX),
+        };
+        log_line(&answered, taken);
+        self.recent.push(answered);
+        if taken { after } else { After::Closes }
+    }
+}
+
+/// A reply as it goes over the wire.
+struct Written {
+    head: BytesMut,
+    /// What did not go with the head.
+    body: Bytes,
+}
+
+impl Written {
+    fn pieces(&self) -> [&[u8]; 2] {
+        [&self.head, &self.body]
+    }
+}
+
+/// Writes `reply` with its exact length, and what concerns the connection.
+fn written(reply: &Reply, asked: &Asked, after: After, now: Timestamp) -> Written {
+    let bodiless = reply.is_bodiless() || asked.is_head || reply.body.is_empty();
+    let with_head = if bodiless || reply.body.len() > ONE_PIECE { &[] } else { &reply.body[..] };
+    let mut head = BytesMut::with_capacity(512 + with_head.len());
+    head.put_slice(b"HTTP/1.1 ");
+    head.put_slice(reply.status.as_str().as_bytes());
+    head.put_u8(b' ');
+    head.put_slice(reply.status.canonical_reason().unwrap_or_default().as_bytes());
+    head.put_slice(b"\r\n");
+    for (name, value) in reply.headers.iter().filter(|(name, _)| !is_ours(name)) {
+        put_name(&mut head, name);
+        head.put_slice(value.as_bytes());
+        head.put_slice(b"\r\n");
+    }
+    put_line(&mut head, "X-Request-Id: ", &asked.origin.request_id);
+    if let Some(length) = reply.content_length() {
+        put_line(&mut head, "Content-Length: ", &length.to_string());
+    }
+    put_line(&mut head, "Date: ", &http_date(now));
+    match after {
+        After::Closes => put_line(&mut head, "Connection: ", "close"),
+        After::StaysOpen if asked.must_be_told => put_line(&mut head, "Connection: ", "keep-alive"),
+        After::StaysOpen => {}
+    }
+    head.put_slice(b"\r\n");
+    head.put_slice(with_head);
+    let body = if bodiless || !with_head.is_empty() { Bytes::new() } else { reply.body.clone() };
+    Written { head, body }
+}
+
+/// Headers that we write ourselves, whatever the application said.
+fn is_ours(name: &HeaderName) -> bool {
+    *name == CONTENT_LENGTH || *name == DATE || *name == CONNECTION || *name == REQUEST_ID
+}
+
+fn put_line(head: &mut BytesMut, name: &str, value: &str) {
+    head.put_slice(name.as_bytes());
+    head.put_slice(value.as_bytes());
+    head.put_slice(b"\r\n");
+}
+
+/// `Content-Type: ` for `content-type`: some read names as if their case mattered.
+fn put_name(head: &mut BytesMut, name: &HeaderName) {
+    let mut first = true;
+    for byte in name.as_str().bytes() {
+        head.put_u8(if first { byte.to_ascii_uppercase() } else { byte });
+        first = byte == b'-';
+    }
+    head.put_slice(b": ");
+}
+
+/// RFC 9110 section 5.6.7.
+fn http_date(now: Timestamp) -> String {
+    let moment = jiff::Timestamp::from_millisecond(now.millis()).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
+    jiff::fmt::rfc2822::DateTimePrinter::new().timestamp_to_rfc9110_string(&moment).unwrap_or_default()
+}
+
+/// One line per request, at its end.
+fn log_line(answered: &Answered, taken: bool) {
+    tracing::info!(
+        route = &*answered.route,
+        disposition = answered.disposition,
+        reason = answered.reason,
+        status = answered.status,
+        event = answered.event.map(|id| id.to_string()),
+        event_type = answered.event_type,
+        request_id = answered.request_id,
+        remote = %answered.remote,
+        body_bytes = answered.body_bytes,
+        ack_ms = answered.ack_ms,
+        taken,
+        "request"
+    );
+}
+
+pub(super) fn milliseconds(took: Duration) -> u64 {
+    u64::try_from(took.as_millis()).unwrap_or(u64::MAX)
+}

@@ -11,6 +11,7 @@ use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use rusqlite::{Connection, OptionalExtension, params};
@@ -26,8 +27,12 @@ use crate::telemetry::Metrics;
 
 /// Marks in memory at most; at about 150 bytes each: 10 MB. Reached only when the disk stalls.
 const UNWRITTEN: usize = 65_536;
-/// Expired marks deleted per transaction, besides two for each new one.
+/// Expired marks deleted in one sweep, besides two for each mark written since the last.
 const SWEEP: usize = 64;
+/// Marks written between two sweeps at most, so that looking for expired ones costs little beside writing.
+const SWEEP_AFTER: usize = 256;
+/// The longest that a sweep is put off where marks are written.
+const SWEEP_EVERY: Duration = Duration::from_secs(1);
 
 /// One entry of the table.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -88,7 +93,30 @@ pub(super) struct Marks {
     unwritten: Mutex<Unwritten>,
     filters: ArcSwap<Filters>,
     asked: AtomicBool,
+    sweeping: Mutex<Sweeping>,
     metrics: Arc<Metrics>,
+}
+
+/// How much there is to sweep for.
+#[derive(Debug, Default)]
+struct Sweeping {
+    /// Marks written since the last sweep.
+    written: usize,
+    last: Option<Timestamp>,
+}
+
+impl Sweeping {
+    /// Notes that `written` more marks are; says how many expired ones to delete now, if any.
+    fn due(&mut self, written: usize, now: Timestamp) -> Option<usize> {
+        self.written += written;
+        // A clock that went back puts nothing off.
+        let rests = self.last.is_some_and(|last| last <= now && now.since(last) < SWEEP_EVERY);
+        if rests && self.written < SWEEP_AFTER {
+            return None;
+        }
+        self.last = Some(now);
+        Some(SWEEP + 2 * std::mem::take(&mut self.written))
+    }
 }
 
 #[derive(Debug, Default)]
@@ -114,7 +142,13 @@ struct Filters {
 
 impl Marks {
     pub(super) fn new(metrics: Arc<Metrics>) -> Self {
-        Self { unwritten: Mutex::default(), filters: ArcSwap::default(), asked: AtomicBool::new(false), metrics }
+        Self {
+            unwritten: Mutex::default(),
+            filters: ArcSwap::default(),
+            asked: AtomicBool::new(false),
+            sweeping: Mutex::default(),
+            metrics,
+        }
     }
 
     /// Remembers a mark. Says whether the writer must be asked to write.
@@ -297,7 +331,8 @@ impl Job for WriteMarks {
         for mark in &self.taken {
             tx.write_mark(mark, self.now)?;
         }
-        tx.sweep_marks(self.now, SWEEP + 2 * self.taken.len())
+        let due = self.marks.sweeping.lock().unwrap_or_else(PoisonError::into_inner).due(self.taken.len(), self.now);
+        due.map_or(Ok(()), |most| tx.sweep_marks(self.now, most))
     }
 
     fn answer(&mut self, outcome: Result<(), JobFault>) {
@@ -350,12 +385,17 @@ impl Tx<'_> {
     }
 
     fn sweep_marks(&mut self, now: Timestamp, most: usize) -> Result<(), JobFault> {
-        self.conn
-            .prepare_cached(
-                "DELETE FROM marks WHERE (slot, fingerprint) IN
-                 (SELECT slot, fingerprint FROM marks WHERE expires_at <= ?1 ORDER BY expires_at LIMIT ?2)",
-            )?
-            .execute(params![now.millis(), most])?;
+        // No bound in the statement: SQLite would compile it anew for every other one.
+        let mut query = self
+            .conn
+            .prepare_cached("SELECT slot, fingerprint FROM marks WHERE expires_at <= ?1 ORDER BY expires_at")?;
+        let found = query
+            .query_map(params![now.millis()], |row| Ok(EventKey { slot: row.get(0)?, fingerprint: row.get(1)? }))?;
+        let expired: Vec<EventKey> = found.take(most).collect::<Result<_, _>>()?;
+        drop(query);
+        for key in &expired {
+            self.delete_mark(key)?;
+        }
         Ok(())
     }
 }

@@ -36,7 +36,7 @@ const BATCH_JOBS: usize = 1024;
 /// Most bytes of one transaction, so that a commit stays short on a slow disk. One job may be larger.
 const BATCH_BYTES: usize = 16 * 1024 * 1024;
 /// Shortest time between two transactions of lazy jobs alone.
-const LAZY_PAUSE: Duration = Duration::from_millis(5);
+const LAZY_PAUSE: Duration = Duration::from_millis(20);
 /// How long nothing is asked of the thread before it looks for chores; between two of them too.
 pub(super) const IDLE: Duration = Duration::from_secs(1);
 /// Shortest time between two attempts to give the write-ahead log's space back to a full disk.

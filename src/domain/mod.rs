@@ -4,11 +4,13 @@
 
 pub mod admission;
 pub mod breaker;
+pub mod chunks;
 pub mod event;
 pub mod explain;
 pub mod fault;
 pub mod inbound;
 pub mod key;
+pub mod message;
 pub mod outcome;
 pub mod pass_path;
 pub mod refusal;

@@ -4,44 +4,35 @@
 //! It decides nothing about what comes next. It never follows a redirect, never sends twice, and never sends a part:
 //! the body is in memory and its length is stated.
 
-use std::convert::Infallible;
-use std::pin::Pin;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, Uri};
-use http_body_util::BodyExt;
-use hyper::body::{Body, Frame, Incoming, SizeHint};
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy::Client as PooledClient;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
+use http::{HeaderMap, HeaderName, Method};
 use tokio::time::Instant;
 
 use super::trust::Trust;
+use super::upstream::{Address, Age, Stream, Upstream};
+use super::wire::{Answer, Request, Reuse};
 use crate::domain::event::Event;
+use crate::domain::message::{put_header, put_line};
 use crate::domain::outcome::{AppAnswer, Outcome, Timeout};
 use crate::domain::route::{AppPolicy, HostHeader};
 
 /// Longest answer body that is relayed; a longer one counts as broken off and is not relayed.
 const MAX_ANSWER_BYTES: usize = 4 * 1024 * 1024;
 
-/// Idle connections are given up before the shortest common keep-alive of an application (gunicorn: 2 s) ends, so that
-/// a request does not meet a connection that is being closed.
-const POOL_IDLE: Duration = Duration::from_millis(1500);
-
-/// The body is handed over in pieces of this size, to know whether the last one was taken.
-const PIECE: usize = 64 * 1024;
+/// Bodies up to this size leave in one piece with their head.
+const ONE_PIECE: usize = 16 * 1024;
 
 /// What carries attempts to the application. Cloning shares it.
 #[derive(Clone, Debug)]
 pub enum Client {
-    /// The pooled HTTP client of one connect timeout and one choice of authorities.
+    /// One application's HTTP client, with its connections.
     Http(Http),
     /// No client came about, for this reason.
     None(Arc<str>),
@@ -49,9 +40,9 @@ pub enum Client {
     Stand(Arc<dyn Application>),
 }
 
-/// The pooled HTTP client.
+/// An HTTP client of one application.
 #[derive(Clone, Debug)]
-pub struct Http(PooledClient<HttpsConnector<HttpConnector>, Pieces>);
+pub struct Http(Upstream);
 
 /// An application without a socket, for simulations.
 #[async_trait]
@@ -73,26 +64,20 @@ pub struct Sending {
 }
 
 impl Client {
-    /// A client that gives up connecting after `connect_timeout`, and believes whom `trust` says.
+    /// A client for `app`.
     #[must_use]
-    pub fn new(connect_timeout: Duration, trust: &Trust) -> Self {
-        let mut connector = HttpConnector::new();
-        connector.set_connect_timeout(Some(connect_timeout));
-        connector.set_nodelay(true);
-        connector.enforce_http(false);
-        let tls = match trust.tls() {
+    pub fn new(app: &AppPolicy) -> Self {
+        let Some(address) = Address::of(&app.url) else {
+            return Self::None(format!("`{}` is no address of an application", app.url).into());
+        };
+        let tls = match Trust::of(app).tls() {
             Ok(tls) => tls,
             Err(error) => return Self::None(format!("TLS cannot be set up: {error}").into()),
         };
-        let connector =
-            HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().wrap_connector(connector);
-        let client = PooledClient::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(POOL_IDLE)
-            .http1_title_case_headers(true)
-            .set_host(false)
-            .build(connector);
-        Self::Http(Http(client))
+        match Upstream::new(address, app.connect_timeout, tls) {
+            Ok(upstream) => Self::Http(Http(upstream)),
+            Err(error) => Self::None(format!("`{}` cannot be reached over TLS: {error}", app.url).into()),
+        }
     }
 
     /// Sends `event` once. The status line must come within `app.attempt_timeout`; the answer's body may take until
@@ -113,18 +98,23 @@ impl Client {
 
 impl Http {
     async fn send(&self, event: &Event, app: &AppPolicy, sending: Sending, body_by: Instant) -> Outcome {
-        let taken = Arc::new(AtomicBool::new(false));
-        let request = match request(event, app, sending, taken.clone()) {
-            Ok(request) => request,
-            Err(error) => return Outcome::Unreachable(format!("cannot write the request: {error}")),
+        let Some(head) = head(event, app, self.0.address(), sending) else {
+            return Outcome::Unreachable("cannot write the request: its target or host is none".to_owned());
         };
+        let message = Message { head, body: &event.body, asks_for_head: event.method == Method::HEAD };
+        // Of an event in one piece the head goes with the body.
+        let message = message.joined();
+        let taken = AtomicBool::new(false);
         let until = Instant::now() + app.attempt_timeout;
-        match tokio::time::timeout_at(until, self.0.request(request)).await {
-            Ok(Ok(response)) => Outcome::of_answer(complete(response, body_by).await),
-            Ok(Err(error)) if error.is_connect() || !taken.load(Ordering::Acquire) => {
+        match tokio::time::timeout_at(until, self.ask(&message, &taken)).await {
+            Ok(Ok((stream, answer))) => Outcome::of_answer(self.complete(stream, answer, body_by).await),
+            Ok(Err(NoAnswer::NoConnection(error))) => {
                 Outcome::Unreachable(format!("cannot reach the application: {}", chain(&error)))
             }
-            Ok(Err(error)) => Outcome::Unknown {
+            Ok(Err(NoAnswer::Broke(error))) if !taken.load(Ordering::Acquire) => {
+                Outcome::Unreachable(format!("the application did not take the whole request: {}", chain(&error)))
+            }
+            Ok(Err(NoAnswer::Broke(error))) => Outcome::Unknown {
                 error: format!("the connection broke before a status line came: {}", chain(&error)),
                 timed_out: Timeout::No,
             },
@@ -134,62 +124,113 @@ impl Http {
             Err(_) => no_status_line(app.attempt_timeout),
         }
     }
+
+    /// Sends `message` and reads the head of its answer.
+    async fn ask(&self, message: &Message<'_>, taken: &AtomicBool) -> Result<(Stream, Answer), NoAnswer> {
+        let mut connection = self.0.connection().await.map_err(NoAnswer::NoConnection)?;
+        let first =
+            Request::new(&message.head, message.body, taken).answer(&mut connection.stream, message.asks_for_head);
+        match first.await {
+            Ok(answer) => return Ok((connection.stream, answer)),
+            // It was being closed, and certainly did not get the whole request.
+            Err(_) if connection.age == Age::Used && !taken.load(Ordering::Acquire) => {}
+            Err(error) => return Err(NoAnswer::Broke(error)),
+        }
+        let mut connection = self.0.new_connection().await.map_err(NoAnswer::NoConnection)?;
+        let again =
+            Request::new(&message.head, message.body, taken).answer(&mut connection.stream, message.asks_for_head);
+        let answer = again.await.map_err(NoAnswer::Broke)?;
+        Ok((connection.stream, answer))
+    }
+
+    /// The whole answer, or its head alone if the body is too long, too late or broken.
+    async fn complete(&self, mut stream: Stream, mut answer: Answer, body_by: Instant) -> AppAnswer {
+        let status = answer.status;
+        let mut headers = end_to_end(std::mem::take(&mut answer.headers));
+        let whole = match answer.body_at_hand() {
+            Some(whole) => Ok(whole),
+            None => match tokio::time::timeout_at(body_by, answer.body(&mut stream, MAX_ANSWER_BYTES)).await {
+                Ok(read) => read,
+                Err(_) => Err(io::ErrorKind::TimedOut.into()),
+            },
+        };
+        let Ok((body, reuse)) = whole else {
+            headers.clear();
+            return AppAnswer { status, headers, body: Bytes::new() };
+        };
+        if reuse == Reuse::Keep {
+            self.0.keep(stream);
+        }
+        AppAnswer { status, headers, body }
+    }
+}
+
+/// Why there is no answer.
+enum NoAnswer {
+    /// There was nothing to send it through.
+    NoConnection(io::Error),
+    /// The connection broke.
+    Broke(io::Error),
+}
+
+/// A request as it goes over the wire.
+struct Message<'a> {
+    head: Vec<u8>,
+    body: &'a [u8],
+    asks_for_head: bool,
+}
+
+impl Message<'_> {
+    /// Small enough to leave in one piece.
+    fn joined(mut self) -> Self {
+        if self.body.len() <= ONE_PIECE {
+            self.head.extend_from_slice(self.body);
+            self.body = &[];
+        }
+        self
+    }
 }
 
 fn no_status_line(within: Duration) -> Outcome {
     Outcome::Unknown { error: format!("no status line came within {within:?}"), timed_out: Timeout::Elapsed }
 }
 
-/// The request as the application gets it.
-fn request(
-    event: &Event,
-    app: &AppPolicy,
-    sending: Sending,
-    taken: Arc<AtomicBool>,
-) -> Result<Request<Pieces>, http::Error> {
-    let uri: Uri = format!("{}{}", app.url, event.target).parse()?;
+/// The head of the request as the application gets it; `None`: target or host could not be written as such.
+fn head(event: &Event, app: &AppPolicy, address: &Address, sending: Sending) -> Option<Vec<u8>> {
     let host = match app.host {
-        HostHeader::Preserve if !event.authority.is_empty() => HeaderValue::from_str(&event.authority)?,
-        HostHeader::Preserve | HostHeader::Rewrite => {
-            HeaderValue::from_str(uri.authority().map_or("", http::uri::Authority::as_str))?
-        }
+        HostHeader::Preserve if !event.authority.is_empty() => &event.authority,
+        HostHeader::Preserve | HostHeader::Rewrite => &address.authority,
     };
-    let mut request = Request::new(Pieces { rest: event.body.clone(), taken });
-    *request.method_mut() = event.method.clone();
-    *request.uri_mut() = uri;
-    let headers = request.headers_mut();
-    *headers = event.headers.clone();
-    headers.insert(HOST, host);
-    headers.insert(CONTENT_LENGTH, HeaderValue::from(event.body.len()));
-    headers.insert(HeaderName::from_static("hookgate-event"), text(&event.id)?);
-    headers.insert(HeaderName::from_static("hookgate-key"), text(&event.key)?);
-    headers.insert(HeaderName::from_static("hookgate-route"), HeaderValue::from_str(&event.route)?);
-    headers.insert(HeaderName::from_static("hookgate-attempt"), HeaderValue::from(sending.attempt));
+    let writable = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic());
+    if !writable(host) || !writable(&event.target) || !writable(&event.route) {
+        return None;
+    }
+    let mut head = Vec::with_capacity(1024 + event.body.len().min(ONE_PIECE));
+    for part in [event.method.as_str(), " ", &address.prefix, &event.target, " HTTP/1.1\r\n"] {
+        head.extend_from_slice(part.as_bytes());
+    }
+    put_line(&mut head, "Host", host);
+    for (name, value) in event.headers.iter().filter(|(name, _)| !is_ours(name)) {
+        put_header(&mut head, name, value);
+    }
+    put_line(&mut head, "Content-Length", &event.body.len().to_string());
+    put_line(&mut head, "Hookgate-Event", &event.id.to_string());
+    put_line(&mut head, "Hookgate-Key", &event.key.to_string());
+    put_line(&mut head, "Hookgate-Route", &event.route);
+    put_line(&mut head, "Hookgate-Attempt", &sending.attempt.to_string());
     if sending.possible_duplicate {
-        headers.insert(HeaderName::from_static("hookgate-possible-duplicate"), HeaderValue::from_static("true"));
+        put_line(&mut head, "Hookgate-Possible-Duplicate", "true");
     }
     if sending.replay {
-        headers.insert(HeaderName::from_static("hookgate-replay"), HeaderValue::from_static("true"));
+        put_line(&mut head, "Hookgate-Replay", "true");
     }
-    Ok(request)
+    head.extend_from_slice(b"\r\n");
+    Some(head)
 }
 
-fn text(value: &impl ToString) -> Result<HeaderValue, http::Error> {
-    Ok(HeaderValue::from_str(&value.to_string())?)
-}
-
-/// The whole answer, or its head alone if the body is too long, too late or broken.
-async fn complete(response: Response<Incoming>, body_by: Instant) -> AppAnswer {
-    let (head, body) = response.into_parts();
-    let mut headers = end_to_end(head.headers);
-    let limited = http_body_util::Limited::new(body, MAX_ANSWER_BYTES);
-    let body = if let Ok(Ok(whole)) = tokio::time::timeout_at(body_by, limited.collect()).await {
-        whole.to_bytes()
-    } else {
-        headers.clear();
-        Bytes::new()
-    };
-    AppAnswer { status: head.status, headers, body }
+/// Headers that only we write.
+fn is_ours(name: &HeaderName) -> bool {
+    *name == HOST || *name == CONTENT_LENGTH || *name == TRANSFER_ENCODING || name.as_str().starts_with("hookgate-")
 }
 
 /// The headers of an answer that concern its receiver and not the connection (RFC 9110 section 7.6.1).
@@ -223,37 +264,4 @@ fn chain(error: &dyn std::error::Error) -> String {
         cause = inner.source();
     }
     text
-}
-
-/// A body in memory, handed over in pieces; remembers whether the last piece was taken.
-#[derive(Debug)]
-struct Pieces {
-    rest: Bytes,
-    taken: Arc<AtomicBool>,
-}
-
-impl Body for Pieces {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        let size = self.rest.len().min(PIECE);
-        let piece = self.rest.split_to(size);
-        if self.rest.is_empty() {
-            self.taken.store(true, Ordering::Release);
-        }
-        Poll::Ready((!piece.is_empty()).then(|| Ok(Frame::data(piece))))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        // An empty body is never polled: it counts as taken as soon as the client looks at it.
-        if self.rest.is_empty() {
-            self.taken.store(true, Ordering::Release);
-        }
-        self.rest.is_empty()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(u64::try_from(self.rest.len()).unwrap_or(u64::MAX))
-    }
 }

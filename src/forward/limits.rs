@@ -14,6 +14,7 @@ use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::Instant;
 
+use super::attempt::Client;
 use crate::domain::breaker::{Blame, Breaker, Permit};
 use crate::domain::event::EventId;
 use crate::domain::outcome::Outcome;
@@ -89,6 +90,8 @@ impl Drop for Probe {
 pub struct Lane {
     /// The route.
     pub route: Arc<Route>,
+    /// What carries its attempts.
+    pub client: Client,
     breaker: Arc<SharedBreaker>,
     slots: Arc<Semaphore>,
     /// Whose senders wait: one at a time stands in line for a slot. Fair; awaited with a deadline.
@@ -155,11 +158,12 @@ impl Lane {
     /// A lane for `route` behind `breaker`. What the lane before it had given out or been told still counts: the rest
     /// that the application asked for always, slots and rate where the configuration of them is the same.
     #[must_use]
-    pub fn new(route: Arc<Route>, breaker: Arc<SharedBreaker>, before: Option<&Self>) -> Self {
+    pub fn new(route: Arc<Route>, client: Client, breaker: Arc<SharedBreaker>, before: Option<&Self>) -> Self {
         let rate = route.delivery.rate_per_second.and_then(NonZeroU32::new);
         let same_rate = before.filter(|lane| lane.route.delivery.rate_per_second == route.delivery.rate_per_second);
         let same_slots = before.filter(|lane| lane.route.app.max_in_flight == route.app.max_in_flight);
         Self {
+            client,
             breaker,
             slots: same_slots
                 .map_or_else(|| Arc::new(Semaphore::new(route.app.max_in_flight)), |lane| lane.slots.clone()),
@@ -312,7 +316,7 @@ mod tests {
         route.app.max_in_flight = max_in_flight;
         route.delivery.rate_per_second = rate;
         let breaker = Arc::new(SharedBreaker::new(&route));
-        Lane::new(Arc::new(route), breaker, None)
+        Lane::new(Arc::new(route), Client::None("nobody".into()), breaker, None)
     }
 
     fn event(number: u32) -> EventId {
@@ -385,10 +389,10 @@ mod tests {
     async fn a_reload_forgets_neither_the_rest_nor_the_slots_in_use() {
         let before = lane(1, None);
         let _taken = before.slot(event(9), soon()).await.expect("a free slot");
-        let after = Lane::new(before.route.clone(), before.breaker.clone(), Some(&before));
+        let after = Lane::new(before.route.clone(), before.client.clone(), before.breaker.clone(), Some(&before));
         assert_eq!(after.slot(event(9), soon()).await.err(), Some(Held::Busy));
         before.learn(event(9), &failed(StatusCode::SERVICE_UNAVAILABLE, Some("60")));
-        let after = Lane::new(before.route.clone(), before.breaker.clone(), Some(&before));
+        let after = Lane::new(before.route.clone(), before.client.clone(), before.breaker.clone(), Some(&before));
         assert!(matches!(after.slot(event(9), soon()).await.err(), Some(Held::Until(_))));
     }
 

@@ -14,6 +14,8 @@ pub mod limits;
 pub mod spooled;
 mod trust;
 mod turns;
+mod upstream;
+mod wire;
 
 use std::collections::{HashMap, HashSet};
 use std::future::poll_fn;
@@ -58,8 +60,8 @@ struct Inner {
     breakers: Mutex<HashMap<String, Arc<SharedBreaker>>>,
     /// A simulation's application, in place of all clients.
     stand: Option<Arc<dyn Application>>,
-    /// Per connect timeout; outlives a change of the configuration.
-    clients: Mutex<HashMap<(Duration, Trust), Client>>,
+    /// Per application and way to it; outlives a change of the configuration.
+    clients: Mutex<HashMap<(String, Duration, Trust), Client>>,
     /// Events on disk with an attempt running or about to: they are not picked again.
     running: Mutex<HashSet<EventId>>,
     /// Events of which a copy is being sent, where there may be copies. Bounded as `running` is.
@@ -123,7 +125,7 @@ impl Deliverer {
         let before = self.0.lanes.load_full();
         let lane = |route: &Arc<Route>| {
             let before = before.get(&route.name).map(Arc::as_ref);
-            (route.name.clone(), Arc::new(Lane::new(route.clone(), self.breaker(route), before)))
+            (route.name.clone(), Arc::new(Lane::new(route.clone(), self.client(route), self.breaker(route), before)))
         };
         let lanes: Arc<HashMap<Arc<str>, Arc<Lane>>> = Arc::new(routes.iter().map(lane).collect());
         self.0.lanes.store(lanes.clone());
@@ -207,8 +209,8 @@ impl Deliverer {
             return Client::Stand(stand.clone());
         }
         let mut clients = self.0.clients.lock().unwrap_or_else(PoisonError::into_inner);
-        let (timeout, trust) = (route.app.connect_timeout, Trust::of(&route.app));
-        clients.entry((timeout, trust.clone())).or_insert_with(|| Client::new(timeout, &trust)).clone()
+        let which = (route.app.url.clone(), route.app.connect_timeout, Trust::of(&route.app));
+        clients.entry(which).or_insert_with(|| Client::new(&route.app)).clone()
     }
 
     /// One attempt, measured and learnt from. The slot is given back when it ends: nobody waits for the disk with it.
@@ -228,7 +230,7 @@ impl Deliverer {
         }
         let in_flight = InFlight::count(metrics.attempts_in_flight.with_label_values(&[name]));
         slot.used();
-        let outcome = self.client(route).send(&event, &route.app, sending, body_by).await;
+        let outcome = lane.client.send(&event, &route.app, sending, body_by).await;
         drop(in_flight);
         if lane.learn(event.id, &outcome) == Learnt::IsBack {
             self.wake();

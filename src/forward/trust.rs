@@ -9,7 +9,7 @@ use crate::domain::route::AppPolicy;
 
 /// A choice of authorities.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Trust {
+pub(super) enum Trust {
     /// Nobody's: the application is reached without TLS.
     Nobody,
     /// The system's authorities.
@@ -21,7 +21,7 @@ pub enum Trust {
 impl Trust {
     /// What the configuration says.
     #[must_use]
-    pub fn of(app: &AppPolicy) -> Self {
+    pub(super) fn of(app: &AppPolicy) -> Self {
         match &app.ca {
             _ if app.url.starts_with("http://") => Self::Nobody,
             None => Self::System,

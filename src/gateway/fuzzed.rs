@@ -1,8 +1,8 @@
 //! What the fuzz targets reach of the gateway's own readers. It is no interface: nothing else uses it.
 
-use super::chunks::Chunks;
 use super::head::{self, Framing};
 use super::site::{Destination, Site};
+use crate::domain::chunks::Chunks;
 
 /// A head that comes in two pieces, the first `cut` bytes long: how long it is and how long its body, `None` for chunks.
 /// Nothing if it is refused or not complete.

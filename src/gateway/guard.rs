@@ -25,12 +25,12 @@ use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
 use super::alarm::Alarm;
-use super::chunks::Chunks;
 use super::connections::{Connection, Phase};
 use super::farewell::Farewell;
 use super::head::{self, Framing, Judged};
 use super::reply;
 use super::side::Side;
+use crate::domain::chunks::Chunks;
 use crate::domain::refusal::Refusal;
 
 pub(crate) use self::wire::Broken;

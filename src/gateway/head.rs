@@ -11,6 +11,7 @@ use std::ops::Range;
 
 use http::uri::PathAndQuery;
 
+use crate::domain::chunks::is_token_byte;
 use crate::domain::refusal::Refusal;
 
 /// The end of a head.
@@ -287,11 +288,6 @@ fn length(value: &[u8]) -> Option<u64> {
 /// RFC 9110 section 5.6.2.
 fn is_token(text: &[u8]) -> bool {
     !text.is_empty() && text.iter().copied().all(is_token_byte)
-}
-
-/// One character of a token.
-pub(crate) fn is_token_byte(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
 #[cfg(test)]

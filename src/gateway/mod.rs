@@ -3,7 +3,6 @@
 
 mod alarm;
 mod body;
-mod chunks;
 mod connections;
 mod exchange;
 mod farewell;

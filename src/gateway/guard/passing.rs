@@ -18,7 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
 use super::{Coming, Guard, PIECE, Stage};
-use crate::gateway::chunks::Chunks;
+use crate::domain::chunks::Chunks;
 use crate::gateway::connections::Phase;
 use crate::gateway::head::Framing;
 

@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWrite};
 use tokio::time::Instant;
 
 use super::{Coming, Guard, PIECE, Stage};
-use crate::gateway::chunks::Chunks;
+use crate::domain::chunks::Chunks;
 use crate::gateway::connections::Phase;
 use crate::gateway::farewell::Farewell;
 use crate::gateway::head::Framing;

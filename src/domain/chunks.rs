@@ -1,10 +1,8 @@
-//! Where a body by chunks ends: reads the framing strictly (RFC 9112 section 7.1) and leaves the bytes as they are.
+//! Where a body by chunks ends, a sender's or an application's: reads the framing strictly (RFC 9112 section 7.1) and leaves the bytes as they are.
 //!
 //! A size is hexadecimal digits and nothing around them, lines end with CRLF, data is followed by CRLF. Extensions and
 //! trailers are let through within bounds where they follow their grammar; nobody behind reads them. A trailer that would
 //! say how the message is framed or where it goes is refused (RFC 9110 section 6.5.1).
-
-use super::head::is_token_byte;
 
 /// Longest size in digits: more than any cap on a body.
 const MAX_DIGITS: u8 = 12;
@@ -27,7 +25,7 @@ const NEVER_TRAILERS: [&[u8]; 9] = [
 
 /// A place inside a body by chunks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Chunks {
+pub struct Chunks {
     at: At,
     extra: u16,
     name: Name,
@@ -35,7 +33,7 @@ pub(crate) struct Chunks {
 
 /// The framing is not what the specification says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Malformed;
+pub struct Malformed;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum At {
@@ -87,24 +85,32 @@ impl Name {
     }
 }
 
+impl Default for Chunks {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Chunks {
     /// Before the first size.
-    pub(crate) const fn new() -> Self {
+    #[must_use]
+    pub const fn new() -> Self {
         Self { at: At::Size { digits: 0, value: 0 }, extra: 0, name: Name::EMPTY }
     }
 
     /// Whether the body is complete.
-    pub(crate) fn is_done(&self) -> bool {
+    #[must_use]
+    pub fn is_done(&self) -> bool {
         self.at == At::Done
     }
 
     /// Reads on; says how many of `bytes` belong to the body.
-    pub(crate) fn read(&mut self, bytes: &[u8]) -> Result<usize, Malformed> {
+    pub fn read(&mut self, bytes: &[u8]) -> Result<usize, Malformed> {
         self.decode(bytes, |_| {})
     }
 
     /// As [`Self::read`]; what is data and not framing goes to `data`, piece by piece.
-    pub(crate) fn decode(&mut self, bytes: &[u8], mut data: impl FnMut(&[u8])) -> Result<usize, Malformed> {
+    pub fn decode(&mut self, bytes: &[u8], mut data: impl FnMut(&[u8])) -> Result<usize, Malformed> {
         let mut read = 0;
         while let Some(byte) = bytes.get(read).copied().filter(|_| self.at != At::Done) {
             if let At::Data { left } = self.at {
@@ -213,6 +219,12 @@ impl Extension {
 /// A byte that may stand in a value (RFC 9110 section 5.5).
 const fn is_text(byte: u8) -> bool {
     byte == b'\t' || (byte >= b' ' && byte != 0x7f)
+}
+
+/// One character of a token (RFC 9110 section 5.6.2).
+#[must_use]
+pub fn is_token_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
 #[cfg(test)]

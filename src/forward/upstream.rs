@@ -1,0 +1,309 @@
+//! An application's address and the connections to it: opened within a deadline, kept for the next attempt, given up before
+//! the application does. It knows nothing of what goes through them.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+/// Idle connections are given up before the shortest common keep-alive of an application (gunicorn: 2 s) ends, so that
+/// a request does not meet a connection that is being closed.
+const POOL_IDLE: Duration = Duration::from_millis(1500);
+
+/// An application's address. Cloning shares its connections.
+#[derive(Clone, Debug)]
+pub(super) struct Upstream(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    address: Address,
+    connect_timeout: Duration,
+    tls: Option<Encryption>,
+    /// The one used last is at the end. Bounded by the attempts that run at once.
+    idle: Mutex<Idle>,
+}
+
+#[derive(Debug, Default)]
+struct Idle {
+    connections: Vec<(Stream, Instant)>,
+    /// Whether a task gives up those that nobody takes.
+    is_tended: bool,
+}
+
+/// What an application's URL says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Address {
+    /// Name or address, without brackets.
+    host: String,
+    port: u16,
+    https: bool,
+    /// Host and port as they stand in the URL: `Host` where it is to be rewritten.
+    pub(super) authority: String,
+    /// What stands before the target of every request; no slash at its end.
+    pub(super) prefix: String,
+}
+
+struct Encryption {
+    connector: TlsConnector,
+    name: ServerName<'static>,
+}
+
+impl std::fmt::Debug for Encryption {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Encryption").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// A connection that is to be used for one attempt.
+#[derive(Debug)]
+pub(super) struct Taken {
+    pub(super) stream: Stream,
+    pub(super) age: Age,
+}
+
+/// Whether a connection has served a request before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Age {
+    Fresh,
+    /// The application may be closing it this moment.
+    Used,
+}
+
+/// A stream to an application.
+#[derive(Debug)]
+pub(super) enum Stream {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl Address {
+    /// Reads `http[s]://host[:port][/prefix]`.
+    pub(super) fn of(url: &str) -> Option<Self> {
+        let (https, rest) = match url.split_once("://")? {
+            ("http", rest) => (false, rest),
+            ("https", rest) => (true, rest),
+            _ => return None,
+        };
+        let (authority, prefix) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+        let (host, port) = match authority.rsplit_once(':') {
+            Some((host, port)) if !port.ends_with(']') => (host, port.parse().ok()?),
+            Some(_) | None => (authority, if https { 443 } else { 80 }),
+        };
+        let host = host.trim_matches(['[', ']']).to_owned();
+        let clean = |text: &str| text.bytes().all(|byte| byte.is_ascii_graphic());
+        (!host.is_empty() && clean(authority) && clean(prefix)).then(|| Self {
+            host,
+            port,
+            https,
+            authority: authority.to_owned(),
+            prefix: prefix.trim_end_matches('/').to_owned(),
+        })
+    }
+}
+
+impl Upstream {
+    /// An application at `address`, none of whose connections is open yet.
+    pub(super) fn new(address: Address, connect_timeout: Duration, tls: ClientConfig) -> Result<Self, String> {
+        let tls = if address.https {
+            let name = ServerName::try_from(address.host.clone()).map_err(|error| error.to_string())?;
+            Some(Encryption { connector: TlsConnector::from(Arc::new(tls)), name })
+        } else {
+            None
+        };
+        Ok(Self(Arc::new(Inner { address, connect_timeout, tls, idle: Mutex::default() })))
+    }
+
+    pub(super) fn address(&self) -> &Address {
+        &self.0.address
+    }
+
+    /// A connection that is open: the one that was used last, or a new one.
+    pub(super) async fn connection(&self) -> io::Result<Taken> {
+        while let Some(mut stream) = self.0.take() {
+            if stream.is_quiet() {
+                return Ok(Taken { stream, age: Age::Used });
+            }
+        }
+        self.new_connection().await
+    }
+
+    /// A new connection, within the connect timeout.
+    pub(super) async fn new_connection(&self) -> io::Result<Taken> {
+        let stream = tokio::time::timeout(self.0.connect_timeout, self.0.connect()).await;
+        let waited =
+            || io::Error::new(io::ErrorKind::TimedOut, format!("no connection within {:?}", self.0.connect_timeout));
+        Ok(Taken { stream: stream.unwrap_or_else(|_| Err(waited()))?, age: Age::Fresh })
+    }
+
+    /// Keeps a connection whose answer was read to its end.
+    pub(super) fn keep(&self, stream: Stream) {
+        let mut idle = self.0.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        idle.connections.push((stream, Instant::now()));
+        if !std::mem::replace(&mut idle.is_tended, true) {
+            tokio::spawn(tend(Arc::downgrade(&self.0)));
+        }
+    }
+}
+
+/// Gives up connections that nobody takes, until there are none.
+async fn tend(upstream: Weak<Inner>) {
+    loop {
+        tokio::time::sleep(POOL_IDLE / 2).await;
+        let Some(upstream) = upstream.upgrade() else { return };
+        let mut idle = upstream.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        idle.connections.retain(|(_, since)| since.elapsed() < POOL_IDLE);
+        if idle.connections.is_empty() {
+            idle.is_tended = false;
+            return;
+        }
+    }
+}
+
+impl Inner {
+    fn take(&self) -> Option<Stream> {
+        let (stream, since) = self.idle.lock().unwrap_or_else(PoisonError::into_inner).connections.pop()?;
+        (since.elapsed() < POOL_IDLE).then_some(stream)
+    }
+
+    async fn connect(&self) -> io::Result<Stream> {
+        let addresses: Vec<SocketAddr> =
+            tokio::net::lookup_host((self.address.host.as_str(), self.address.port)).await?.collect();
+        let mut left = u32::try_from(addresses.len()).unwrap_or(u32::MAX);
+        let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+        // Each address gets its share of the time, so that one that is silent does not hide the others.
+        let until = Instant::now() + self.connect_timeout;
+        for address in addresses {
+            let share = until.saturating_duration_since(Instant::now()) / left.max(1);
+            left = left.saturating_sub(1);
+            match tokio::time::timeout(share, TcpStream::connect(address)).await {
+                Ok(Ok(stream)) => return self.encrypted(stream).await,
+                Ok(Err(error)) => last = error,
+                Err(_) => last = io::Error::new(io::ErrorKind::TimedOut, format!("{address} does not answer")),
+            }
+        }
+        Err(last)
+    }
+
+    async fn encrypted(&self, stream: TcpStream) -> io::Result<Stream> {
+        stream.set_nodelay(true)?;
+        match &self.tls {
+            None => Ok(Stream::Plain(stream)),
+            Some(tls) => Ok(Stream::Tls(Box::new(tls.connector.connect(tls.name.clone(), stream).await?))),
+        }
+    }
+}
+
+impl Stream {
+    /// Whether an idle connection is still one: its end or bytes that nobody asked for would be there to be read.
+    fn is_quiet(&mut self) -> bool {
+        let mut byte = [0; 1];
+        let mut cx = Context::from_waker(Waker::noop());
+        Pin::new(self).poll_read(&mut cx, &mut ReadBuf::new(&mut byte)).is_pending()
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_shutdown(cx),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn an_address_is_read_from_its_url() {
+        let read = |url| {
+            let address = Address::of(url)?;
+            Some((address.host, address.port, address.https, address.authority, address.prefix))
+        };
+        let of = |host: &str, port, https, authority: &str, prefix: &str| {
+            Some((host.to_owned(), port, https, authority.to_owned(), prefix.to_owned()))
+        };
+        assert_eq!(read("http://app"), of("app", 80, false, "app", ""));
+        assert_eq!(read("http://app:8080/"), of("app", 8080, false, "app:8080", ""));
+        assert_eq!(read("https://app/a/b/"), of("app", 443, true, "app", "/a/b"));
+        assert_eq!(read("http://[::1]:81/a"), of("::1", 81, false, "[::1]:81", "/a"));
+        assert_eq!(read("https://[::1]"), of("::1", 443, true, "[::1]", ""));
+        for url in ["app", "ftp://app", "http://", "http://app:x", "http://a b"] {
+            assert_eq!(read(url), None, "{url}");
+        }
+    }
+
+    /// An upstream whose other end is a listener here.
+    async fn upstream() -> (Upstream, TcpListener) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let url = format!("http://{}", listener.local_addr().expect("bound"));
+        let tls = super::super::trust::Trust::Nobody.tls().expect("a configuration");
+        let address = Address::of(&url).expect("an address");
+        (Upstream::new(address, Duration::from_secs(1), tls).expect("an upstream"), listener)
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_was_kept_is_used_again_unless_the_application_has_closed_it_or_speaks_unasked() {
+        let (upstream, listener) = upstream().await;
+        let first = upstream.connection().await.expect("a connection");
+        assert_eq!(first.age, Age::Fresh);
+        let (mut other, _) = listener.accept().await.expect("the connection");
+        upstream.keep(first.stream);
+        let again = upstream.connection().await.expect("a connection");
+        assert_eq!(again.age, Age::Used);
+        upstream.keep(again.stream);
+        other.write_all(b"HTTP/1.1 408 Too Late\r\n\r\n").await.expect("an open connection");
+        drop(other);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert_eq!(upstream.connection().await.expect("a connection").age, Age::Fresh);
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_nobody_takes_is_given_up_in_time() {
+        let (upstream, listener) = upstream().await;
+        let first = upstream.connection().await.expect("a connection");
+        let (_other, _) = listener.accept().await.expect("the connection");
+        tokio::time::pause();
+        upstream.keep(first.stream);
+        tokio::time::sleep(POOL_IDLE * 2).await;
+        let idle = upstream.0.idle.lock().expect("no panic");
+        assert!(idle.connections.is_empty() && !idle.is_tended);
+    }
+}

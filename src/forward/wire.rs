@@ -1,0 +1,314 @@
+//! One HTTP/1.1 request to an application over an open connection, and its answer (RFC 9112). It writes and reads at once, so
+//! that an application that answers before it has read everything is heard. What an answer means is not decided here.
+
+use std::future::poll_fn;
+use std::io;
+use std::mem::MaybeUninit;
+use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, Bytes, BytesMut};
+use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::upstream::Stream;
+use crate::domain::chunks::Chunks;
+
+/// Longest head of an answer in bytes, interim answers included.
+const MAX_HEAD_BYTES: usize = 256 * 1024;
+
+/// Most header lines of an answer.
+const MAX_LINES: usize = 256;
+
+/// Most bytes read at once.
+const PIECE: usize = 16 * 1024;
+
+/// A request on its way.
+pub(super) struct Request<'a> {
+    /// What is still to be written: the head, then the body.
+    pieces: [&'a [u8]; 2],
+    flushed: bool,
+    /// Set once the last byte was written: from then on the application may have the whole request.
+    taken: &'a AtomicBool,
+    /// Why nothing more can be written.
+    broken: Option<io::Error>,
+}
+
+/// The head of an answer, and what came behind it.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub(super) status: StatusCode,
+    pub(super) headers: HeaderMap,
+    framing: Framing,
+    /// Whether the connection may serve another request once the body is read.
+    stays_open: bool,
+    rest: BytesMut,
+}
+
+/// How the body of an answer ends.
+#[derive(Debug)]
+enum Framing {
+    Length(u64),
+    Chunked(Chunks),
+    /// With the connection.
+    End,
+    /// Nobody can say: the head contradicts itself.
+    Unclear,
+}
+
+/// What is to become of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reuse {
+    Keep,
+    Close,
+}
+
+impl<'a> Request<'a> {
+    pub(super) fn new(head: &'a [u8], body: &'a [u8], taken: &'a AtomicBool) -> Self {
+        Self { pieces: [head, body], flushed: false, taken, broken: None }
+    }
+
+    /// Sends the request and reads the head of its answer. `asks_for_head`: its method is HEAD.
+    pub(super) async fn answer(mut self, stream: &mut Stream, asks_for_head: bool) -> io::Result<Answer> {
+        let mut came = BytesMut::new();
+        poll_fn(|cx| self.poll_answer(cx, stream, &mut came, asks_for_head)).await
+    }
+
+    fn poll_answer(
+        &mut self,
+        cx: &mut Context<'_>,
+        stream: &mut Stream,
+        came: &mut BytesMut,
+        asks_for_head: bool,
+    ) -> Poll<io::Result<Answer>> {
+        self.write_some(cx, stream);
+        loop {
+            let count = match poll_piece(cx, stream, came) {
+                Poll::Ready(Ok(count)) => count,
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(self.broken.take().unwrap_or(error))),
+                Poll::Pending => return Poll::Pending,
+            };
+            if count == 0 {
+                let ended = || io::Error::new(io::ErrorKind::UnexpectedEof, "the connection ended");
+                return Poll::Ready(Err(self.broken.take().unwrap_or_else(ended)));
+            }
+            if let Some(mut answer) = Answer::parse(came, asks_for_head)? {
+                // An application that did not want all of the request gets no other one through this connection.
+                answer.stays_open &= self.flushed && self.broken.is_none();
+                return Poll::Ready(Ok(answer));
+            }
+        }
+    }
+
+    /// Writes as far as it goes. An error is kept: the application may have answered before it closed the connection.
+    fn write_some(&mut self, cx: &mut Context<'_>, stream: &mut Stream) {
+        if self.broken.is_some() || self.flushed {
+            return;
+        }
+        for piece in &mut self.pieces {
+            while !piece.is_empty() {
+                match Pin::new(&mut *stream).poll_write(cx, piece) {
+                    Poll::Ready(Ok(0)) => return self.broken = Some(io::ErrorKind::WriteZero.into()),
+                    Poll::Ready(Ok(count)) => *piece = piece.get(count..).unwrap_or_default(),
+                    Poll::Ready(Err(error)) => return self.broken = Some(error),
+                    Poll::Pending => return,
+                }
+            }
+        }
+        self.taken.store(true, Ordering::Release);
+        match Pin::new(stream).poll_flush(cx) {
+            Poll::Ready(Ok(())) => self.flushed = true,
+            Poll::Ready(Err(error)) => self.broken = Some(error),
+            Poll::Pending => {}
+        }
+    }
+}
+
+impl Answer {
+    /// The first final answer in `came`, if it is complete up to its blank line; interim ones before it are passed over.
+    fn parse(came: &mut BytesMut, asks_for_head: bool) -> io::Result<Option<Self>> {
+        loop {
+            if came.len() > MAX_HEAD_BYTES {
+                return Err(io::Error::new(io::ErrorKind::InvalidData, "the head of the answer is too long"));
+            }
+            let mut lines = [const { MaybeUninit::uninit() }; MAX_LINES];
+            let mut head = httparse::Response::new(&mut []);
+            let config = httparse::ParserConfig::default();
+            let parsed = config
+                .parse_response_with_uninit_headers(&mut head, came, &mut lines)
+                .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, format!("no HTTP answer: {error}")))?;
+            let httparse::Status::Complete(length) = parsed else { return Ok(None) };
+            let odd = || io::Error::new(io::ErrorKind::InvalidData, "no HTTP answer: an impossible status or header");
+            let status = StatusCode::from_u16(head.code.unwrap_or_default()).map_err(|_| odd())?;
+            let speaks_11 = head.version == Some(1);
+            let mut headers = HeaderMap::with_capacity(head.headers.len());
+            for line in head.headers.iter() {
+                let name = HeaderName::from_bytes(line.name.as_bytes()).map_err(|_| odd())?;
+                headers.append(name, HeaderValue::from_bytes(line.value).map_err(|_| odd())?);
+            }
+            came.advance(length);
+            if status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS {
+                continue;
+            }
+            let framing = Framing::of(status, &headers, asks_for_head);
+            let stays_open = stays_open(speaks_11, &headers) && status != StatusCode::SWITCHING_PROTOCOLS;
+            return Ok(Some(Self { status, headers, framing, stays_open, rest: std::mem::take(came) }));
+        }
+    }
+
+    /// The body if all of it is here already, and whether the connection can be kept.
+    pub(super) fn body_at_hand(&mut self) -> Option<(Bytes, Reuse)> {
+        let Framing::Length(length) = self.framing else { return None };
+        let length = usize::try_from(length).ok().filter(|length| *length <= self.rest.len())?;
+        let body = self.rest.split_to(length).freeze();
+        Some((body, self.reuse()))
+    }
+
+    /// Reads the whole body; one longer than `most` bytes, or broken, is an error.
+    pub(super) async fn body(mut self, stream: &mut Stream, most: usize) -> io::Result<(Bytes, Reuse)> {
+        let mut body = BytesMut::new();
+        let mut read = pin!(poll_fn(|cx| self.poll_body(cx, stream, &mut body, most)));
+        read.as_mut().await?;
+        let reuse = self.reuse();
+        Ok((body.freeze(), reuse))
+    }
+
+    /// Bytes that nobody asked for, or an end that only the connection's end tells, close it.
+    fn reuse(&self) -> Reuse {
+        let known = matches!(self.framing, Framing::Length(_) | Framing::Chunked(_));
+        if known && self.stays_open && self.rest.is_empty() { Reuse::Keep } else { Reuse::Close }
+    }
+
+    fn poll_body(
+        &mut self,
+        cx: &mut Context<'_>,
+        stream: &mut Stream,
+        body: &mut BytesMut,
+        most: usize,
+    ) -> Poll<io::Result<()>> {
+        let broken = |what| Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, what)));
+        loop {
+            match &mut self.framing {
+                Framing::Unclear => return broken("the answer does not say how long it is"),
+                Framing::Length(length) => {
+                    let left = length.saturating_sub(u64::try_from(body.len()).unwrap_or(u64::MAX));
+                    let here = self.rest.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+                    body.extend_from_slice(&self.rest.split_to(here));
+                    if left == u64::try_from(here).unwrap_or(u64::MAX) {
+                        return Poll::Ready(Ok(()));
+                    }
+                }
+                Framing::Chunked(chunks) => {
+                    let Ok(read) = chunks.decode(&self.rest, |data| body.extend_from_slice(data)) else {
+                        return broken("the answer's chunks are not framed as such");
+                    };
+                    self.rest.advance(read);
+                    if chunks.is_done() {
+                        return Poll::Ready(Ok(()));
+                    }
+                }
+                Framing::End => body.extend_from_slice(&std::mem::take(&mut self.rest)),
+            }
+            if body.len() > most {
+                return broken("the answer is too long");
+            }
+            if ready!(poll_piece(cx, stream, &mut self.rest))? == 0 {
+                let complete = matches!(self.framing, Framing::End);
+                return if complete { Poll::Ready(Ok(())) } else { broken("the answer broke off") };
+            }
+        }
+    }
+}
+
+impl Framing {
+    /// RFC 9112 section 6.3.
+    fn of(status: StatusCode, headers: &HeaderMap, asks_for_head: bool) -> Self {
+        if asks_for_head || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
+            return Self::Length(0);
+        }
+        let codings: Vec<&[u8]> = options(headers, &TRANSFER_ENCODING).collect();
+        match codings.as_slice() {
+            [] => {}
+            [coding] if coding.eq_ignore_ascii_case(b"chunked") && !headers.contains_key(CONTENT_LENGTH) => {
+                return Self::Chunked(Chunks::new());
+            }
+            _ => return Self::Unclear,
+        }
+        let mut lengths = options(headers, &CONTENT_LENGTH);
+        let Some(length) = lengths.next() else { return Self::End };
+        let value = Some(length).filter(|length| length.iter().all(u8::is_ascii_digit));
+        let value = value.and_then(|length| std::str::from_utf8(length).ok()?.parse().ok());
+        match value {
+            Some(value) if lengths.all(|other| other == length) => Self::Length(value),
+            Some(_) | None => Self::Unclear,
+        }
+    }
+}
+
+/// RFC 9112 section 9.3.
+fn stays_open(speaks_11: bool, headers: &HeaderMap) -> bool {
+    let says = |option: &str| options(headers, &CONNECTION).any(|said| said.eq_ignore_ascii_case(option.as_bytes()));
+    if speaks_11 { !says("close") } else { says("keep-alive") }
+}
+
+fn options<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a [u8]> {
+    let values = headers.get_all(name).iter();
+    values.flat_map(|value| value.as_bytes().split(|byte| *byte == b',')).map(<[u8]>::trim_ascii)
+}
+
+fn poll_piece(cx: &mut Context<'_>, stream: &mut Stream, came: &mut BytesMut) -> Poll<io::Result<usize>> {
+    let mut piece = [const { MaybeUninit::uninit() }; PIECE];
+    let mut piece = ReadBuf::uninit(&mut piece);
+    ready!(Pin::new(stream).poll_read(cx, &mut piece))?;
+    came.extend_from_slice(piece.filled());
+    Poll::Ready(Ok(piece.filled().len()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(text: &str) -> Option<Answer> {
+        Answer::parse(&mut BytesMut::from(text.as_bytes()), false).expect("an HTTP answer")
+    }
+
+    #[test]
+    fn an_answer_comes_behind_its_interim_ones_and_in_any_number_of_pieces() {
+        let text = "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\nX-A: b\r\n\r\nok";
+        for cut in 0..text.len() - 2 {
+            assert!(parsed(&text[..cut]).is_none(), "cut at {cut}");
+        }
+        let mut answer = parsed(text).expect("it is complete");
+        assert_eq!((answer.status, answer.headers["x-a"].as_bytes()), (StatusCode::OK, b"b".as_slice()));
+        assert_eq!(answer.body_at_hand(), Some((Bytes::from_static(b"ok"), Reuse::Keep)));
+    }
+
+    #[test]
+    fn a_connection_is_kept_only_where_both_sides_know_where_the_answer_ends() {
+        for (text, reuse) in [
+            ("HTTP/1.1 204 No Content\r\n\r\n", Some(Reuse::Keep)),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: x, Close\r\n\r\n", Some(Reuse::Close)),
+            ("HTTP/1.0 200 OK\r\nContent-Length: 0\r\n\r\n", Some(Reuse::Close)),
+            ("HTTP/1.0 200 OK\r\nContent-Length: 0\r\nConnection: keep-alive\r\n\r\n", Some(Reuse::Keep)),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nab", Some(Reuse::Close)),
+            ("HTTP/1.1 200 OK\r\n\r\n", None),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab", None),
+            ("HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n", None),
+            ("HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", None),
+            ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Length: 0\r\n\r\n0\r\n\r\n", None),
+        ] {
+            assert_eq!(parsed(text).expect("complete").body_at_hand().map(|(_, reuse)| reuse), reuse, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_http_is_an_error_and_so_is_a_head_without_end() {
+        for text in ["SSH-2.0-x\r\n\r\n", "HTTP/1.1 2x0 OK\r\n\r\n", "HTTP/1.1 200 OK\r\nno colon\r\n\r\n"] {
+            assert!(Answer::parse(&mut BytesMut::from(text), false).is_err(), "{text}");
+        }
+        let endless = format!("HTTP/1.1 200 OK\r\nX: {}", "x".repeat(MAX_HEAD_BYTES));
+        assert!(Answer::parse(&mut BytesMut::from(endless.as_str()), false).is_err());
+    }
+}

@@ -2,9 +2,12 @@
 //! caller's too. The work is the same code either way. It knows neither jobs nor `SQLite`.
 
 use std::io;
-use std::sync::Arc;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
+use tokio::sync::oneshot;
 
 /// What the writer, the keeper and the readers run on.
 #[derive(Clone, Debug, Default)]
@@ -49,7 +52,67 @@ pub(super) enum Worker {
     Task(tokio::task::JoinHandle<()>),
 }
 
+/// Who does work that blocks: threads that live as long as this does, or whoever asks.
+///
+/// Not the runtime's blocking threads: those become dozens under load, and each keeps what it once took from the heap.
+#[derive(Debug)]
+pub(super) enum Hands {
+    Threads(Sender<Work>),
+    Askers,
+}
+
+type Work = Box<dyn FnOnce() + Send>;
+
+impl Hands {
+    /// Does `work` and yields what it gives; `None` if it panicked. If the future is dropped it is done all the same.
+    pub(super) async fn have_done<T, F>(&self, work: F) -> Option<T>
+    where
+        F: FnOnce() -> T + Send + 'static,
+        T: Send + 'static,
+    {
+        let threads = match self {
+            Self::Threads(threads) => threads,
+            Self::Askers => return Some(work()),
+        };
+        let (done, answer) = oneshot::channel();
+        let told = threads.send(Box::new(move || {
+            // Who asked may have gone.
+            drop(done.send(work()));
+        }));
+        told.ok()?;
+        answer.await.ok()
+    }
+}
+
+/// Does what comes in, until nobody is left who could send anything. Whoever is idle first waits with the lock in hand.
+fn work_off(waiting: &Mutex<Receiver<Work>>) {
+    loop {
+        let next = waiting.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok(work) = next else { return };
+        if catch_unwind(AssertUnwindSafe(work)).is_err() {
+            tracing::error!("work on a thread of the disk ended by a panic");
+        }
+    }
+}
+
 impl Engine {
+    /// `count` threads of this name, for work that blocks.
+    pub(super) fn hands(&self, name: &str, count: usize) -> io::Result<Hands> {
+        match self {
+            Self::Threads => {
+                let (sender, waiting) = channel();
+                let waiting = Arc::new(Mutex::new(waiting));
+                for _ in 0..count {
+                    let waiting = waiting.clone();
+                    // It ends by itself when the sender is dropped.
+                    drop(std::thread::Builder::new().name(name.to_owned()).spawn(move || work_off(&waiting))?);
+                }
+                Ok(Hands::Threads(sender))
+            }
+            Self::Tasks(_) => Ok(Hands::Askers),
+        }
+    }
+
     /// Starts `work`.
     pub(super) fn start(&self, name: &str, work: impl Future<Output = ()> + Send + 'static) -> io::Result<Worker> {
         match self {

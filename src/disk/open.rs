@@ -18,7 +18,7 @@ use super::keeper::Nudge;
 use super::lock::Lock;
 use super::marks::Marks;
 use super::meta::{self, Recovered};
-use super::readers::Readers;
+use super::readers::{READERS, Readers};
 use super::salvage::Rescue;
 use super::schema::{self, DATABASE_FILE, VERSION};
 use super::space::Space;
@@ -58,10 +58,11 @@ pub(super) fn open(
     let books = Arc::new(Books::new(totals, metrics.clone()));
     let commits = Arc::new(AtomicU64::new(0));
     let rescue = Arc::new(Rescue::new(engine.clone(), file.clone(), now, &recovered, metrics.clone()));
-    let readers = Readers::new(engine.clone(), rescue.clone(), metrics.clone())
+    let thread = |error| DiskFault::Io { what: "start a thread for", path: file.clone(), error };
+    let hands = engine.hands("disk-reader", READERS).map_err(thread)?;
+    let readers = Readers::new(engine.clone(), hands, rescue.clone(), metrics.clone())
         .map_err(|error| database("read", &file, &error))?;
     let (sender, jobs) = mpsc::channel(QUEUE);
-    let thread = |error| DiskFault::Io { what: "start a thread for", path: file.clone(), error };
     let nudge = Nudge::start(&engine, file.clone(), marks.clone(), rescue.clone(), metrics.clone()).map_err(thread)?;
     let health = Health::new(file.clone(), conn, nudge.watch(), engine.boot())
         .map_err(|error| database("watch", &file, &error))?;

@@ -1,4 +1,4 @@
-//! Reading: a few read-only connections, off the async threads, each read with a deadline. A read never waits for the
+//! Reading: a few read-only connections on threads of their own, each read with a deadline. A read never waits for the
 //! writer or for a sync: the write-ahead log lets it see the last commit as it was.
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 use rusqlite::Connection;
 use tokio::sync::Semaphore;
 
-use super::engine::{Engine, Moment};
+use super::engine::{Engine, Hands, Moment};
 use super::fault::JobFault;
 use super::salvage::Rescue;
 use crate::telemetry::Metrics;
 
-/// Reads at the same time. More would wait for the same disk.
-const READERS: usize = 4;
+/// Reads at the same time, and threads. More would wait for the same disk.
+pub(super) const READERS: usize = 4;
 /// How many steps of `SQLite`'s machine pass between two looks at the deadline: well under a millisecond.
 const STEPS: i32 = 4000;
 
@@ -29,6 +29,7 @@ pub(super) struct Readers(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     engine: Engine,
+    hands: Hands,
     /// With the generation of their file: no connection outlives it.
     idle: Mutex<Vec<(Connection, u64)>>,
     /// Never used again: it keeps the shared memory of the write-ahead log, so that a disk that takes no new file can
@@ -49,12 +50,17 @@ pub(super) enum Damage {
 }
 
 impl Readers {
-    pub(super) fn new(engine: Engine, rescue: Arc<Rescue>, metrics: Arc<Metrics>) -> rusqlite::Result<Self> {
+    pub(super) fn new(
+        engine: Engine,
+        hands: Hands,
+        rescue: Arc<Rescue>,
+        metrics: Arc<Metrics>,
+    ) -> rusqlite::Result<Self> {
         let permits = Arc::new(Semaphore::new(READERS));
         let (anchor, _) = rescue.door.reader()?;
         super::meta::doubtful_through(&anchor)?;
         let (idle, anchor) = (Mutex::default(), Mutex::new(Some(anchor)));
-        Ok(Self(Arc::new(Inner { engine, idle, anchor, permits, rescue, metrics })))
+        Ok(Self(Arc::new(Inner { engine, hands, idle, anchor, permits, rescue, metrics })))
     }
 
     /// Lets go of the file, which is about to be put aside.
@@ -83,19 +89,14 @@ impl Readers {
             let permit = inner.permits.clone().acquire_owned().await;
             let permit = permit.map_err(|_| JobFault::Failed("the spool is closed".to_owned()))?;
             inner.engine.pass(Moment::Read).await;
-            let engine = inner.engine.clone();
+            let reader = inner.clone();
             let reading = move || {
-                let outcome = inner.read(deadline, work);
+                let outcome = reader.read(deadline, work);
                 drop(permit);
                 outcome
             };
-            match engine {
-                Engine::Threads => {
-                    let thread = tokio::task::spawn_blocking(reading);
-                    thread.await.map_err(|error| JobFault::Failed(format!("a read ended early: {error}")))?
-                }
-                Engine::Tasks(_) => reading(),
-            }
+            let done = inner.hands.have_done(reading).await;
+            done.unwrap_or_else(|| Err(JobFault::Failed("a read ended early".to_owned())))
         };
         let outcome = tokio::time::timeout(patience, reading).await;
         let outcome =

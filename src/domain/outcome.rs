@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::RETRY_AFTER;
+use http::header::{DATE, RETRY_AFTER};
 use http::{HeaderMap, StatusCode};
 
 use super::fault::Fault;
 use super::refusal::Refusal;
+use super::time::Timestamp;
 
 /// No application can ask for more rest than this, so that a typing error does not silence a route for days.
 const LONGEST_REST: Duration = Duration::from_secs(3600);
@@ -79,14 +80,22 @@ impl Outcome {
     /// All words of [`Self::as_str`], for metrics that must exist before the first attempt.
     pub const WORDS: [&'static str; 5] = ["accepted", "rejected", "failed", "timeout", "unreachable"];
 
-    /// How long the application asked to be left alone with `Retry-After` in seconds (RFC 9110 section 10.2.3; its
-    /// date form is not read), at most an hour. Only 429 and 503 ask.
+    /// How long the application asked to be left alone with `Retry-After`, in seconds or as a date (RFC 9110 section
+    /// 10.2.3), at most an hour. Only 429 and 503 ask. A date counts from the answer's own `Date`, so that the two clocks
+    /// need not agree, and from `now` where there is none.
     #[must_use]
-    pub fn retry_after(&self) -> Option<Duration> {
+    pub fn retry_after(&self, now: Timestamp) -> Option<Duration> {
         match self {
             Self::Failed(answer) if matches!(answer.status.as_u16(), 429 | 503) => {
-                let seconds: u64 = answer.headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
-                Some(Duration::from_secs(seconds).min(LONGEST_REST))
+                let text = |name| Some(answer.headers.get(name)?.to_str().ok()?.trim());
+                let asked = text(RETRY_AFTER)?;
+                let rest = if !asked.is_empty() && asked.bytes().all(|byte| byte.is_ascii_digit()) {
+                    Duration::from_secs(asked.parse().unwrap_or(u64::MAX))
+                } else {
+                    let answered = text(DATE).and_then(Timestamp::from_http_date);
+                    Timestamp::from_http_date(asked)?.since(answered.unwrap_or(now))
+                };
+                Some(rest.min(LONGEST_REST))
             }
             Self::Accepted(_) | Self::Rejected(_) | Self::Failed(_) | Self::Unreachable(_) | Self::Unknown { .. } => {
                 None
@@ -191,6 +200,78 @@ impl Settled {
             | Self::Duplicate
             | Self::Filtered
             | Self::Handshake(_) => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    /// What an answer with this `Retry-After` and this `Date` asks for at 2025-10-09T08:53:20Z.
+    fn rest(status: u16, retry_after: &str, date: &str) -> Option<Duration> {
+        let mut headers = HeaderMap::new();
+        headers.insert(RETRY_AFTER, HeaderValue::from_str(retry_after).unwrap());
+        if !date.is_empty() {
+            headers.insert(DATE, HeaderValue::from_str(date).unwrap());
+        }
+        let answer = AppAnswer { status: StatusCode::from_u16(status).unwrap(), headers, body: Bytes::new() };
+        Outcome::of_answer(answer).retry_after(Timestamp::from_seconds(1_760_000_000))
+    }
+
+    #[test]
+    fn a_rest_is_asked_for_in_seconds_or_until_a_date_in_any_of_three_forms() {
+        for (asked, seconds) in [
+            ("0", 0),
+            ("120", 120),
+            (" 7 ", 7),
+            ("Thu, 09 Oct 2025 08:54:20 GMT", 60),
+            ("Thursday, 09-Oct-25 08:54:20 GMT", 60),
+            ("Thu Oct  9 08:54:20 2025", 60),
+            ("Thu, 09 Oct 2025 08:53:20 GMT", 0),
+            // Long past, and far in the future: no rest, and the longest.
+            ("Sun, 06 Nov 1994 08:49:37 GMT", 0),
+            ("Fri, 31 Dec 9999 23:59:59 GMT", 3600),
+            ("86400", 3600),
+            ("99999999999999999999999999", 3600),
+        ] {
+            for status in [429, 503] {
+                assert_eq!(rest(status, asked, ""), Some(Duration::from_secs(seconds)), "{status} {asked:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_date_counts_by_the_applications_clock_where_that_is_known() {
+        let asked = "Thu, 09 Oct 2025 08:54:20 GMT";
+        let minutes = |count: u64| Some(Duration::from_secs(60 * count));
+        assert_eq!(rest(503, asked, "Thu, 09 Oct 2025 08:52:20 GMT"), minutes(2), "its clock is a minute behind ours");
+        assert_eq!(rest(503, asked, "Thu, 09 Oct 2025 09:53:20 GMT"), minutes(0), "its clock is an hour ahead of ours");
+        assert_eq!(rest(503, asked, "yesterday"), minutes(1), "by ours");
+    }
+
+    #[test]
+    fn what_is_neither_seconds_nor_a_date_asks_for_nothing() {
+        for asked in [
+            "",
+            "-1",
+            "+5",
+            "1.5",
+            "soon",
+            "Thu, 09 Oct 2025",
+            "Thu, 09 Oct 2025 08:54:20",
+            "Thu, 09 Oct 2025 08:54:20 CET",
+            "Thu, 39 Oct 2025 08:54:20 GMT",
+            "2025-10-09T08:54:20Z",
+            "Thu, 09 Oct 2025 08:54:20 GMT, 120",
+            "1 2",
+        ] {
+            assert_eq!(rest(503, asked, ""), None, "{asked:?}");
+        }
+        for status in [200, 404, 500] {
+            assert_eq!(rest(status, "120", ""), None, "only 429 and 503 ask: {status}");
         }
     }
 }

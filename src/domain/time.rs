@@ -20,6 +20,15 @@ impl Timestamp {
         Self(seconds.saturating_mul(1000))
     }
 
+    /// From the date of an HTTP header, in any of the forms of RFC 9110 section 5.6.7.
+    #[must_use]
+    pub fn from_http_date(text: &str) -> Option<Self> {
+        let forms = ["%a, %d %b %Y %H:%M:%S GMT", "%A, %d-%b-%y %H:%M:%S GMT", "%a %b %e %H:%M:%S %Y"];
+        let date = forms.iter().find_map(|form| jiff::civil::DateTime::strptime(form, text).ok())?;
+        let epoch = jiff::civil::date(1970, 1, 1).at(0, 0, 0, 0);
+        i64::try_from(date.duration_since(epoch).as_millis()).ok().map(Self)
+    }
+
     /// Milliseconds since the Unix epoch.
     #[must_use]
     pub const fn millis(self) -> i64 {

@@ -184,7 +184,7 @@ impl First {
     /// The attempt ended while the sender waits.
     async fn settle(self, outcome: Outcome, breaker: BreakerState) {
         let error = outcome.describe();
-        let wait = outcome.retry_after();
+        let wait = outcome.retry_after(self.deliverer.0.clock.now());
         match outcome {
             Outcome::Accepted(answer) => {
                 self.held.answer(Settled::Delivered(answer));

@@ -19,6 +19,7 @@ use crate::domain::breaker::{Blame, Breaker, Permit};
 use crate::domain::event::EventId;
 use crate::domain::outcome::Outcome;
 use crate::domain::route::Route;
+use crate::domain::time::Timestamp;
 
 /// Attempts are spread evenly over the second, so that no second sees more than its share; a timer's step apart at
 /// the closest, which is what is let through together.
@@ -231,19 +232,19 @@ impl Lane {
         }
     }
 
-    /// Learns from the outcome of an attempt of `event`. Says whether the application has just come back.
-    pub fn learn(&self, event: EventId, outcome: &Outcome) -> Learnt {
+    /// Learns from the outcome of an attempt of `event` that ended `now`. Says whether the application has just come back.
+    pub fn learn(&self, now: Timestamp, event: EventId, outcome: &Outcome) -> Learnt {
         let mut breaker = self.breaker.lock();
         let was_closed = breaker.is_closed();
-        let now = self.breaker.started.elapsed();
+        let elapsed = self.breaker.started.elapsed();
         match outcome {
             Outcome::Accepted(_) | Outcome::Rejected(_) => breaker.succeeded(event),
-            Outcome::Unreachable(_) => breaker.failed(event, Blame::Application, now),
-            Outcome::Failed(_) | Outcome::Unknown { .. } => breaker.failed(event, Blame::Either, now),
+            Outcome::Unreachable(_) => breaker.failed(event, Blame::Application, elapsed),
+            Outcome::Failed(_) | Outcome::Unknown { .. } => breaker.failed(event, Blame::Either, elapsed),
         }
         let is_back = !was_closed && breaker.is_closed();
         drop(breaker);
-        if let Some(rest) = outcome.retry_after() {
+        if let Some(rest) = outcome.retry_after(now) {
             self.rest(rest);
         }
         if is_back { Learnt::IsBack } else { Learnt::Nothing }
@@ -307,9 +308,10 @@ mod tests {
     use super::*;
     use crate::domain::outcome::{AppAnswer, Timeout};
     use crate::domain::route::fixture;
-    use crate::domain::time::Timestamp;
     use bytes::Bytes;
     use http::{HeaderMap, HeaderValue, StatusCode};
+
+    const NOW: Timestamp = Timestamp::from_seconds(1_760_000_000);
 
     fn lane(max_in_flight: usize, rate: Option<u32>) -> Lane {
         let mut route = fixture("r");
@@ -348,7 +350,7 @@ mod tests {
     async fn a_request_for_rest_holds_the_whole_route_until_it_is_over() {
         let lane = lane(4, None);
         let until = Instant::now() + Duration::from_secs(7);
-        lane.learn(event(9), &failed(StatusCode::TOO_MANY_REQUESTS, Some("7")));
+        lane.learn(NOW, event(9), &failed(StatusCode::TOO_MANY_REQUESTS, Some("7")));
         assert_eq!(lane.slot(event(9), soon()).await.err(), Some(Held::Until(until)));
         tokio::time::advance(Duration::from_secs(7)).await;
         assert!(lane.slot(event(9), soon()).await.is_ok());
@@ -358,7 +360,7 @@ mod tests {
     async fn an_application_that_fails_again_and_again_is_probed_and_not_flooded() {
         let lane = lane(4, None);
         for number in 0..5 {
-            lane.learn(event(number), &Outcome::Unknown { error: String::new(), timed_out: Timeout::Elapsed });
+            lane.learn(NOW, event(number), &Outcome::Unknown { error: String::new(), timed_out: Timeout::Elapsed });
         }
         assert!(!lane.is_up());
         assert!(matches!(lane.slot(event(9), soon()).await.err(), Some(Held::Until(_))));
@@ -367,7 +369,7 @@ mod tests {
         let probe = lane.slot(event(9), soon()).await.expect("one probe");
         assert_eq!(probe.breaker(), BreakerState::Probing);
         assert!(matches!(lane.slot(event(9), soon()).await.err(), Some(Held::Until(_))), "one at a time");
-        lane.learn(event(9), &failed(StatusCode::NOT_FOUND, None));
+        lane.learn(NOW, event(9), &failed(StatusCode::NOT_FOUND, None));
         assert!(lane.is_up(), "an application that rejects one event is up");
     }
 
@@ -375,7 +377,7 @@ mod tests {
     async fn a_probe_that_was_not_sent_goes_back() {
         let lane = lane(4, None);
         for _ in 0..5 {
-            lane.learn(event(9), &Outcome::Unreachable(String::new()));
+            lane.learn(NOW, event(9), &Outcome::Unreachable(String::new()));
         }
         tokio::time::advance(Duration::from_secs(5)).await;
         drop(lane.slot(event(9), soon()).await.expect("the probe"));
@@ -391,7 +393,7 @@ mod tests {
         let _taken = before.slot(event(9), soon()).await.expect("a free slot");
         let after = Lane::new(before.route.clone(), before.client.clone(), before.breaker.clone(), Some(&before));
         assert_eq!(after.slot(event(9), soon()).await.err(), Some(Held::Busy));
-        before.learn(event(9), &failed(StatusCode::SERVICE_UNAVAILABLE, Some("60")));
+        before.learn(NOW, event(9), &failed(StatusCode::SERVICE_UNAVAILABLE, Some("60")));
         let after = Lane::new(before.route.clone(), before.client.clone(), before.breaker.clone(), Some(&before));
         assert!(matches!(after.slot(event(9), soon()).await.err(), Some(Held::Until(_))));
     }
@@ -440,13 +442,13 @@ mod tests {
         let lane = lane(4, None);
         let mut events: Vec<EventId> = (0..4).map(event).collect();
         for number in [0, 1, 0, 1, 0, 2] {
-            lane.learn(event(number), &failed(StatusCode::INTERNAL_SERVER_ERROR, None));
+            lane.learn(NOW, event(number), &failed(StatusCode::INTERNAL_SERVER_ERROR, None));
         }
         lane.failed_last(&mut events);
         assert_eq!(events.first(), Some(&event(3)));
         assert!(lane.slot(event(3), soon()).await.is_ok(), "three that fail are no proof that the application is down");
         assert!(matches!(lane.slot(event(0), soon()).await.err(), Some(Held::Until(_))));
-        assert_eq!(lane.learn(event(3), &failed(StatusCode::NOT_FOUND, None)), Learnt::IsBack);
+        assert_eq!(lane.learn(NOW, event(3), &failed(StatusCode::NOT_FOUND, None)), Learnt::IsBack);
         assert!(lane.slot(event(0), soon()).await.is_ok());
     }
 }

@@ -232,7 +232,7 @@ impl Deliverer {
         slot.used();
         let outcome = lane.client.send(&event, &route.app, sending, body_by).await;
         drop(in_flight);
-        if lane.learn(event.id, &outcome) == Learnt::IsBack {
+        if lane.learn(self.0.clock.now(), event.id, &outcome) == Learnt::IsBack {
             self.wake();
         }
         metrics.attempts_total.with_label_values(&[name, outcome.as_str()]).inc();

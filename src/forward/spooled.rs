@@ -229,12 +229,12 @@ impl Deliverer {
         if standing.breaker == BreakerState::Probing {
             // A probe is not counted against its event, and the next probe is another event's: one that can never
             // succeed must not keep the application "down" for all.
-            let rest = wait.unwrap_or(LOOK_AGAIN).max(outcome.retry_after().unwrap_or_default());
+            let rest = wait.unwrap_or(LOOK_AGAIN).max(outcome.retry_after(now).unwrap_or_default());
             return Settlement::Probed { not_before: now.plus(rest), possible_duplicate, error };
         }
         match wait {
             Some(wait) => {
-                let not_before = now.plus(wait.max(outcome.retry_after().unwrap_or_default()));
+                let not_before = now.plus(wait.max(outcome.retry_after(now).unwrap_or_default()));
                 Settlement::Retry { not_before, possible_duplicate, error }
             }
             None => Settlement::Dead { reason: DeadReason::AttemptsExhausted, possible_duplicate, error },

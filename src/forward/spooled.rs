@@ -87,6 +87,8 @@ impl Deliverer {
             }
         };
         lane.failed_last(&mut due.ids);
+        // The others are looked for again soon: what comes meanwhile and never failed is not to wait for all of them.
+        due.ids.truncate(BATCH + busy);
         let mut started = 0_usize;
         for id in due.ids {
             let Some(hold) = self.hold(id) else { continue };

@@ -258,6 +258,18 @@ fn an_application_that_accepts_no_connection_costs_one_timeout_and_no_flag() {
 }
 
 #[test]
+fn an_event_without_a_body_for_an_absent_application_is_sent_later_without_a_flag() {
+    let mut world = world_without_app(&LINES);
+    assert_spooled(&world.send(&Provider::GitHub.sign("")));
+    let unreachable = || world.gateway.metrics().count("hookgate_attempts_total", &[("outcome", "unreachable")]);
+    eventually("the attempt has ended", DRAINED, || (unreachable() > 0).then_some(()));
+    world.app.up();
+    world.gateway.wait_for_empty_spool(DRAINED);
+    let seen = world.app.only();
+    assert_eq!((seen.flagged(), seen.body.len()), (false, 0));
+}
+
+#[test]
 fn a_name_that_does_not_exist_is_an_absent_application() {
     let setup = Setup::new("http://nobody.invalid").with(&LINES);
     let gateway = Gateway::start(setup);

@@ -336,6 +336,62 @@ fn poison_events_in_number_delay_the_others_by_a_few_probes_at_most() {
 }
 
 #[test]
+fn what_never_failed_is_asked_before_a_backlog_that_always_fails() {
+    const POISON: usize = 300;
+    let lines = [
+        "ack.mode = 'queue'",
+        "delivery.retries = { first = '10ms', factor = 1.0, max = '10ms', jitter = false, attempts = 100000 }",
+        "delivery.breaker = { failures = 100000, probe_every = '1s' }",
+        "app.max_in_flight = 2",
+    ];
+    let world = world_with(&lines);
+    let is_poison = |seen: &Seen| name_of(&seen.body).0 == "poison";
+    world.app.decide(move |seen| if is_poison(seen) { answer(500).after(Duration::from_millis(10)) } else { accept() });
+    at_once(0..10, |sender| {
+        for n in 0..POISON / 10 {
+            assert_spooled(&world.send(&request("poison", sender * POISON / 10 + n)));
+        }
+    });
+    let all_failed = || {
+        let seen = world.app.seen();
+        let tried: HashSet<usize> = seen.iter().filter(|seen| seen.attempt() > 1).map(|s| name_of(&s.body).1).collect();
+        (tried.len() == POISON).then_some(())
+    };
+    eventually("every poison event has failed", DRAINED, all_failed);
+    for n in 0..5 {
+        let before = world.app.count();
+        assert_spooled(&world.send(&request("good", n)));
+        let there = || world.app.seen().iter().position(|seen| name_of(&seen.body) == ("good".into(), n));
+        let met = eventually("the good event is there", DRAINED, there) - before;
+        eprintln!("event {n} came behind {met} sendings of poison");
+        // One round from the disk, and what was under way.
+        assert!(met <= POISON / 3, "event {n} waited for {met} sendings of poison");
+    }
+}
+
+#[test]
+fn the_next_of_a_value_is_not_sent_before_the_one_in_front_is_answered_or_on_disk() {
+    for fails in [false, true] {
+        let world = world_with(&[ORDERED]);
+        let gate = Gate::closed();
+        let first = if fails { answer(500) } else { accept() };
+        world.app.first([first.behind(&gate)]);
+        std::thread::scope(|scope| {
+            let in_front = scope.spawn(|| world.send(&request("a", 0)));
+            world.app.wait_for(1);
+            let behind = scope.spawn(|| world.send(&request("a", 1)));
+            assert_eq!(world.send(&request("b", 0)).text(), "{\"app\":200}", "another value does not wait");
+            pause(Duration::from_millis(500));
+            assert_eq!(world.app.count(), 2, "it waits for the one in front");
+            gate.open();
+            assert!(in_front.join().unwrap().acked() && behind.join().unwrap().acked());
+        });
+        world.gateway.wait_for_empty_spool(DRAINED);
+        assert_eq!(accepted(&world.app.seen(), "a"), [0, 1]);
+    }
+}
+
+#[test]
 fn what_runs_from_disk_and_for_waiting_senders_together_keeps_to_max_in_flight() {
     let takes = Duration::from_millis(300);
     let mut world = world_without_app(&["app.max_in_flight = 3"]);
@@ -347,6 +403,34 @@ fn what_runs_from_disk_and_for_waiting_senders_together_keeps_to_max_in_flight()
     let seen = world.app.seen();
     assert_eq!(seen.len(), 40);
     assert_eq!(most_at_once(seen.iter(), takes.saturating_sub(Duration::from_millis(30))), 3);
+}
+
+#[test]
+fn a_drain_takes_as_long_as_the_application_takes_and_one_backoff() {
+    const EVENTS: usize = 100;
+    let (takes, backoff, probe_every) =
+        (Duration::from_millis(100), Duration::from_secs(1), Duration::from_millis(500));
+    let lines = [
+        "delivery.retries = { first = '1s', factor = 1.0, max = '1s', jitter = false, attempts = 100000 }",
+        "delivery.breaker = { failures = 5, probe_every = '500ms' }",
+        "app.max_in_flight = 2",
+    ];
+    let mut world = world_without_app(&lines);
+    at_once(0..10, |sender| {
+        for n in 0..EVENTS / 10 {
+            assert_spooled(&world.send(&request(format!("drain{sender}"), n)));
+        }
+    });
+    pause(Duration::from_secs(3));
+    world.app.always(accept().after(takes));
+    world.app.up();
+    let from = Instant::now();
+    world.gateway.wait_for_empty_spool(DRAINED);
+    let bound = takes * u32::try_from(EVENTS).unwrap() / 2 + backoff + probe_every;
+    eprintln!("{EVENTS} events in {:?}, {bound:?} are promised", from.elapsed());
+    // And something for a machine that is busy with other tests.
+    assert!(from.elapsed() < bound + Duration::from_secs(5), "{:?} in place of {bound:?}", from.elapsed());
+    assert_eq!(world.app.seen().iter().filter(|seen| seen.answered == Some(200)).count(), EVENTS);
 }
 
 /// A spool with ten events and a crowd of senders that keeps the application busy for five seconds. Returns how many of the

@@ -42,9 +42,11 @@ pub(super) fn open(path: &Path) -> Result<SpoolReader, Failure> {
     Spool::open_read_only(path).map_err(|fault| {
         let exit = match &fault {
             DiskFault::Damaged { .. } => Exit::Damaged,
-            DiskFault::Locked { .. } | DiskFault::Io { .. } | DiskFault::Database { .. } | DiskFault::TooNew { .. } => {
-                Exit::Failed
-            }
+            DiskFault::Locked { .. }
+            | DiskFault::Io { .. }
+            | DiskFault::Database { .. }
+            | DiskFault::NoRoom { .. }
+            | DiskFault::TooNew { .. } => Exit::Failed,
         };
         Failure::new(exit, fault.to_string())
     })

@@ -36,6 +36,16 @@ pub enum DiskFault {
         /// What `SQLite` said.
         error: String,
     },
+    /// The file system is full, and the little that a start writes finds no room.
+    #[error("the disk that holds {} is full, {free} bytes are free: make room there for some MiB and start again; what the spool holds is untouched ({error})", path.display())]
+    NoRoom {
+        /// The database file.
+        path: PathBuf,
+        /// Bytes free.
+        free: u64,
+        /// What `SQLite` said.
+        error: String,
+    },
     /// The database is not what was written.
     #[error("the database {} is damaged: {error}", path.display())]
     Damaged {

@@ -1,7 +1,7 @@
 //! The lock that keeps two processes from one spool. It is advisory and ends with the process, however that ends.
 
 use std::fs::{File, OpenOptions};
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -52,10 +52,20 @@ impl Lock {
                 Err(error) => return Err(io("lock")(error.into())),
             }
         }
-        file.set_len(0).map_err(io("write"))?;
-        writeln!(file, "{}", std::process::id()).map_err(io("write"))?;
+        match note(&mut file) {
+            // The number is for people. It takes no room that it did not have, but in a new file.
+            Err(error) if error.kind() == ErrorKind::StorageFull => {}
+            noted => noted.map_err(io("write"))?,
+        }
         Ok(Self { _file: file })
     }
+}
+
+/// Writes the process's number over that of the last one.
+fn note(file: &mut File) -> std::io::Result<()> {
+    let text = format!("{}\n", std::process::id());
+    file.write_all(text.as_bytes())?;
+    file.set_len(u64::try_from(text.len()).unwrap_or(u64::MAX))
 }
 
 fn holder(file: &mut File) -> String {

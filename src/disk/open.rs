@@ -21,7 +21,7 @@ use super::meta::{self, Recovered};
 use super::readers::{READERS, Readers};
 use super::salvage::Rescue;
 use super::schema::{self, DATABASE_FILE, VERSION};
-use super::space::Space;
+use super::space::{STARTING_BYTES, Space};
 use super::writer::{IDLE, Writer};
 use super::{Disk, DiskSettings, Inner, Opened, PreviousStop, QUEUE, Totals, damage, query};
 use crate::domain::time::Timestamp;
@@ -138,9 +138,7 @@ impl Refused {
     fn into_fault(self, file: &Path) -> DiskFault {
         match self {
             Self::TooNew(found) => DiskFault::TooNew { path: file.to_owned(), found, known: VERSION },
-            Self::Damaged(error) | Self::Otherwise(error) => {
-                DiskFault::Database { what: "open", path: file.to_owned(), error }
-            }
+            Self::Damaged(error) | Self::Otherwise(error) => failed("open", file, error),
         }
     }
 }
@@ -199,5 +197,15 @@ pub(super) fn create(file: &Path) -> Result<(), DiskFault> {
 }
 
 fn database(what: &'static str, file: &Path, error: &rusqlite::Error) -> DiskFault {
-    DiskFault::Database { what, path: file.to_owned(), error: error.to_string() }
+    failed(what, file, error.to_string())
+}
+
+/// What `SQLite` says of a full disk may be "disk I/O error": whether it is full is the file system's to say.
+fn failed(what: &'static str, file: &Path, error: String) -> DiskFault {
+    let path = file.to_owned();
+    let system = file.parent().and_then(|directory| rustix::fs::statvfs(directory).ok());
+    match system.map(|system| system.f_bavail.saturating_mul(system.f_frsize)) {
+        Some(free) if free < STARTING_BYTES => DiskFault::NoRoom { path, free, error },
+        Some(_) | None => DiskFault::Database { what, path, error },
+    }
 }

@@ -91,15 +91,18 @@ pub(super) fn open_writer(file: &Path) -> rusqlite::Result<(Connection, i64)> {
     let mut conn =
         Connection::open_with_flags(file, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
     prepare(&conn)?;
-    // Takes effect only before the first table; pages are given back in small steps when there is nothing to do.
-    conn.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
+    let version: i64 = conn.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    if version == 0 {
+        // Takes effect only before the first table; pages are given back in small steps when there is nothing to do. It writes,
+        // also where nothing changes: a full disk would end every start here.
+        conn.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
+    }
     conn.pragma_update(None, "journal_mode", "WAL")?;
     // Checkpoints run in a thread of their own, off the commit path.
     conn.pragma_update(None, "wal_autocheckpoint", 0)?;
     // A log that is begun anew is cut to this.
     conn.pragma_update(None, "journal_size_limit", LOG_BYTES)?;
     conn.pragma_update(None, "synchronous", "FULL")?;
-    let version: i64 = conn.pragma_query_value(None, "user_version", |row| row.get(0))?;
     if version == 0 {
         let tx = conn.transaction()?;
         tx.execute_batch(TABLES)?;

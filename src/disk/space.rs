@@ -10,6 +10,7 @@ use rustix::fs::FallocateFlags;
 use tokio::time::Instant;
 
 use super::DiskSettings;
+use super::damage::with_suffix;
 use super::fault::JobFault;
 use super::schema::DATABASE_FILE;
 
@@ -54,6 +55,9 @@ pub(super) struct Used {
     /// Of dead letters.
     pub(super) dead: u64,
 }
+
+/// What a start writes at most before it can make room: the shared memory of the write-ahead log, and a few pages.
+pub(super) const STARTING_BYTES: u64 = 256 * 1024;
 
 /// What an event takes of the file system until the next checkpoint: it stands in the log and in the database.
 const COPIES: u64 = 2;
@@ -106,6 +110,19 @@ impl Space {
     pub(super) fn renewed(&mut self) {
         self.file = File::options().write(true).open(self.directory.join(DATABASE_FILE)).ok();
         self.looked = None;
+    }
+
+    /// Leaves the empty write-ahead log its place on the disk, so that a start finds room there however full the disk is by
+    /// then. Where that cannot be had the start needs the room itself.
+    pub(super) fn keep_for_a_start(&self) {
+        let log = with_suffix(&self.directory.join(DATABASE_FILE), "-wal");
+        let kept = File::options()
+            .write(true)
+            .open(log)
+            .and_then(|log| Ok(rustix::fs::fallocate(log, FallocateFlags::KEEP_SIZE, 0, STARTING_BYTES)?));
+        if let Err(error) = kept {
+            tracing::debug!(%error, "no room could be kept for the next start");
+        }
     }
 
     /// The file system was changed: look again.

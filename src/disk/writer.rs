@@ -27,6 +27,7 @@ use super::marks::{Marks, WriteMarks};
 use super::readers::Readers;
 use super::records;
 use super::salvage::Rescue;
+use super::schema::Emptied;
 use super::space::Space;
 use crate::domain::time::Timestamp;
 use crate::telemetry::Metrics;
@@ -355,10 +356,12 @@ impl Writer {
             self.mark_clean()
         };
         self.nudge.end().await;
-        if let Ok(conn) = self.health.connection(&self.metrics)
-            && let Err(error) = super::schema::empty_log(conn)
-        {
-            tracing::warn!(%error, "the write-ahead log was not emptied; the next start reads it");
+        if let Ok(conn) = self.health.connection(&self.metrics) {
+            match super::schema::empty_log(conn) {
+                Ok(Emptied::Yes) => self.space.keep_for_a_start(),
+                Ok(Emptied::InUse) => {}
+                Err(error) => tracing::warn!(%error, "the write-ahead log was not emptied; the next start reads it"),
+            }
         }
         self.health.hang_up();
         drop(self.lock);

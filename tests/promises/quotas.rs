@@ -180,3 +180,44 @@ fn a_disk_filled_by_somebody_else_costs_no_event_and_recovers_with_the_space() {
     let again = || gateway.send(&Provider::Veedeo.sign(task("room"))).acked().then_some(());
     eventually("there is room again", DRAINED, again);
 }
+
+#[test]
+fn a_start_on_a_full_disk_works_and_the_spool_drains_there() {
+    for killed in [false, true] {
+        let Some(disk) = SmallDisk::mount(16) else { return };
+        let mut app = App::stopped();
+        let spool = format!("spool.path = '{}'", disk.path().join("spool").display());
+        let mut gateway = Gateway::start(Setup::new(&app.url()).with(&[&spool, "spool.min_free_bytes = '1MiB'"]));
+        for n in 0..20 {
+            assert_spooled(&gateway.send(&Provider::Veedeo.sign(large(n))));
+        }
+        if killed {
+            gateway.kill9();
+        } else {
+            gateway.stop();
+        }
+        disk.fill();
+        gateway.restart();
+        assert_full(&gateway.send(&Provider::Veedeo.sign(task("no room"))));
+        app.up();
+        gateway.wait_for_empty_spool(DRAINED);
+        let mut seen: Vec<usize> = app.seen().iter().map(|seen| task_of(&seen.body).parse().unwrap()).collect();
+        seen.sort_unstable();
+        assert_eq!(seen, (0..20).collect::<Vec<_>>(), "killed: {killed}");
+    }
+}
+
+#[test]
+fn a_first_start_on_a_full_disk_says_what_would_help() {
+    let Some(disk) = SmallDisk::mount(4) else { return };
+    let app = App::start();
+    let spool = format!("spool.path = '{}'", disk.path().join("spool").display());
+    let mut gateway = Gateway::prepared(Setup::new(&app.url()).with(&[&spool]));
+    let taken = disk.fill();
+    gateway.launch();
+    assert!(!gateway.wait_for_end(Duration::from_secs(10)).success());
+    let said = gateway.said().join("\n");
+    assert!(said.contains("is full") && said.contains("make room there"), "{said}");
+    std::fs::remove_file(taken).unwrap();
+    gateway.restart();
+}

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use hookgate::domain::route::Route;
+use hookgate::domain::route::{AckMode, Route};
 use hookgate::spool::State;
 
 use super::plan::{DiskFault, Plan, StoreTrouble};
@@ -207,17 +207,14 @@ impl Run {
     }
 }
 
-/// `order_by`: what came after an acknowledgement of the same value is not sent before it is accepted, unless that is a
-/// dead letter.
+/// `order_by`: of two events of one value, the one that was acknowledged later is not accepted before the one that was
+/// acknowledged earlier, unless that is a dead letter. Nor is it even sent, if it came after that acknowledgement.
 fn disorder(happened: &Happened, facts: &Facts) -> Vec<String> {
     let plan = &happened.world.plan;
     let mut broken = Vec::new();
     for (first, planned) in plan.events.iter().enumerate() {
         let Some(value) = &planned.order else { continue };
-        let acknowledged = facts.requests.iter().filter(|one| one.event == first).filter_map(|one| one.reply);
-        let Some(acknowledged) = acknowledged.filter(|reply| reply.1.is_success()).map(|reply| reply.0).min() else {
-            continue;
-        };
+        let Some((_, acknowledged)) = acknowledged(facts, first) else { continue };
         if happened.on_disk.iter().any(|(event, state)| *event == first && *state == State::Dead) {
             continue;
         }
@@ -227,20 +224,49 @@ fn disorder(happened: &Happened, facts: &Facts) -> Vec<String> {
             if second == first || other.route != planned.route || other.order.as_ref() != Some(value) {
                 continue;
             }
+            let sendings = || facts.sendings.iter().filter(|one| one.event == second && one.at < accepted);
             let came = facts.requests.iter().filter(|one| one.event == second).map(|one| one.at).min();
-            if came.is_none_or(|came| came <= acknowledged) {
-                continue;
-            }
-            let early = facts.sendings.iter().find(|one| one.event == second && one.at < accepted);
-            if let Some(early) = early {
+            if let Some(early) = sendings().next().filter(|_| came.is_some_and(|came| came > acknowledged)) {
                 broken.push(format!(
                     "order: #{second} of {value} was sent at {} before #{first}, acknowledged at {acknowledged}",
+                    early.at
+                ));
+            }
+            // What was sent for a request that came to nothing counts as never sent; who is told of a duplicate is told of an
+            // event that has its place already.
+            let (Some((_, earlier)), Some((came, later))) = (settled(facts, first), settled(facts, second)) else {
+                continue;
+            };
+            let in_turn = earlier < later && plan.routes[planned.route].ack.mode != AckMode::Sync;
+            let overtakes = |one: &&Sending| one.at >= came && one.seen() == Some(Seen::Accepted);
+            if let Some(early) = sendings().find(overtakes).filter(|_| in_turn) {
+                broken.push(format!(
+                    "order: #{second} of {value}, acknowledged at {later}, was sent at {} and accepted before #{first}, \
+                     acknowledged at {earlier}",
                     early.at
                 ));
             }
         }
     }
     broken
+}
+
+/// When the request came that was acknowledged first, and when that was.
+fn acknowledged(facts: &Facts, event: usize) -> Option<(u64, u64)> {
+    first_reply(facts, event, |_| true)
+}
+
+/// The same, if that was no duplicate's.
+fn settled(facts: &Facts, event: usize) -> Option<(u64, u64)> {
+    first_reply(facts, event, |disposition| disposition != "duplicate")
+        .filter(|one| acknowledged(facts, event) == Some(*one))
+}
+
+fn first_reply(facts: &Facts, event: usize, counts: impl Fn(&str) -> bool) -> Option<(u64, u64)> {
+    let of_event = facts.requests.iter().filter(|one| one.event == event);
+    let replies =
+        of_event.filter_map(|one| Some((one.at, one.reply.filter(|reply| reply.1.is_success() && counts(reply.2))?.0)));
+    replies.min_by_key(|(_, at)| *at)
 }
 
 /// How long histories are, for those who count.

@@ -38,6 +38,9 @@ const UNTIL_CLOSED: Duration = Duration::from_secs(23);
 const CLOSING: Duration = Duration::from_secs(2);
 const QUICK: Duration = Duration::from_secs(1);
 
+/// What the events themselves take once the application is well: some fifty milliseconds each.
+const SLACK: Duration = Duration::from_secs(2);
+
 thread_local! {
     /// Panics on this thread since its history began: a task that panics ends alone.
     static PANICS: Cell<u32> = const { Cell::new(0) };
@@ -317,9 +320,11 @@ impl Core {
     /// No fault happens any more: everything has to come to rest.
     async fn settle(&self, world: &World, broken: &mut Vec<String>) {
         let calm = world.instant(world.plan.faults_end).max(Instant::now());
-        let stalled = if world.plan.slow_commits > 0 { 60 } else { 0 };
-        let attempt = Duration::from_secs(60);
-        let bound = attempt + LONGEST_BACKOFF + PROBE_EVERY + Duration::from_secs(LONGEST_REST + stalled + 10);
+        let stalled = Duration::from_secs(if world.plan.slow_commits > 0 { 60 } else { 0 });
+        // An attempt that began before the calm and is never answered; then one backoff, or the rest that was asked for.
+        let attempt = world.plan.routes.iter().map(|route| route.app.attempt_timeout).max().unwrap();
+        let wait = LONGEST_BACKOFF.max(Duration::from_secs(LONGEST_REST)) + PROBE_EVERY;
+        let bound = attempt + wait + stalled + SLACK;
         tokio::time::sleep_until(calm + bound).await;
         let pending = self.spool.list(Filter { state: Some(State::Pending), ..Filter::default() }).await;
         match pending {

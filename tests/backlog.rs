@@ -38,6 +38,9 @@ const READY: Duration = Duration::from_secs(2);
 /// How much more memory a backlog may take, in KiB.
 const MORE_MEMORY: u64 = 64 * 1024;
 
+/// Threads of the program besides one for each core: some eight, and a few that look something up.
+const MOST_THREADS: u64 = 20;
+
 /// The program: this build's, or another one, such as the one that is about to be released.
 fn binary() -> String {
     std::env::var("HOOKGATE_BINARY").unwrap_or_else(|_| env!("CARGO_BIN_EXE_hookgate").to_owned())
@@ -193,8 +196,16 @@ impl Place {
 impl Gateway {
     /// KiB of memory in use now.
     fn memory(&self) -> u64 {
+        self.status("VmRSS:")
+    }
+
+    fn threads(&self) -> u64 {
+        self.status("Threads:")
+    }
+
+    fn status(&self, what: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
-        let line = status.lines().find(|line| line.starts_with("VmRSS")).unwrap();
+        let line = status.lines().find(|line| line.starts_with(what)).unwrap();
         line.split_whitespace().nth(1).unwrap().parse().unwrap()
     }
 
@@ -380,17 +391,20 @@ fn drains(place: &Place, count: u64) -> u64 {
     let gateway = place.start();
     let before = place.app.taken();
     place.app.up.store(true, Ordering::Relaxed);
-    let (began, mut most) = (Instant::now(), 0);
+    let (began, mut most, mut threads) = (Instant::now(), 0, 0);
     let full = place.length("hookgate.db");
     while gateway.pending() > 0 {
         assert!(began.elapsed() < Duration::from_secs(60 + count / 1000), "{} are left", gateway.pending());
         most = most.max(gateway.memory());
+        threads = threads.max(gateway.threads());
         std::thread::park_timeout(Duration::from_millis(200));
     }
     let taken = place.app.taken() - before;
     let rate = taken as f64 / began.elapsed().as_secs_f64();
     println!("drained {taken} in {:?}, {rate:.0}/s, at most {} MiB of memory", began.elapsed(), most >> 10);
     assert_eq!(taken, count);
+    let cores = std::thread::available_parallelism().unwrap().get() as u64;
+    assert!(threads <= MOST_THREADS + cores, "{threads} threads: each keeps what it once took from the heap");
     gives_back(place, full);
     gateway.stop();
     most

@@ -158,10 +158,12 @@ impl Gateway {
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_hookgate"));
+        #[allow(clippy::disallowed_methods, reason = "which program to try is told by the environment")]
+        let binary = std::env::var("HOOKGATE_BINARY").unwrap_or_else(|_| env!("CARGO_BIN_EXE_hookgate").to_owned());
+        let mut command = Command::new(binary);
         command.args(arguments).args(["-c", "hookgate.toml"]).current_dir(self.folder.path()).stdin(Stdio::null());
         // Variables of the test run are none of the gateway's.
-        command.env_remove("HOOKGATE_TORTURE").env_remove("HOOKGATE_SEED");
+        command.env_remove("HOOKGATE_TORTURE").env_remove("HOOKGATE_SEED").env_remove("HOOKGATE_BINARY");
         command
     }
 

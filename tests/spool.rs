@@ -569,3 +569,67 @@ async fn a_doubt_that_is_still_in_memory_never_hides_what_the_disk_knows_was_pro
         assert!(matches!(recall.same, Some((MarkKind::Processed, _))), "{number}: {recall:?}");
     }
 }
+
+/// What version 1 of the tables was seen to hold: `tests/fixtures/spool-v1.sql` is a dump of a file that a kill left behind.
+#[tokio::test]
+async fn a_file_as_version_1_wrote_it_is_opened_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let old = Connection::open(dir.path().join("hookgate.db")).unwrap();
+    old.execute_batch("PRAGMA auto_vacuum = INCREMENTAL; PRAGMA journal_mode = WAL;").unwrap();
+    old.execute_batch(include_str!("fixtures/spool-v1.sql")).unwrap();
+    assert_eq!(old.pragma_query_value(None, "user_version", |row| row.get::<_, i64>(0)).unwrap(), 1);
+    drop(old);
+    let now = START.plus(Duration::from_secs(600));
+    let world = world_at(dir.path(), now);
+    assert_eq!(world.previous, PreviousStop::Unclean { stopped_before: now });
+    let load = async |number| world.spool.load(event(number).id).await.unwrap().unwrap();
+    for number in [1, 2, 3, 4, 5, 7] {
+        let (stored, written) =
+            (load(number).await.event, if number < 3 { event(number) } else { ordered(number, "a") });
+        let written = if number == 7 { event(7) } else { written };
+        assert_eq!((stored.body, stored.headers, stored.key), (written.body, written.headers, written.key), "{number}");
+        assert_eq!((stored.target, stored.order_value), (written.target, written.order_value), "{number}");
+    }
+    let retried = load(1).await;
+    assert_eq!((retried.attempts, retried.last_error.as_str()), (1, "the application answered 500"));
+    assert_eq!(load(5).await.possible_duplicate, Possible::Duplicate, "its attempt was cut off");
+    let letters = world.spool.list(Filter { state: Some(State::Dead), ..Filter::default() }).await.unwrap();
+    assert_eq!(
+        letters.iter().map(|one| (one.id, one.reason)).collect::<Vec<_>>(),
+        [(event(2).id, Some(DeadReason::AttemptsExhausted))]
+    );
+    assert_eq!(load(7).await.replay, Replay::Yes, "a dead letter that an operator wanted sent again");
+    for (number, kind) in [(6, Some(MarkKind::Processed)), (8, Some(MarkKind::Perhaps)), (9, None)] {
+        let recall = world.disk.recall(event(number).key, now).await.unwrap();
+        assert_eq!(recall.same.map(|(kind, _)| kind), kind, "{number}");
+    }
+    // It is worked on as one of today is: what waits behind another comes when that has gone.
+    for (number, next) in [(5, vec![1, 7, 3]), (3, vec![1, 7, 4]), (4, vec![1, 7])] {
+        world.spool.settle(event(number).id, accepted(&event(number))).await.unwrap();
+        let due: std::collections::HashSet<EventId> = world.due(now).await.into_iter().collect();
+        assert_eq!(due, next.into_iter().map(|number| event(number).id).collect(), "after {number}");
+    }
+    assert_eq!(world.damage_counted(), 0);
+}
+
+#[tokio::test]
+async fn a_file_of_a_later_version_is_refused_and_left_as_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = world(dir.path());
+    first.spool.append(pending(event(1)), None).await.unwrap();
+    first.disk.close(START).await.unwrap();
+    drop(first);
+    let file = dir.path().join("hookgate.db");
+    Connection::open(&file).unwrap().pragma_update(None, "user_version", 99).unwrap();
+    let refused = try_world(settings(dir.path()), START).map(|_| ()).unwrap_err();
+    assert!(matches!(refused, DiskFault::TooNew { found: 99, .. }), "{refused}");
+    let conn = Connection::open(&file).unwrap();
+    assert_eq!(conn.query_row("SELECT count(*) FROM events", [], |row| row.get::<_, i64>(0)).unwrap(), 1);
+    assert!(
+        std::fs::read_dir(dir.path()).unwrap().all(|entry| !entry
+            .unwrap()
+            .path()
+            .to_string_lossy()
+            .contains("damaged"))
+    );
+}

@@ -173,3 +173,31 @@ impl Worker {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn work_that_panics_ends_alone() {
+        let hands = Engine::Threads.hands("test", 1).unwrap();
+        assert_eq!(hands.have_done(|| -> u8 { panic!("as meant") }).await, None);
+        assert_eq!(hands.have_done(|| 7).await, Some(7), "its thread goes on");
+    }
+
+    #[tokio::test]
+    async fn work_that_blocks_is_done_by_as_many_threads_as_were_asked_for() {
+        let hands = Arc::new(Engine::Threads.hands("test", 4).unwrap());
+        let one = |_| {
+            let hands = hands.clone();
+            tokio::spawn(async move { hands.have_done(|| std::thread::current().id()).await })
+        };
+        let mut threads = HashSet::new();
+        for done in (0..1000).map(one).collect::<Vec<_>>() {
+            threads.insert(done.await.unwrap().unwrap());
+        }
+        assert!(threads.len() <= 4, "{threads:?}");
+    }
+}

@@ -58,7 +58,9 @@ fn assert_each_once(world: &World, count: usize) {
 fn start(gateway: &Gateway, arguments: &[&str]) -> std::process::Child {
     let mut command = Command::new(env!("CARGO_BIN_EXE_hookgate"));
     let path = gateway.configuration_path();
-    command.args(arguments).arg("-c").arg(path).current_dir(gateway.folder());
+    command.args(arguments).arg("-c").arg(path).current_dir(gateway.folder()).env_clear();
+    // Variables of the test run are none of the command's.
+    command.envs(std::env::vars_os().filter(|(name, _)| name == "PATH" || name == "LLVM_PROFILE_FILE"));
     for provider in crate::world::sign::Provider::ALL {
         command.env(provider.variable(), provider.secret());
     }

@@ -8,10 +8,10 @@ HOOKGATE_TORTURE ?= 20
 FAULTS := faketime strace mkfs.ext4 e2fsck mount findmnt unshare nsenter prlimit
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test fmt lint docs unit bench torture fuzz image
+.PHONY: help demo test fmt lint docs unit bench bench-scale bench-disk bench-parts instructions torture fuzz image
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: ## build, then play the story: good, bad, stale and repeated events, an app that is down, slow and back
 	@scripts/ensure-tools cargo cc cmake
@@ -36,9 +36,27 @@ unit: ## all tests, without the checks around them
 	@$(CARGO) nextest run --locked --no-fail-fast
 	@$(CARGO) test --locked --doc --quiet
 
-bench: ## the benchmarks
+bench: ## beside nginx, Lua, njs, HAProxy, Pingora and Python: prints the tables, writes them into docs/PERFORMANCE.md
 	@scripts/ensure-tools cargo cc cmake
-	@$(CARGO) bench --locked
+	@scripts/bench-peers
+	@BENCH_PAGE=$(CURDIR)/docs/PERFORMANCE.md $(CARGO) bench --locked --quiet --bench gateway
+
+bench-disk: ## one waiting sender beside the bare disk, and how fast a backlog drains
+	@scripts/ensure-tools cargo cc cmake
+	@$(CARGO) bench --locked --quiet --bench gateway -- one
+	@$(CARGO) bench --locked --quiet --bench gateway -- drain
+
+bench-scale: ## memory and p99 against connections, routes, pending and remembered events, sizes
+	@scripts/ensure-tools cargo cc cmake
+	@$(CARGO) bench --locked --quiet --bench gateway -- scale
+
+bench-parts: ## the rules, commits and the dedup table, each alone
+	@scripts/ensure-tools cargo cc cmake
+	@$(CARGO) bench --locked --bench verify --bench disk --bench marks
+
+instructions: ## count the instructions of a request; fails past +5 % of the record
+	@scripts/ensure-tools cargo cc cmake
+	@scripts/instructions
 
 torture: ## the tests with crashes and floods at many times their everyday size: HOOKGATE_TORTURE=20
 	@scripts/ensure-tools cargo cc cmake openssl redis-server cargo-nextest $(FAULTS)

@@ -8,7 +8,7 @@ HOOKGATE_TORTURE ?= 20
 FAULTS := faketime strace mkfs.ext4 e2fsck mount findmnt unshare nsenter prlimit
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test fmt lint docs unit bench bench-scale bench-disk bench-parts instructions torture fuzz image
+.PHONY: help demo test fmt lint docs unit bench bench-scale bench-rest bench-disk bench-parts instructions torture fuzz image
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -49,6 +49,10 @@ bench-disk: ## one waiting sender beside the bare disk, and how fast a backlog d
 bench-scale: ## memory and p99 against connections, routes, pending and remembered events, sizes
 	@scripts/ensure-tools cargo cc cmake
 	@$(CARGO) bench --locked --quiet --bench gateway -- scale
+
+bench-rest: ## memory at rest and start to ready; fails past 20 MiB and 200 ms
+	@scripts/ensure-tools cargo cc cmake
+	@$(CARGO) bench --locked --quiet --bench gateway -- rest
 
 bench-parts: ## the rules, commits and the dedup table, each alone
 	@scripts/ensure-tools cargo cc cmake

@@ -74,6 +74,7 @@ fn main() {
             raise_limits();
             scale::scale(&Options::read(), which);
         }
+        ["rest"] => assert!(scale::rest(&Options::read()), "more than is meant"),
         ["instructions"] => instructions::count(Options::read()),
         ["--list", ..] => {}
         other => panic!("not known: {other:?}"),

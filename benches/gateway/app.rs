@@ -18,7 +18,7 @@ const LISTENER: usize = usize::MAX >> 1;
 
 /// The application as its parent sees it.
 pub(crate) struct App {
-    pub(crate) running: Running,
+    _running: Running,
     pub(crate) address: SocketAddr,
 }
 
@@ -30,7 +30,7 @@ impl App {
     pub(crate) fn start_on(port: u16, delay: Duration) -> Self {
         let running = spawn_self(&["app", &port.to_string(), &delay.as_micros().to_string()]);
         wait_for(port);
-        Self { running, address: local(port) }
+        Self { _running: running, address: local(port) }
     }
 
     /// How many events it was sent so far.

@@ -116,7 +116,7 @@ impl Stage<'_> {
             .collect();
         let text = format!(
             "{modules}user root;\nworker_processes {};\ndaemon off;\npid {folder}/{name}.pid;\nerror_log stderr crit;\n\
-             worker_rlimit_nofile 65536;\nevents {{ worker_connections 16384; }}\nhttp {{\naccess_log off;\n{temporary}\
+             events {{ worker_connections 16384; }}\nhttp {{\naccess_log off;\n{temporary}\
              client_body_buffer_size 1m;\nclient_max_body_size 2m;\nkeepalive_requests 1000000000;\nkeepalive_timeout 600s;\n{http}\n\
              upstream app {{ server {}; keepalive {kept}; keepalive_requests 1000000000; }}\n\
              server {{ listen 127.0.0.1:{port} reuseport backlog=4096; {location} }}\n}}\n",
@@ -131,7 +131,7 @@ impl Stage<'_> {
         let program = program("haproxy").ok_or("haproxy is not installed")?;
         let port = free_port();
         let text = format!(
-            "global\n    nbthread {}\n    maxconn 14000\ndefaults\n    mode http\n    timeout connect 5s\n    timeout client 600s\n    timeout server 60s\n\
+            "global\n    nbthread {}\n    maxconn 4000\ndefaults\n    mode http\n    timeout connect 5s\n    timeout client 600s\n    timeout server 60s\n\
              \x20   option http-keep-alive\n    http-reuse always\nfrontend senders\n    bind 127.0.0.1:{port} backlog 4096\n    default_backend app\n\
              backend app\n    server app {}\n",
             self.options.threads, self.app

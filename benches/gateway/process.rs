@@ -23,10 +23,6 @@ impl Running {
         found
     }
 
-    pub(crate) fn id(&self) -> u32 {
-        self.0.id()
-    }
-
     /// Tells it to end and waits until it has.
     pub(crate) fn stop(&mut self, most: Duration) {
         if let Some(pid) = rustix::process::Pid::from_raw(self.0.id().cast_signed())

@@ -8,7 +8,7 @@ HOOKGATE_TORTURE ?= 20
 FAULTS := faketime strace mkfs.ext4 e2fsck mount findmnt unshare nsenter prlimit
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test fmt lint docs unit bench bench-scale bench-rest bench-disk bench-parts instructions torture fuzz image
+.PHONY: help demo test fmt lint docs unit bench bench-scale bench-rest bench-stores bench-parts instructions torture fuzz image
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,10 +41,11 @@ bench: ## beside nginx, Lua, njs, HAProxy, Pingora and Python: prints the tables
 	@scripts/bench-peers
 	@BENCH_PAGE=$(CURDIR)/docs/PERFORMANCE.md $(CARGO) bench --locked --quiet --bench gateway
 
-bench-disk: ## one waiting sender beside the bare disk, and how fast a backlog drains
-	@scripts/ensure-tools cargo cc cmake
+bench-stores: ## one sender beside the bare disk, how fast a backlog drains, what an event costs Redis
+	@scripts/ensure-tools cargo cc cmake redis-server
 	@$(CARGO) bench --locked --quiet --bench gateway -- one
 	@$(CARGO) bench --locked --quiet --bench gateway -- drain
+	@$(CARGO) bench --locked --quiet --bench gateway -- redis
 
 bench-scale: ## memory and p99 against connections, routes, pending and remembered events, sizes
 	@scripts/ensure-tools cargo cc cmake

@@ -1,5 +1,5 @@
 //! Measures the release binary beside what does the same job, or part of it, on the same machine in one run: nginx, nginx
-//! with Lua and with njs, HAProxy, bare Pingora, a gateway in Python.
+//! with Lua and with njs, `HAProxy`, bare Pingora, a gateway in Python.
 //!
 //! `cargo bench --bench gateway`; what the environment can say is in `benches/README.md`. The figures that count are the
 //! ratios inside one run. The generator is this process, the application another; their processor time is nobody's.
@@ -48,6 +48,8 @@ mod rounds;
 mod scale;
 #[path = "gateway/sender.rs"]
 mod sender;
+#[path = "gateway/store.rs"]
+mod store;
 #[path = "gateway/table.rs"]
 mod table;
 
@@ -74,6 +76,7 @@ fn main() {
             raise_limits();
             scale::scale(&Options::read(), which);
         }
+        ["redis"] => store::redis(&Options::read()),
         ["rest"] => assert!(scale::rest(&Options::read()), "more than is meant"),
         ["instructions"] => instructions::count(Options::read()),
         ["--list", ..] => {}

@@ -43,7 +43,7 @@ impl Histogram {
 }
 
 fn bucket(units: u64) -> usize {
-    let shift = (63 - (units | 1).leading_zeros()).saturating_sub(BITS);
+    let shift = (units | 1).ilog2().saturating_sub(BITS);
     ((shift as usize) << BITS) + (units >> shift) as usize
 }
 

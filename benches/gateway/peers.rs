@@ -13,6 +13,19 @@ use super::sender::SECRET;
 pub(crate) const PATH: &str = "/webhooks/veedeo";
 const MODULES: &str = "/usr/lib/nginx/modules";
 
+/// What becomes of an event, as far as the measurement must know.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Way {
+    /// It is sent on, and answered then.
+    Through,
+    /// The same, and every second request is the one before it once more.
+    Repeats,
+    /// It is answered first and sent on then.
+    Queue,
+    /// It is kept.
+    Kept,
+}
+
 /// One row of a table.
 pub(crate) struct Target {
     /// As in `BENCH_ONLY`, with the name of the program if there are several.
@@ -22,11 +35,7 @@ pub(crate) struct Target {
     pub(crate) path: &'static str,
     /// Refuses what is not signed.
     pub(crate) checks: bool,
-    /// Sends events to the application.
-    pub(crate) delivers: bool,
-    /// Answers first and sends then.
-    pub(crate) is_queue: bool,
-    pub(crate) repeats: bool,
+    pub(crate) way: Way,
     pub(crate) running: Running,
     /// Redis, if it is one of its own.
     pub(crate) beside: Option<Running>,
@@ -110,10 +119,9 @@ impl Stage<'_> {
         };
         let port = free_port();
         let kept = self.scene.connections.max(128);
-        let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
-            .iter()
+        let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
             .map(|kind| format!("{kind}_temp_path {folder}/{name}-{kind};\n"))
-            .collect();
+            .concat();
         let text = format!(
             "{modules}user root;\nworker_processes {};\ndaemon off;\npid {folder}/{name}.pid;\nerror_log stderr crit;\n\
              events {{ worker_connections 16384; }}\nhttp {{\naccess_log off;\n{temporary}\
@@ -157,7 +165,7 @@ impl Stage<'_> {
         let arguments = [script.as_str(), &port.to_string(), &journal, SECRET];
         let (running, log) = self.run("python", &program, &arguments, port)?;
         let words = "Python: HMAC, fsync, ack (never delivers)";
-        Ok(Target { checks: true, delivers: false, ..peer("python", words, port, running, log) })
+        Ok(Target { checks: true, way: Way::Kept, ..peer("python", words, port, running, log) })
     }
 
     fn hookgate(&self, kind: &str, program: &(String, PathBuf)) -> Result<Target, String> {
@@ -171,14 +179,11 @@ impl Stage<'_> {
         };
         let name = format!("{kind}{}", program.0);
         let mut beside = None;
-        let mut more = String::new();
+        let mut more = if kind == "queue" { "[ack]\nmode = \"queue\"\n".to_owned() } else { String::new() };
         if kind == "redis" {
             let (running, port) = self.redis(&name)?;
             beside = Some(running);
             more = format!("[dedup]\nstore = \"redis\"\n[dedup.redis]\nurl = \"redis://127.0.0.1:{port}/0\"\n");
-        }
-        if kind == "queue" {
-            more = "[ack]\nmode = \"queue\"\n".to_owned();
         }
         let slots = if kind == "queue" { 64 } else { self.scene.connections.max(64) };
         let port = free_port();
@@ -187,8 +192,12 @@ impl Stage<'_> {
         let file = self.write(&format!("{name}.toml"), &settings.text(self.options, &self.file(&name)));
         let (running, log) = self.run(&name, &program.1, &["run", "-c", &file.display().to_string()], port)?;
         let path = if kind == "pass" { "/pass" } else { PATH };
-        let (repeats, is_queue) = (kind == "duplicates", kind == "queue");
-        Ok(Target { path, checks: kind != "pass", is_queue, repeats, beside, ..peer(&name, words, port, running, log) })
+        let way = match kind {
+            "queue" => Way::Queue,
+            "duplicates" => Way::Repeats,
+            _ => Way::Through,
+        };
+        Ok(Target { path, checks: kind != "pass", way, beside, ..peer(&name, words, port, running, log) })
     }
 
     fn redis(&self, name: &str) -> Result<(Running, u16), String> {
@@ -209,9 +218,7 @@ fn peer(name: &str, words: &'static str, port: u16, running: Running, log: PathB
         address: local(port),
         path: PATH,
         checks: false,
-        delivers: true,
-        is_queue: false,
-        repeats: false,
+        way: Way::Through,
         running,
         beside: None,
         log,

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use super::app::App;
 use super::load::{Plan, run};
 use super::options::{Options, Scene};
-use super::peers::{Stage, Target, start};
-use super::process::{cpu_micros, rss_mib};
+use super::peers::{Stage, Target, Way, start};
+use super::process::{Running, cpu_micros, rss_mib};
 use super::say;
 
 /// One target in one round.
@@ -59,14 +59,14 @@ pub(crate) fn play(options: &Options, scene: &Scene) -> Vec<Row> {
 
 fn one(options: &Options, scene: &Scene, target: &Target, app: &App) -> Figures {
     let pids = target.running.pids();
-    let beside: Vec<u32> = target.beside.as_ref().map(|running| running.pids()).unwrap_or_default();
+    let beside: Vec<u32> = target.beside.as_ref().map(Running::pids).unwrap_or_default();
     let plan = Plan {
         address: target.address,
         path: target.path,
         bytes: scene.bytes,
         connections: scene.connections,
         keep_alive: scene.keep_alive,
-        repeats: target.repeats,
+        repeats: target.way == Way::Repeats,
         warm: options.warm,
         length: options.length,
         most: u64::MAX,
@@ -75,7 +75,7 @@ fn one(options: &Options, scene: &Scene, target: &Target, app: &App) -> Figures 
     let (before, cpu, cpu_beside) = (app.count(), cpu_micros(&pids), cpu_micros(&beside));
     let load = run(&plan);
     let rss = rss_mib(&pids);
-    let arrived = if target.delivers { arrived(app, before + load.events) - before } else { load.events };
+    let arrived = if target.way == Way::Kept { load.events } else { arrived(app, before + load.events) - before };
     if arrived != load.events {
         say(&format!("{}: {} events were answered 200, {arrived} reached the application", target.name, load.events));
     }
@@ -87,7 +87,7 @@ fn one(options: &Options, scene: &Scene, target: &Target, app: &App) -> Figures 
     let _emptied = std::fs::File::options().write(true).open(&target.log).and_then(|file| file.set_len(0));
     Figures {
         rate: load.rate(),
-        cpu: if target.is_queue { whole } else { load.cpu_micros / count },
+        cpu: if target.way == Way::Queue { whole } else { load.cpu_micros / count },
         beside: (cpu_micros(&beside) - cpu_beside) / all,
         p50: load.times.micros(0.5),
         p99: load.times.micros(0.99),

@@ -8,7 +8,7 @@ HOOKGATE_TORTURE ?= 20
 FAULTS := faketime strace mkfs.ext4 e2fsck mount findmnt unshare nsenter prlimit
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test fmt lint docs unit bench bench-scale bench-rest bench-stores bench-parts instructions torture fuzz image
+.PHONY: help demo test fmt lint docs unit bench bench-scale bench-rest bench-stores bench-parts instructions torture held fuzz image
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -66,6 +66,10 @@ instructions: ## count the instructions of a request; fails past +5 % of the rec
 torture: ## the tests with crashes and floods at many times their everyday size: HOOKGATE_TORTURE=20
 	@scripts/ensure-tools cargo cc cmake openssl redis-server cargo-nextest $(FAULTS)
 	@HOOKGATE_TORTURE=$(HOOKGATE_TORTURE) $(CARGO) nextest run --profile torture --locked --release --no-fail-fast --run-ignored all -E 'not test(child_)'
+
+held: ## ten thousand connections that are held against the release build; prints what it measures
+	@scripts/ensure-tools cargo cc cmake cargo-nextest
+	@HOOKGATE_TORTURE=1 $(CARGO) nextest run --profile torture --locked --release --no-fail-fast --no-capture --test promises -E 'test(/^held::/)'
 
 fuzz: ## the fuzz targets for FUZZ_SECONDS=60 each: heads, chunks, paths, configurations, signatures
 	@scripts/ensure-tools cargo cc cmake

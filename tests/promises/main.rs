@@ -31,6 +31,7 @@ mod framing;
 mod front;
 mod handover;
 mod handshakes;
+mod held;
 mod kills;
 mod modes;
 mod order;

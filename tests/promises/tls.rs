@@ -19,13 +19,14 @@ use crate::world::setup::Setup;
 use crate::world::sign::Provider;
 
 /// An authority and what it has signed, in a folder.
-struct Papers {
+pub(crate) struct Papers {
     folder: tempfile::TempDir,
     authority: CertifiedIssuer<'static, KeyPair>,
 }
 
 impl Papers {
-    fn new() -> Self {
+    /// A new authority.
+    pub(crate) fn new() -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.distinguished_name.push(DnType::CommonName, "an authority");
@@ -34,7 +35,7 @@ impl Papers {
     }
 
     /// Writes `file.crt` and `file.key` for these names.
-    fn write(&self, file: &str, names: &[&str]) {
+    pub(crate) fn write(&self, file: &str, names: &[&str]) {
         let (certificate, key) = self.sign(names);
         std::fs::write(self.path(&format!("{file}.crt")), certificate.pem()).unwrap();
         std::fs::write(self.path(&format!("{file}.key")), key.serialize_pem()).unwrap();
@@ -46,7 +47,8 @@ impl Papers {
         (CertificateParams::new(names).unwrap().signed_by(&key, &self.authority).unwrap(), key)
     }
 
-    fn path(&self, file: &str) -> PathBuf {
+    /// Where a file is.
+    pub(crate) fn path(&self, file: &str) -> PathBuf {
         self.folder.path().join(file)
     }
 
@@ -56,7 +58,8 @@ impl Papers {
         path
     }
 
-    fn line(&self, key: &str, file: &str) -> String {
+    /// A line of the configuration that names a file.
+    pub(crate) fn line(&self, key: &str, file: &str) -> String {
         format!("server.tls.{key} = '{}'", self.path(file).display())
     }
 
@@ -69,7 +72,7 @@ impl Papers {
     }
 
     /// A sender that trusts the authority.
-    fn sender(
+    pub(crate) fn sender(
         &self,
         versions: &[&'static SupportedProtocolVersion],
         own: Option<(rcgen::Certificate, KeyPair)>,
@@ -90,12 +93,14 @@ impl Papers {
     }
 }
 
-struct Sender(Arc<ClientConfig>);
+/// A sender that speaks TLS.
+pub(crate) struct Sender(pub(crate) Arc<ClientConfig>);
 
-type Encrypted = StreamOwned<ClientConnection, TcpStream>;
+pub(crate) type Encrypted = StreamOwned<ClientConnection, TcpStream>;
 
 impl Sender {
-    fn connect(&self, gateway: &Gateway, name: &str) -> Result<Encrypted, std::io::Error> {
+    /// Connects and shakes hands.
+    pub(crate) fn connect(&self, gateway: &Gateway, name: &str) -> Result<Encrypted, std::io::Error> {
         let stream = TcpStream::connect(gateway.address())?;
         stream.set_read_timeout(Some(Duration::from_secs(20)))?;
         let name = ServerName::try_from(name.to_owned()).unwrap();
@@ -113,7 +118,7 @@ impl Sender {
     }
 
     /// Sends and reads to the end; the text of the reply.
-    fn send(&self, gateway: &Gateway, request: &Request) -> Result<String, std::io::Error> {
+    pub(crate) fn send(&self, gateway: &Gateway, request: &Request) -> Result<String, std::io::Error> {
         exchange(&mut self.connect(gateway, "hooks.example.com")?, request)
     }
 }
@@ -127,7 +132,8 @@ fn exchange(encrypted: &mut Encrypted, request: &Request) -> Result<String, std:
     Ok(String::from_utf8(reply).unwrap())
 }
 
-const ALL: &[&SupportedProtocolVersion] = &[&rustls::version::TLS13, &rustls::version::TLS12];
+/// Every version that the gateway speaks.
+pub(crate) const ALL: &[&SupportedProtocolVersion] = &[&rustls::version::TLS13, &rustls::version::TLS12];
 
 fn file_of(certificate: &CertificateDer<'_>, papers: &Papers) -> String {
     let files = std::fs::read_dir(papers.folder.path()).unwrap().flatten().map(|file| file.path());

@@ -1,8 +1,10 @@
 //! A sender: HTTP/1.1 over a socket of its own, so that every byte and every pause is the test's. It knows nothing of
 //! signatures; `sign` makes requests that carry one.
 
-use std::net::TcpStream;
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
+
+use socket2::{Domain, Socket, Type};
 
 use super::wire::{Headers, Unframed, Wire, WireFault};
 
@@ -177,6 +179,16 @@ impl Line {
     pub(crate) fn open(address: &str) -> Result<Self, WireFault> {
         let stream = TcpStream::connect(address).map_err(|e| WireFault::Broken(e.to_string()))?;
         Ok(Self { wire: Wire::new(stream, PATIENCE) })
+    }
+
+    /// Connects from an address of the loopback.
+    pub(crate) fn open_from(source: Ipv4Addr, address: &str) -> Result<Self, WireFault> {
+        let broken = |error: std::io::Error| WireFault::Broken(error.to_string());
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).map_err(broken)?;
+        let address: SocketAddr = address.parse().expect("an address");
+        socket.bind(&SocketAddr::from((source, 0)).into()).map_err(broken)?;
+        socket.connect(&address.into()).map_err(broken)?;
+        Ok(Self { wire: Wire::new(socket.into(), PATIENCE) })
     }
 
     /// Sends and reads the reply.

@@ -8,7 +8,7 @@ HOOKGATE_TORTURE ?= 20
 FAULTS := faketime strace mkfs.ext4 e2fsck mount findmnt unshare nsenter prlimit
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test fmt lint docs unit bench bench-scale bench-rest bench-stores bench-parts instructions torture held fuzz image
+.PHONY: help demo test fmt lint docs unit bench bench-scale bench-rest bench-stores bench-parts instructions torture held fuzz sbom image
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -71,9 +71,13 @@ held: ## ten thousand connections that are held against the release build; print
 	@scripts/ensure-tools cargo cc cmake cargo-nextest
 	@HOOKGATE_TORTURE=1 $(CARGO) nextest run --profile torture --locked --release --no-fail-fast --no-capture --test promises -E 'test(/^held::/)'
 
-fuzz: ## the fuzz targets for FUZZ_SECONDS=60 each: heads, chunks, paths, configurations, signatures
+fuzz: ## the fuzz targets for FUZZ_SECONDS=60 each: heads, chunks, paths, configurations, records, signatures
 	@scripts/ensure-tools cargo cc cmake
 	@scripts/fuzz
+
+sbom: ## what the program is made of, as CycloneDX in hookgate.cdx.json
+	@scripts/ensure-tools cargo jq
+	@CARGO='$(CARGO)' scripts/sbom
 
 image: ## the container image, with docker or what DOCKER names
 	@$(or $(DOCKER),docker) build -f deploy/Dockerfile -t hookgate:local .

@@ -91,11 +91,15 @@ impl Source {
     pub(crate) fn of(peer: IpAddr, proxies: &[IpNet]) -> Option<Self> {
         let peer = peer.to_canonical();
         let proxy = if proxies.is_empty() { is_inner(peer) } else { proxies.iter().any(|net| net.contains(&peer)) };
-        let source = match peer {
-            IpAddr::V4(_) => peer,
+        (!proxy).then(|| Self::of_client(peer))
+    }
+
+    /// The source of a client that is no proxy.
+    pub(crate) fn of_client(client: IpAddr) -> Self {
+        Self(match client.to_canonical() {
             IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
-        };
-        (!proxy).then_some(Self(source))
+            v4 @ IpAddr::V4(_) => v4,
+        })
     }
 }
 

@@ -6,6 +6,7 @@ mod body;
 mod connections;
 mod exchange;
 mod farewell;
+mod forgeries;
 mod forwarded;
 #[doc(hidden)]
 pub mod fuzzed;
@@ -31,6 +32,7 @@ pub use self::receive::Received;
 pub use self::refused::KeptRefusal;
 
 use self::body::Buffers;
+use self::forgeries::Forgeries;
 use self::refused::Refusals;
 use self::site::Site;
 use crate::claims::Claims;
@@ -50,6 +52,7 @@ pub struct Gateway {
     metrics: Arc<Metrics>,
     recent: Recent,
     refusals: Refusals,
+    forgeries: Forgeries,
     buffers: Buffers,
     clock_watch: Mutex<ClockWatch>,
     /// Whether the watch holds anything: spares a request that is fresh the mutex.
@@ -82,6 +85,7 @@ impl Gateway {
             metrics,
             recent,
             refusals,
+            forgeries: Forgeries::default(),
             buffers,
         }
     }

@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
 use super::Gateway;
+use super::forgeries;
 use super::forwarded::Origin;
 use crate::claims::{Held, Verdict};
 use crate::domain::admission::Admission;
@@ -55,6 +56,9 @@ impl Gateway {
         memory: impl Send + 'static,
     ) -> Received {
         let deadline = arrived + route.ack.budget.saturating_sub(route.ack.reserve);
+        if let Some(settled) = self.turn_away(route, origin) {
+            return settled.into();
+        }
         let event = match self.admit(inbound, route, origin, arrived) {
             Admitted::Believed(event) => event,
             Admitted::Unbelieved(event) => {
@@ -74,6 +78,27 @@ impl Gateway {
             Verdict::Unavailable(fault) => Settled::Unavailable(fault),
         };
         Received { settled, event: Some(id), event_type }
+    }
+
+    /// The answer to a request whose source has sent too many bad signatures of late, before anything of its body is
+    /// looked at: a 503, for if it was honest after all it has to come again. Asked again it takes nothing more.
+    pub(super) fn turn_away(&self, route: &Route, origin: &Origin) -> Option<Settled> {
+        if route.enforcement == Enforcement::Observe {
+            return None;
+        }
+        let source = forgeries::source_of(origin.remote, &self.site.load().trusted_proxies)?;
+        if !self.forgeries.turns_away(source, Instant::now()) {
+            return None;
+        }
+        self.metrics.forgers_turned_away_total.inc();
+        Some(Settled::Unavailable(Fault::Overloaded))
+    }
+
+    /// Remembers of the sender whether its signature was good.
+    fn note_signature(&self, origin: &Origin, refusal: Option<Refusal>) {
+        if let Some(source) = forgeries::source_of(origin.remote, &self.site.load().trusted_proxies) {
+            self.forgeries.note(source, refusal, Instant::now());
+        }
     }
 
     async fn deliver(
@@ -104,6 +129,7 @@ impl Gateway {
             None => route.verify(inbound, now).and_then(|verified| {
                 let position = verified.secret().to_string();
                 self.metrics.secret_matches_total.with_label_values(&[name, &position]).inc();
+                self.note_signature(origin, None);
                 said = route.scheme.signed_time(&verified);
                 route.admit(verified, now, id, received_at)
             }),
@@ -127,6 +153,7 @@ impl Gateway {
             }
             (Err(refused), None) => {
                 let refusal = refused.refusal;
+                self.note_signature(origin, Some(refusal));
                 self.refusals.keep(&route.name, &origin.request_id, now, refused);
                 Admitted::Answered(self.blame(refusal, &body, said, now))
             }

@@ -130,6 +130,11 @@ pub const CATALOGUE: &[Spec] = &[
     gauge("connections", &[], "Open connections of senders."),
     gauge("connections_capacity", &[], "server.max_connections."),
     counter("connections_turned_away_total", &[], "Connections answered 503 because none could be closed for them."),
+    counter(
+        "forgers_turned_away_total",
+        &[],
+        "Requests answered 503 because their source sent too many bad signatures.",
+    ),
     counter("tls_handshake_failures_total", &["reason"], "TLS handshakes of senders that came to nothing."),
     gauge(
         "tls_certificate_not_after_timestamp_seconds",

@@ -112,6 +112,8 @@ pub struct Metrics {
     pub connections_capacity: IntGauge,
     /// No labels.
     pub connections_turned_away_total: IntCounter,
+    /// Requests answered 503 because of their source's bad signatures.
+    pub forgers_turned_away_total: IntCounter,
     /// `reason`.
     pub tls_handshake_failures_total: IntCounterVec,
     /// `certificate`; Unix seconds.
@@ -191,6 +193,7 @@ impl Metrics {
             connections: make.gauge("connections")?,
             connections_capacity: make.gauge("connections_capacity")?,
             connections_turned_away_total: make.counter("connections_turned_away_total")?,
+            forgers_turned_away_total: make.counter("forgers_turned_away_total")?,
             tls_handshake_failures_total: make.counters("tls_handshake_failures_total")?,
             tls_certificate_not_after_timestamp_seconds: make.gauges("tls_certificate_not_after_timestamp_seconds")?,
             tls_last_reload_successful: make.gauge("tls_last_reload_successful")?,

@@ -27,6 +27,7 @@ mod disk;
 mod disk_faults;
 mod duplicates;
 mod explain;
+mod forgers;
 mod framing;
 mod front;
 mod handover;

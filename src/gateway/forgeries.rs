@@ -1,0 +1,198 @@
+//! Who sends bad signatures, and how many: a source whose requests fail their check again and again is turned away for a
+//! while before its bodies are read and hashed. It refuses nobody for good and never a source whose signatures verified.
+//!
+//! Bounds: [`BURST`] bad signatures of a source at once and one in [`EVERY`] after that are checked; twice
+//! [`MOST_SOURCES`] sources of either kind are remembered, those that were not seen for longest go first. A source that
+//! is forgotten begins anew, which costs the gateway a burst and no sender anything.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use ipnet::IpNet;
+use tokio::time::Instant;
+
+use super::connections::Source;
+use crate::domain::refusal::Refusal;
+
+/// Bad signatures of a source that are checked at once: a sender with a new secret that was not told to us.
+pub(super) const BURST: u32 = 100;
+/// Past the burst, one in this time is checked.
+const EVERY: Duration = Duration::from_millis(100);
+/// For so long after a signature of a source verified, none of its requests is turned away.
+const CREDIT: Duration = Duration::from_secs(24 * 3600);
+/// Sources that are remembered, twice over, of those that failed and of those that verified.
+const MOST_SOURCES: usize = 4096;
+
+/// The sources. A lock is held for a look-up, never across an await.
+#[derive(Default)]
+pub(crate) struct Forgeries {
+    /// Until when the bad signatures of a source, at their pace, last.
+    spent_until: Mutex<Remembered>,
+    /// When a signature of a source verified last.
+    verified_at: Mutex<Remembered>,
+}
+
+impl Forgeries {
+    /// Whether `source` is turned away now, its body unread.
+    pub(crate) fn turns_away(&self, source: Source, now: Instant) -> bool {
+        let spent = lock(&self.spent_until).get(source).is_some_and(|until| until > now + EVERY * BURST);
+        spent && !self.has_credit(source, now)
+    }
+
+    fn has_credit(&self, source: Source, now: Instant) -> bool {
+        lock(&self.verified_at).get(source).is_some_and(|at| now.saturating_duration_since(at) < CREDIT)
+    }
+
+    /// A request of `source` was checked: `refusal` if its signature was bad.
+    pub(crate) fn note(&self, source: Source, refusal: Option<Refusal>, now: Instant) {
+        match refusal {
+            None => lock(&self.verified_at).set(source, now),
+            Some(refusal) if is_of_signature(refusal) && !self.has_credit(source, now) => {
+                let mut spent = lock(&self.spent_until);
+                let until = spent.get(source).unwrap_or(now).max(now);
+                spent.set(source, until + EVERY);
+            }
+            Some(_) => {}
+        }
+    }
+}
+
+fn lock(these: &Mutex<Remembered>) -> std::sync::MutexGuard<'_, Remembered> {
+    these.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Whose bad signatures are counted together: the client that a trusted proxy names, an IPv6 one by its network of 64 bits.
+/// `None`: a trusted proxy that names nobody.
+pub(crate) fn source_of(client: IpAddr, proxies: &[IpNet]) -> Option<Source> {
+    let named = proxies.iter().any(|net| net.contains(&client.to_canonical()));
+    (!named).then(|| Source::of_client(client))
+}
+
+/// Whether it is the signature that is wrong. A validly signed request with a wrong time is no forgery.
+const fn is_of_signature(refusal: Refusal) -> bool {
+    match refusal {
+        Refusal::SignatureMissing
+        | Refusal::SignatureMalformed
+        | Refusal::SignatureMismatch
+        | Refusal::SignatureRepeated => true,
+        Refusal::NoRoute
+        | Refusal::MethodNotAllowed
+        | Refusal::BadRequest
+        | Refusal::BodyTooLarge
+        | Refusal::HeaderTooLarge
+        | Refusal::RequestTimeout
+        | Refusal::SourceNotAllowed
+        | Refusal::TimestampMissing
+        | Refusal::TimestampMalformed
+        | Refusal::TimestampFuture
+        | Refusal::TimestampStale
+        | Refusal::EventTooOld => false,
+    }
+}
+
+/// A moment for each of the sources seen last: two generations, the older of which goes when the younger is full.
+#[derive(Default)]
+struct Remembered {
+    young: HashMap<Source, Instant>,
+    old: HashMap<Source, Instant>,
+}
+
+impl Remembered {
+    fn get(&self, source: Source) -> Option<Instant> {
+        self.young.get(&source).or_else(|| self.old.get(&source)).copied()
+    }
+
+    fn set(&mut self, source: Source, moment: Instant) {
+        if self.young.len() >= MOST_SOURCES && !self.young.contains_key(&source) {
+            self.old = std::mem::take(&mut self.young);
+        }
+        self.young.insert(source, moment);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BAD: Option<Refusal> = Some(Refusal::SignatureMismatch);
+
+    fn source(text: &str) -> Source {
+        source_of(text.parse().unwrap(), &[]).unwrap()
+    }
+
+    fn forge(forgeries: &Forgeries, source: Source, count: u32, now: Instant) {
+        (0..count).for_each(|_| forgeries.note(source, BAD, now));
+    }
+
+    #[test]
+    fn past_a_burst_bad_signatures_have_a_pace() {
+        let (forgeries, now) = (Forgeries::default(), Instant::now());
+        let attacker = source("203.0.113.1");
+        forge(&forgeries, attacker, BURST, now);
+        assert!(!forgeries.turns_away(attacker, now), "a burst is let in");
+        forge(&forgeries, attacker, 1, now);
+        assert!(forgeries.turns_away(attacker, now));
+        assert!(!forgeries.turns_away(source("203.0.113.2"), now), "nobody else is concerned");
+        assert!(!forgeries.turns_away(attacker, now + EVERY), "one more is let in");
+        forge(&forgeries, attacker, 1, now + EVERY);
+        assert!(forgeries.turns_away(attacker, now + EVERY), "and no two");
+        assert!(!forgeries.turns_away(attacker, now + Duration::from_secs(60)), "it is not for good");
+    }
+
+    #[test]
+    fn who_signs_well_is_never_turned_away() {
+        let (forgeries, now) = (Forgeries::default(), Instant::now());
+        let shared = source("203.0.113.1");
+        forge(&forgeries, shared, 1000, now);
+        assert!(forgeries.turns_away(shared, now));
+        forgeries.note(shared, None, now);
+        assert!(!forgeries.turns_away(shared, now), "whatever came before");
+        forge(&forgeries, shared, 1000, now);
+        assert!(!forgeries.turns_away(shared, now + CREDIT / 2), "and whatever comes after");
+        let later = now + CREDIT;
+        forge(&forgeries, shared, 1000, later);
+        assert!(forgeries.turns_away(shared, later), "but not for ever");
+    }
+
+    #[test]
+    fn only_a_bad_signature_counts_against_its_source() {
+        let (forgeries, now) = (Forgeries::default(), Instant::now());
+        let sender = source("203.0.113.1");
+        let others = Refusal::ALL.into_iter().filter(|refusal| !refusal.as_str().starts_with("signature_"));
+        let mut count = 0;
+        for refusal in others {
+            (0..1000).for_each(|_| forgeries.note(sender, Some(refusal), now));
+            count += 1;
+        }
+        assert_eq!(count, 12);
+        assert!(!forgeries.turns_away(sender, now));
+    }
+
+    #[test]
+    fn a_source_is_a_client_or_its_network_and_no_proxy() {
+        assert_eq!(source("2001:db8::1"), source("2001:db8::ffff:2"));
+        assert_ne!(source("2001:db8::1"), source("2001:db8:0:1::1"));
+        assert_ne!(source("10.0.0.1"), source("10.0.0.2"), "nobody was named a proxy");
+        let proxies: Vec<IpNet> = vec!["10.0.0.0/8".parse().unwrap()];
+        assert_eq!(source_of("10.0.0.1".parse().unwrap(), &proxies), None);
+        assert_eq!(source_of("::ffff:10.0.0.1".parse().unwrap(), &proxies), None);
+        assert!(source_of("203.0.113.1".parse().unwrap(), &proxies).is_some());
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded_and_who_comes_again_stays() {
+        let (forgeries, now) = (Forgeries::default(), Instant::now());
+        let known = source("203.0.113.1");
+        forgeries.note(known, None, now);
+        for number in 0..50_000_u32 {
+            forge(&forgeries, source(&std::net::Ipv4Addr::from_bits(number).to_string()), 1, now);
+        }
+        let spent = lock(&forgeries.spent_until);
+        assert!(spent.young.len() + spent.old.len() <= 2 * MOST_SOURCES);
+        drop(spent);
+        forge(&forgeries, known, 1000, now);
+        assert!(!forgeries.turns_away(known, now), "forgers cannot push out who verified");
+    }
+}

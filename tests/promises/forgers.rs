@@ -1,0 +1,86 @@
+//! Bad signatures in numbers: their source is turned away for a while, and never one whose signatures verify. P12, P15.
+
+use crate::world::clock::now_unix;
+use crate::world::events::task;
+use crate::world::sender::{Line, Reply, Request};
+use crate::world::sign::Provider;
+use crate::world::{World, world_with};
+
+/// How many bad signatures are checked at once.
+const BURST: usize = 100;
+
+/// A world in which the loopback is a proxy that says who calls.
+fn behind_a_proxy() -> World {
+    world_with(&["server.trusted_proxies = ['127.0.0.0/8']"])
+}
+
+/// Sends over one connection after another, as `client`.
+fn send_all(world: &World, client: &str, requests: impl Iterator<Item = Request>) -> Vec<Reply> {
+    let mut line = None;
+    requests
+        .map(|request| {
+            let mut open = line.take().unwrap_or_else(|| Line::open(&world.gateway.address()).unwrap());
+            let reply = open.send(&request.with("X-Forwarded-For", client)).unwrap();
+            let closes = reply.headers.get("connection").is_some_and(|value| value.eq_ignore_ascii_case("close"));
+            line = (!closes).then_some(open);
+            reply
+        })
+        .collect()
+}
+
+fn forged(number: usize) -> Request {
+    Provider::Veedeo.sign_at(task(format!("forged-{number}")), now_unix(), "not the secret")
+}
+
+fn good(name: &str) -> Request {
+    Provider::Veedeo.sign(task(name))
+}
+
+fn statuses(replies: &[Reply]) -> Vec<u16> {
+    let mut statuses: Vec<u16> = replies.iter().map(|reply| reply.status).collect();
+    statuses.dedup();
+    statuses
+}
+
+#[test]
+fn a_source_of_bad_signatures_is_turned_away_for_a_while_and_nobody_else() {
+    let world = behind_a_proxy();
+    let replies = send_all(&world, "203.0.113.9", (0..3 * BURST).map(forged));
+    assert_eq!(replies[..BURST].iter().filter(|reply| reply.status == 401).count(), BURST, "a burst is checked");
+    let away: Vec<&Reply> = replies.iter().filter(|reply| reply.status == 503).collect();
+    assert!(away.len() > BURST, "{} were turned away", away.len());
+    for reply in &away {
+        assert_eq!(reply.reason(), "overloaded", "never a 4xx: if it was honest after all, it comes again");
+        assert!(reply.retry_after().is_some());
+    }
+    assert_eq!(world.gateway.metrics().count("hookgate_forgers_turned_away_total", &[]), away.len() as u64);
+    assert_eq!(statuses(&send_all(&world, "203.0.113.10", [good("another")].into_iter())), [200]);
+    assert_eq!(statuses(&send_all(&world, "2001:db8::1", [good("a third")].into_iter())), [200]);
+    assert_eq!(world.app.count(), 2);
+}
+
+#[test]
+fn a_source_whose_signatures_verify_is_never_turned_away() {
+    let world = behind_a_proxy();
+    assert_eq!(statuses(&send_all(&world, "203.0.113.9", [good("first")].into_iter())), [200]);
+    assert_eq!(statuses(&send_all(&world, "203.0.113.9", (0..3 * BURST).map(forged))), [401]);
+    assert_eq!(statuses(&send_all(&world, "203.0.113.9", [good("second")].into_iter())), [200]);
+    assert_eq!(world.gateway.metrics().count("hookgate_forgers_turned_away_total", &[]), 0);
+}
+
+#[test]
+fn the_addresses_of_one_ipv6_network_are_one_source() {
+    let world = behind_a_proxy();
+    let mut away = 0;
+    for number in 0..3 * BURST {
+        let replies = send_all(&world, &format!("2001:db8::{number:x}"), [forged(number)].into_iter());
+        away += usize::from(replies[0].status == 503);
+    }
+    assert!(away > 0);
+}
+
+#[test]
+fn who_only_observes_turns_nobody_away() {
+    let world = world_with(&["server.trusted_proxies = ['127.0.0.0/8']", "routes.veedeo.enforce = false"]);
+    assert_eq!(statuses(&send_all(&world, "203.0.113.9", (0..2 * BURST).map(forged))), [200]);
+}

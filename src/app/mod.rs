@@ -6,6 +6,7 @@
 mod control;
 mod explain;
 mod handover;
+pub(crate) mod limits;
 mod listeners;
 mod signals;
 mod wiring;
@@ -176,6 +177,9 @@ pub fn run(
     let metrics = metrics_for(config)?;
     let settings = wiring::log_settings(config);
     let logs = logs::init(settings, &metrics).map_err(|error| StartFault::machine("logging", error))?;
+    for refused in limits::set() {
+        tracing::warn!(refused, "the system does not let this process look after itself");
+    }
     for note in config.notes.iter().filter(|note| note.level == NoteLevel::Warn) {
         tracing::warn!(key = note.key, "{}", note.text);
     }

@@ -5,13 +5,15 @@ use std::io;
 use super::admin::wait_on_threads;
 use super::args::{Demo, Run};
 use super::{Context, Exit, Failure, Outcome};
-use crate::app::{self, Inherited, StartFault, Stopped, Succession};
+use crate::app::{self, Inherited, StartFault, Stopped, Succession, limits};
 use crate::clock::Clock;
 use crate::config::{Environment, Program};
 use crate::demo::{self, DemoFault, Length};
 
 /// `hookgate run`.
 pub(super) fn run(context: &Context, asked: Run) -> Outcome {
+    // Before a secret is read; what the system refuses is said once there is a log.
+    let _refused = limits::set();
     let program = Program::own().map_err(|error| Failure::failed(format!("cannot tell the own program: {error}")))?;
     let inherited = asked.take_over.then(Inherited::from_standard_input).transpose();
     let inherited = inherited.map_err(|fault| Failure::usage(fault.to_string()))?;

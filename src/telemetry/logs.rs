@@ -24,6 +24,7 @@ use tracing_subscriber::reload;
 
 use super::Metrics;
 use super::bridge::{Bridge, HTTP_SERVER};
+use super::sampling::Sampling;
 use super::sink::{self, Flush, Sink};
 
 /// How a line looks.
@@ -152,8 +153,11 @@ impl LogControl {
 /// Sets up logging for the whole process, once.
 pub fn init(settings: Settings, metrics: &Arc<Metrics>) -> Result<Logs, LogFault> {
     let terminal = if io::stderr().is_terminal() { Terminal::Yes } else { Terminal::No };
-    let (sink, flush) = sink::open(io::stderr(), Arc::clone(metrics)).map_err(LogFault::Thread)?;
-    let (subscriber, control) = subscriber(settings, terminal, sink);
+    let sampling = Sampling::new(Arc::clone(metrics));
+    let left_out = sampling.clone();
+    let opened = sink::open(io::stderr(), Arc::clone(metrics), move || left_out.report());
+    let (sink, flush) = opened.map_err(LogFault::Thread)?;
+    let (subscriber, control) = subscriber(settings, terminal, sink, sampling);
     tracing::subscriber::set_global_default(subscriber).map_err(|_| LogFault::Twice)?;
     log::set_boxed_logger(Box::new(Bridge::new(Arc::clone(metrics)))).map_err(|_| LogFault::Twice)?;
     log::set_max_level(log::LevelFilter::Warn);
@@ -167,7 +171,12 @@ enum Terminal {
     No,
 }
 
-fn subscriber(settings: Settings, terminal: Terminal, sink: Sink) -> (impl Subscriber + Send + Sync, LogControl) {
+fn subscriber(
+    settings: Settings,
+    terminal: Terminal,
+    sink: Sink,
+    sampling: Sampling,
+) -> (impl Subscriber + Send + Sync, LogControl) {
     let lines = tracing_subscriber::fmt::layer().with_writer(sink);
     let lines: Box<dyn Layer<_> + Send + Sync> = match (settings.format, terminal) {
         (Format::Json, _) | (Format::Auto, Terminal::No) => lines.event_format(Json).boxed(),
@@ -177,7 +186,7 @@ fn subscriber(settings: Settings, terminal: Terminal, sink: Sink) -> (impl Subsc
         }
     };
     let (filter, handle) = reload::Layer::new(targets(settings.level));
-    (tracing_subscriber::registry().with(filter).with(lines), LogControl { filter: handle })
+    (tracing_subscriber::registry().with(filter).with(lines.with_filter(sampling)), LogControl { filter: handle })
 }
 
 /// Ours at `level`; libraries at warn, for below that they print frames and headers; the HTTP server not at all, for
@@ -281,8 +290,9 @@ mod tests {
     fn logged(settings: Settings, terminal: Terminal, act: impl FnOnce(&LogControl, &Arc<Metrics>)) -> String {
         let metrics = Arc::new(Metrics::new(&[]).unwrap());
         let paper = Paper::default();
-        let (sink, flush) = sink::open(paper.clone(), Arc::clone(&metrics)).unwrap();
-        let (subscriber, control) = subscriber(settings, terminal, sink);
+        let (sink, flush) = sink::open(paper.clone(), Arc::clone(&metrics), || ()).unwrap();
+        let sampling = Sampling::new(Arc::clone(&metrics));
+        let (subscriber, control) = subscriber(settings, terminal, sink, sampling);
         tracing::subscriber::with_default(subscriber, || act(&control, &metrics));
         drop(flush);
         paper.text()
@@ -320,6 +330,19 @@ mod tests {
         assert!(!logged(plain, Terminal::Yes, |_, _| tracing::info!("hello")).contains('\u{1b}'));
         let piped = Settings { colour: Colour::Allowed, ..plain };
         assert!(!logged(piped, Terminal::No, |_, _| tracing::info!("hello")).contains('\u{1b}'));
+    }
+
+    #[test]
+    fn lines_of_refused_requests_are_left_out_in_a_flood_and_others_are_not() {
+        let text = logged(JSON, Terminal::No, |_, _| {
+            for number in 0..500 {
+                let (none, some): (Option<&str>, _) = (None, Some("signature_mismatch"));
+                tracing::info!(route = "a", disposition = "refused", reason = some, number, "request");
+                tracing::info!(route = "a", disposition = "delivered", reason = none, number, "request");
+            }
+        });
+        assert_eq!(text.matches("delivered").count(), 500);
+        assert!((20..=40).contains(&text.matches("refused").count()), "{}", text.matches("refused").count());
     }
 
     #[test]

@@ -9,6 +9,7 @@ pub mod logs;
 pub mod metrics;
 mod process;
 pub mod recent;
+mod sampling;
 pub mod sink;
 
 /// A series that a floor may hold on to while something lasts.

@@ -6,9 +6,9 @@
 
 use std::io::{self, Write};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tracing_subscriber::fmt::MakeWriter;
 
@@ -18,6 +18,8 @@ use super::Metrics;
 pub const MOST_LINES: usize = 4096;
 /// Longest line, in bytes; ours are a few hundred.
 pub const LONGEST_LINE_BYTES: usize = 8192;
+/// Between two looks at what was left out.
+const SECOND: Duration = Duration::from_secs(1);
 /// How long the end of the process waits for the last lines to be taken.
 const LAST_WAIT: Duration = Duration::from_secs(1);
 
@@ -40,21 +42,37 @@ pub struct Flush {
 }
 
 /// Starts the thread that writes to `end`. It ends when the last [`Sink`] and the [`Flush`] are gone.
-pub(super) fn open(end: impl Write + Send + 'static, metrics: Arc<Metrics>) -> io::Result<(Sink, Flush)> {
+/// Calls `every_second` about once a second.
+pub(super) fn open(
+    end: impl Write + Send + 'static,
+    metrics: Arc<Metrics>,
+    every_second: impl Fn() + Send + 'static,
+) -> io::Result<(Sink, Flush)> {
     let (queue, lines) = sync_channel(MOST_LINES);
-    thread::Builder::new().name("log".to_owned()).spawn(move || write_all(&lines, end))?;
+    thread::Builder::new().name("log".to_owned()).spawn(move || write_all(&lines, end, every_second))?;
     Ok((Sink { queue: queue.clone(), metrics }, Flush { queue }))
 }
 
 /// A line that cannot be written is lost: there is no other place to say so.
-fn write_all(lines: &Receiver<Message>, mut end: impl Write) {
-    for message in lines {
-        match message {
-            Message::Line(line) => drop(end.write_all(&line)),
-            Message::Flush(done) => {
+fn write_all(lines: &Receiver<Message>, mut end: impl Write, every_second: impl Fn()) {
+    let mut due = Instant::now() + SECOND;
+    loop {
+        match lines.recv_timeout(due.saturating_duration_since(Instant::now())) {
+            Ok(Message::Line(line)) => drop(end.write_all(&line)),
+            Ok(Message::Flush(done)) => {
+                every_second();
+                while let Ok(Message::Line(line)) = lines.try_recv() {
+                    drop(end.write_all(&line));
+                }
                 drop(end.flush());
                 done.try_send(()).unwrap_or_default();
             }
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+        if Instant::now() >= due {
+            every_second();
+            due = Instant::now() + SECOND;
         }
     }
 }
@@ -143,7 +161,7 @@ pub(super) mod tests {
     #[test]
     fn what_was_logged_is_written_before_the_process_ends() {
         let paper = Paper::default();
-        let (mut sink, flush) = open(paper.clone(), metrics()).unwrap();
+        let (mut sink, flush) = open(paper.clone(), metrics(), || ()).unwrap();
         for _ in 0..100 {
             sink.write_all(b"line\n").unwrap();
         }
@@ -155,7 +173,7 @@ pub(super) mod tests {
     fn a_reader_that_stalls_costs_lines_and_no_time() {
         let metrics = metrics();
         let (let_go, held) = channel();
-        let (mut sink, _flush) = open(Stalled(held), Arc::clone(&metrics)).unwrap();
+        let (mut sink, _flush) = open(Stalled(held), Arc::clone(&metrics), || ()).unwrap();
         for _ in 0..MOST_LINES + 100 {
             sink.write_all(b"line\n").unwrap();
         }
@@ -166,7 +184,7 @@ pub(super) mod tests {
     #[test]
     fn a_line_beyond_the_bound_is_dropped_and_counted() {
         let (metrics, paper) = (metrics(), Paper::default());
-        let (mut sink, flush) = open(paper.clone(), Arc::clone(&metrics)).unwrap();
+        let (mut sink, flush) = open(paper.clone(), Arc::clone(&metrics), || ()).unwrap();
         sink.write_all(&[b'a'; LONGEST_LINE_BYTES + 1]).unwrap();
         sink.write_all(&[b'b'; LONGEST_LINE_BYTES]).unwrap();
         drop(flush);

@@ -18,6 +18,7 @@ mod answers;
 mod app_faults;
 mod bodies;
 mod books;
+mod canaries;
 mod clocks;
 mod commands;
 mod confusion;

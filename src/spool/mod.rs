@@ -7,6 +7,8 @@
 //! Invariant: an event leaves the disk only after its mark was written in the same transaction, or by an operator.
 
 mod bulk;
+#[doc(hidden)]
+pub mod fuzzed;
 mod reader;
 mod record;
 mod types;

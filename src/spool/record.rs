@@ -110,7 +110,7 @@ fn digest(event: &Event, headers: &[u8], body_sha256: &[u8; 32]) -> [u8; 32] {
     hash.finalize().into()
 }
 
-fn encode_headers(headers: &HeaderMap) -> Vec<u8> {
+pub(super) fn encode_headers(headers: &HeaderMap) -> Vec<u8> {
     let mut encoded = Vec::new();
     for (name, value) in headers {
         for bytes in [name.as_str().as_bytes(), value.as_bytes()] {
@@ -121,7 +121,7 @@ fn encode_headers(headers: &HeaderMap) -> Vec<u8> {
     encoded
 }
 
-fn decode_headers(mut encoded: &[u8]) -> Option<HeaderMap> {
+pub(super) fn decode_headers(mut encoded: &[u8]) -> Option<HeaderMap> {
     let mut headers = HeaderMap::new();
     while !encoded.is_empty() {
         let name = HeaderName::from_bytes(take(&mut encoded)?).ok()?;

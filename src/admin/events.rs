@@ -256,7 +256,7 @@ pub(super) async fn body(
 ) -> Result<impl IntoResponse, Problem> {
     let stored = state.stored(event_id(&id)?).await?;
     let headers = [
-        (header::CONTENT_TYPE, "application/octet-stream"),
+        (header::CONTENT_TYPE, "text/plain; charset=utf-8"),
         (header::CONTENT_DISPOSITION, "attachment; filename=body"),
     ];
     Ok((headers, stored.event.body))

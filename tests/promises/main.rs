@@ -14,6 +14,7 @@
     reason = "test code: a failed expectation is the result"
 )]
 
+mod admin_door;
 mod answers;
 mod app_faults;
 mod bodies;

@@ -83,10 +83,8 @@ async fn one(address: SocketAddr, source: Ipv4Addr, manner: Arc<Manner>, patienc
         socket.set_recv_buffer_size(4096).unwrap();
     }
     socket.bind((source, 0).into()).expect("an address of the loopback");
-    let mut stream = match tokio::time::timeout(patience, socket.connect(address)).await {
-        Ok(connected) => connected.expect("the gateway listens"),
-        Err(_) => panic!("not even connected"),
-    };
+    let connected = tokio::time::timeout(patience, socket.connect(address)).await;
+    let mut stream = connected.expect("the gateway takes connections").expect("the gateway listens");
     let mut held = Held { began: Instant::now(), ended: None, status: 0 };
     let watched = watch(&mut stream, &manner, &mut held.status);
     if tokio::time::timeout(patience, watched).await.is_ok() {

@@ -76,7 +76,7 @@ fn send(number: usize, done: &AtomicBool, connect: &Connect<'_>, times: &Mutex<T
         round += 1;
         let request = Provider::Veedeo.sign(task(format!("honest-{}", NEXT.fetch_add(1, Ordering::SeqCst))));
         let from = Instant::now();
-        let answered = if round % 4 == 0 {
+        let answered = if round.is_multiple_of(4) {
             connect().and_then(|mut wire| exchange(&mut *wire, &request))
         } else {
             exchange(&mut *kept, &request)
@@ -112,7 +112,7 @@ fn exchange(wire: &mut dyn Wire, request: &Request) -> std::io::Result<String> {
         let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
         let length = head
             .lines()
-            .find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length: ").map(|n| n.parse::<usize>()));
+            .find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length: ").map(str::parse::<usize>));
         if body.len() >= length.and_then(Result::ok).unwrap_or(0) {
             return Ok(head.lines().next().unwrap_or_default().to_owned());
         }

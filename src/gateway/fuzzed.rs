@@ -41,3 +41,44 @@ pub fn chunks(bytes: &[u8], size: usize) -> Option<usize> {
 pub fn passes(site: &Site, path: &str) -> bool {
     matches!(site.find(path), Destination::Passthrough)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn whole(text: &str) -> bool {
+        chunks(text.as_bytes(), 7) == Some(text.len())
+    }
+
+    #[test]
+    fn a_size_has_twelve_digits_at_most() {
+        assert!(whole("000000000001\r\na\r\n000000000000\r\n\r\n"));
+        assert!(!whole("0000000000001\r\na\r\n0\r\n\r\n"));
+    }
+
+    #[test]
+    fn extensions_and_trailers_have_4096_bytes_at_most() {
+        // The name and the colon count, the line's end does not.
+        for (value, fits) in [(4094, true), (4095, false)] {
+            assert_eq!(whole(&format!("0\r\na:{}\r\n\r\n", "v".repeat(value))), fits, "{value}");
+        }
+    }
+
+    #[test]
+    fn a_trailer_with_a_name_longer_than_any_that_is_refused_is_let_through() {
+        for name in
+            ["a", "seventeen-letters", "eighteen-letters-x", "nineteen-letters-xy", "transfer-encoding-of-another-kind"]
+        {
+            assert!(whole(&format!("0\r\n{name}: 1\r\n\r\n")), "{name}");
+        }
+        assert!(!whole("0\r\nTransfer-Encoding: 1\r\n\r\n"));
+    }
+
+    #[test]
+    fn a_content_length_has_eighteen_digits_at_most() {
+        for (digits, length) in [(18, Some(Some(111_111_111_111_111_111))), (19, None)] {
+            let text = format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", "1".repeat(digits));
+            assert_eq!(head(text.as_bytes(), 3).map(|(_, length)| length), length, "{digits}");
+        }
+    }
+}

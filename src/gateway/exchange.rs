@@ -102,6 +102,9 @@ impl Gateway {
         if !route.allow_from.is_empty() && !route.allow_from.iter().any(|net| net.contains(&origin.remote)) {
             return Settled::Refused(Refusal::SourceNotAllowed).into();
         }
+        if let Some(settled) = self.turn_away(route, origin) {
+            return settled.into();
+        }
         let answer_by = asked.arrived + route.ack.budget.saturating_sub(route.ack.reserve);
         let deadline = answer_by.min(Instant::now() + site.body_timeout);
         let expects = if request.waits_for_continue() { Expects::Continue } else { Expects::Nothing };

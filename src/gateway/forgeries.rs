@@ -17,9 +17,9 @@ use super::connections::Source;
 use crate::domain::refusal::Refusal;
 
 /// Bad signatures of a source that are checked at once: a sender with a new secret that was not told to us.
-pub(super) const BURST: u32 = 100;
+pub(super) const BURST: u32 = 1000;
 /// Past the burst, one in this time is checked.
-const EVERY: Duration = Duration::from_millis(100);
+const EVERY: Duration = Duration::from_millis(10);
 /// For so long after a signature of a source verified, none of its requests is turned away.
 const CREDIT: Duration = Duration::from_secs(24 * 3600);
 /// Sources that are remembered, twice over, of those that failed and of those that verified.
@@ -145,14 +145,14 @@ mod tests {
     fn who_signs_well_is_never_turned_away() {
         let (forgeries, now) = (Forgeries::default(), Instant::now());
         let shared = source("203.0.113.1");
-        forge(&forgeries, shared, 1000, now);
+        forge(&forgeries, shared, 10 * BURST, now);
         assert!(forgeries.turns_away(shared, now));
         forgeries.note(shared, None, now);
         assert!(!forgeries.turns_away(shared, now), "whatever came before");
-        forge(&forgeries, shared, 1000, now);
+        forge(&forgeries, shared, 10 * BURST, now);
         assert!(!forgeries.turns_away(shared, now + CREDIT / 2), "and whatever comes after");
         let later = now + CREDIT;
-        forge(&forgeries, shared, 1000, later);
+        forge(&forgeries, shared, 10 * BURST, later);
         assert!(forgeries.turns_away(shared, later), "but not for ever");
     }
 
@@ -192,7 +192,7 @@ mod tests {
         let spent = lock(&forgeries.spent_until);
         assert!(spent.young.len() + spent.old.len() <= 2 * MOST_SOURCES);
         drop(spent);
-        forge(&forgeries, known, 1000, now);
+        forge(&forgeries, known, 10 * BURST, now);
         assert!(!forgeries.turns_away(known, now), "forgers cannot push out who verified");
     }
 }

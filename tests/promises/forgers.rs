@@ -7,7 +7,7 @@ use crate::world::sign::Provider;
 use crate::world::{World, world_with};
 
 /// How many bad signatures are checked at once.
-const BURST: usize = 100;
+const BURST: usize = 1000;
 
 /// A world in which the loopback is a proxy that says who calls.
 fn behind_a_proxy() -> World {

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use hookgate::claims::embedded::Embedded;
 use hookgate::claims::fallback::Fallback;
 use hookgate::claims::redis::{Redis, RedisSettings};
-use hookgate::claims::store::{Claim, ClaimStore, Claimed, PeekedState, Processed, StoreFault};
+use hookgate::claims::store::{Claim, ClaimStore, Claimed, Elsewhere, PeekedState, Processed, StoreFault};
 use hookgate::disk::{Disk, DiskSettings, Found};
 use hookgate::domain::key::EventKey;
 use hookgate::domain::route::OnStoreDown;
@@ -493,6 +493,116 @@ async fn without_redis_the_policy_decides() {
         }
         assert_eq!(replica.store.claim(&claim("known")).await, Ok(Claimed::Duplicate), "{policy:?}");
     }
+}
+
+#[tokio::test]
+async fn who_sends_from_disk_is_told_whether_another_has_had_the_event() {
+    let server = Server::start().await;
+    let [here, elsewhere] = [(); 2].map(|()| Replica::new(&server, OnStoreDown::Local));
+    let (kept, taken, marked, unseen) = (claim("kept"), brief("taken"), brief("marked"), claim("unseen"));
+    for claim in [&kept, &taken, &marked] {
+        assert_eq!(here.store.claim(claim).await, Ok(Claimed::New));
+    }
+    here.store.mark(&kept, DAY).await.unwrap();
+    for id in ["taken", "marked"] {
+        assert_eq!(elsewhere.store.claim(&claim(id)).await, Ok(Claimed::InFlight));
+    }
+    let over = later(claim("marked")).await;
+    assert_eq!(elsewhere.store.claim(&claim("taken")).await, Ok(Claimed::Lapsed));
+    assert_eq!(elsewhere.store.claim(&over).await, Ok(Claimed::Lapsed));
+    elsewhere.store.mark(&over, DAY).await.unwrap();
+    // What it held is marked now, whoever else is at it, and stays named after who was first.
+    for _ in 0..2 {
+        assert_eq!(here.store.vouch(&kept, DAY).await, Ok(Elsewhere::No));
+        assert_eq!(here.store.vouch(&taken, DAY).await, Ok(Elsewhere::Perhaps));
+        assert_eq!(here.store.vouch(&marked, DAY).await, Ok(Elsewhere::Perhaps));
+        assert_eq!(here.store.vouch(&unseen, DAY).await, Ok(Elsewhere::No));
+    }
+    for id in ["kept", "taken", "marked", "unseen"] {
+        assert_eq!(server.store().claim(&claim(id)).await, Ok(Claimed::Duplicate), "{id}");
+    }
+    server.signal(Signal::STOP);
+    let since = Instant::now();
+    assert!(here.store.vouch(&kept, DAY).await.is_err(), "one wait, once");
+    for _ in 0..100 {
+        assert_eq!(here.store.vouch(&marked, DAY).await, Ok(Elsewhere::No), "nobody can be asked");
+    }
+    assert!(since.elapsed() < TIMEOUT + Duration::from_millis(100), "{:?}", since.elapsed());
+    server.signal(Signal::CONT);
+    assert_eq!(elsewhere.store.local().vouch(&marked, DAY).await, Ok(Elsewhere::No), "nobody shares it");
+}
+
+#[tokio::test]
+async fn a_claim_that_was_refused_and_executed_after_all_is_given_up_again() {
+    let server = Server::start().await;
+    let [here, elsewhere] = [(); 2].map(|()| Replica::new(&server, OnStoreDown::Refuse));
+    here.store.claim(&claim("warm")).await.unwrap();
+    server.signal(Signal::STOP);
+    assert!(matches!(here.store.claim(&claim("refused")).await, Err(StoreFault::Refused(_))));
+    server.signal(Signal::CONT);
+    here.until_up().await;
+    elsewhere.until_up().await;
+    assert_eq!(elsewhere.store.claim(&claim("refused")).await, Ok(Claimed::New), "its sender's repeat need not wait");
+    assert_eq!(here.store.claim(&claim("refused")).await, Ok(Claimed::InFlight), "and that is the only claim");
+}
+
+#[tokio::test]
+async fn a_claim_that_nobody_waits_for_any_more_is_given_up() {
+    let server = Server::start().await;
+    let [here, elsewhere] = [(); 2].map(|()| Replica::new(&server, OnStoreDown::Local));
+    here.store.claim(&claim("warm")).await.unwrap();
+    let left = claim("left");
+    let mut asked = here.store.claim(&left);
+    // It is asked, and dropped before it can be answered.
+    server.signal(Signal::STOP);
+    assert!(tokio::time::timeout(TIMEOUT / 2, &mut asked).await.is_err());
+    drop(asked);
+    server.signal(Signal::CONT);
+    let since = Instant::now();
+    while elsewhere.store.claim(&claim("left")).await != Ok(Claimed::New) {
+        assert!(since.elapsed() < Duration::from_secs(5), "it is held by nobody");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_redis_that_forbids_scripts_is_down_until_it_allows_them() {
+    let server = Server::start().await;
+    let replica = Replica::new(&server, OnStoreDown::Refuse);
+    assert_eq!(replica.store.claim(&claim("before")).await, Ok(Claimed::New));
+    server.command(&["ACL", "SETUSER", "default", "-eval", "-evalsha"]).await.unwrap();
+    assert!(replica.store.claim(&claim("during")).await.is_err());
+    let since = Instant::now();
+    while since.elapsed() < Duration::from_millis(1500) {
+        assert!(!replica.store.is_up(), "it counts as up after {:?}", since.elapsed());
+        assert_eq!(replica.metrics.dedup_store_up.with_label_values(&["redis"]).get(), 0);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    server.command(&["ACL", "SETUSER", "default", "+eval", "+evalsha"]).await.unwrap();
+    replica.until_up().await;
+    assert_eq!(replica.store.claim(&claim("after")).await, Ok(Claimed::New));
+}
+
+#[tokio::test]
+async fn the_time_without_redis_is_counted() {
+    let server = Server::start().await;
+    let replica = Replica::new(&server, OnStoreDown::Local);
+    let counted = || replica.metrics.dedup_fallback_seconds_total.get();
+    replica.store.claim(&claim("before")).await.unwrap();
+    assert!(counted() == 0.0, "{}", counted());
+    server.signal(Signal::STOP);
+    replica.store.claim(&claim("during")).await.unwrap();
+    let since = Instant::now();
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    let during = counted();
+    assert!(during > 0.5 && during <= since.elapsed().as_secs_f64(), "{during} while it is down");
+    server.signal(Signal::CONT);
+    replica.until_up().await;
+    let whole = since.elapsed().as_secs_f64();
+    let after = counted();
+    assert!(after >= 2.4 && after <= whole, "{after} of {whole}");
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!((counted() - after).abs() < 0.1, "it goes on while Redis is up");
 }
 
 #[tokio::test]

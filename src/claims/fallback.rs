@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 use super::embedded::Embedded;
 use super::meter::{Meter, Op, Up};
-use super::store::{Claim, ClaimStore, Claimed, Peeked, Processed, Shared, StoreFault};
+use super::store::{Claim, ClaimStore, Claimed, Elsewhere, Peeked, Processed, Shared, StoreFault};
 use crate::disk::Found;
 use crate::domain::key::EventKey;
 use crate::domain::route::OnStoreDown;
@@ -45,7 +45,10 @@ pub struct Fallback {
     policy: OnStoreDown,
     /// Whether Redis is asked. Cleared by whoever sees it fail, set by `tend` alone.
     up: AtomicBool,
-    went_down: Notify,
+    /// Told when `tend` is not to wait: Redis went down, or is owed what others wait for.
+    look_soon: Notify,
+    /// Up to when the time without Redis has been counted, while it is down.
+    down_since: Mutex<Option<Instant>>,
     repairs: Mutex<VecDeque<Repair>>,
     local_meter: Meter,
     shared_meter: Meter,
@@ -76,7 +79,8 @@ impl Fallback {
             local,
             policy,
             up: AtomicBool::new(true),
-            went_down: Notify::new(),
+            look_soon: Notify::new(),
+            down_since: Mutex::default(),
             repairs: Mutex::default(),
             local_meter: Meter::new(metrics, "embedded"),
             shared_meter,
@@ -103,11 +107,12 @@ impl Fallback {
                 }
                 Err(fault) => self.go_down(&fault),
             }
+            self.count_time_down();
             if self.is_up() {
                 tokio::select! {
                     biased;
                     () = tokio::time::sleep(PROBE_UP) => {}
-                    () = self.went_down.notified() => tokio::time::sleep(PROBE_DOWN).await,
+                    () = self.look_soon.notified() => tokio::time::sleep(PROBE_DOWN).await,
                 }
             } else {
                 tokio::time::sleep(PROBE_DOWN).await;
@@ -122,6 +127,8 @@ impl Fallback {
             return;
         }
         if !self.up.swap(true, Ordering::AcqRel) {
+            self.count_time_down();
+            *self.lock_down_since() = None;
             tracing::warn!("the dedup store redis answers again");
         }
         self.shared_meter.show(Up::Yes);
@@ -166,9 +173,23 @@ impl Fallback {
     fn go_down(&self, fault: &StoreFault) {
         self.shared_meter.show(Up::No);
         if self.up.swap(false, Ordering::AcqRel) {
+            *self.lock_down_since() = Some(Instant::now());
             tracing::error!(%fault, policy = ?self.policy, "the dedup store redis does not answer; on_store_down decides");
-            self.went_down.notify_one();
+            self.look_soon.notify_one();
         }
+    }
+
+    /// Counts the time without Redis that has passed since it was last counted.
+    fn count_time_down(&self) {
+        if let Some(since) = &mut *self.lock_down_since() {
+            let now = Instant::now();
+            self.shared_meter.was_down_for(now - *since);
+            *since = now;
+        }
+    }
+
+    fn lock_down_since(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.down_since.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn check_policy(&self) {
@@ -201,20 +222,6 @@ impl Fallback {
         }
     }
 
-    async fn ask_redis(&self, claim: &Claim) -> Option<Claimed> {
-        if !self.is_up() {
-            return None;
-        }
-        match self.redis.decide(claim).await {
-            Ok(shared) => Some(shared),
-            Err(fault) => {
-                self.shared_meter.checked(&Err(fault.clone()));
-                self.go_down(&fault);
-                None
-            }
-        }
-    }
-
     fn lock(&self) -> MutexGuard<'_, VecDeque<Repair>> {
         self.repairs.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -229,22 +236,45 @@ const fn worse(local: Claimed, shared: Claimed) -> Claimed {
     }
 }
 
-/// A local claim that is given up unless Redis agrees.
+/// A claim that is given up unless it is kept: here, and in Redis if that was asked and was not heard, since it may
+/// have taken the claim, or may yet, and others would have to wait for the lease to pass.
 struct Provisional<'a> {
     store: &'a Fallback,
-    claim: Option<&'a Claim>,
+    claim: &'a Claim,
+    kept: bool,
+    /// Redis was asked and has not answered.
+    unheard: bool,
 }
 
 impl Provisional<'_> {
-    fn keep(mut self) {
-        self.claim = None;
+    async fn ask_redis(&mut self) -> Option<Claimed> {
+        if !self.store.is_up() {
+            return None;
+        }
+        self.unheard = true;
+        match self.store.redis.decide(self.claim).await {
+            Ok(shared) => {
+                self.unheard = false;
+                Some(shared)
+            }
+            Err(fault) => {
+                self.store.shared_meter.checked(&Err(fault.clone()));
+                self.store.go_down(&fault);
+                None
+            }
+        }
     }
 }
 
 impl Drop for Provisional<'_> {
     fn drop(&mut self) {
-        if let Some(claim) = self.claim {
-            self.store.local.give_up(claim, Processed::Not);
+        if self.kept {
+            return;
+        }
+        self.store.local.give_up(self.claim, Processed::Not);
+        if self.unheard {
+            self.store.owe(self.claim, What::Release(Processed::Not));
+            self.store.look_soon.notify_one();
         }
     }
 }
@@ -259,8 +289,8 @@ impl ClaimStore for Fallback {
             self.local_meter.took(Op::Claim, since);
             return local;
         }
-        let provisional = Provisional { store: self, claim: Some(claim) };
-        let shared = self.ask_redis(claim).await;
+        let mut provisional = Provisional { store: self, claim, kept: false, unheard: false };
+        let shared = provisional.ask_redis().await;
         let (answer, meter) = match (local, shared) {
             (Ok(local), Some(shared)) if shared.is_ours() => (Ok(worse(local, shared)), &self.shared_meter),
             // The local table cannot be read, and the shared one may have been flushed: nobody vouches for a first time.
@@ -269,9 +299,7 @@ impl ClaimStore for Fallback {
             (Ok(local), None) => (self.without_redis(local), &self.local_meter),
             (Err(fault), None) => (Err(fault), &self.local_meter),
         };
-        if answer.as_ref().is_ok_and(|answer| answer.is_ours()) {
-            provisional.keep();
-        }
+        provisional.kept = answer.as_ref().is_ok_and(|answer| answer.is_ours());
         meter.checked(&answer);
         meter.took(Op::Claim, since);
         answer
@@ -287,6 +315,19 @@ impl ClaimStore for Fallback {
         }
         self.owe(claim, What::Mark { ttl });
         Ok(())
+    }
+
+    /// Not asked while Redis is down: nobody waits for it, and the event is sent as it stands.
+    async fn vouch(&self, claim: &Claim, ttl: Duration) -> Result<Elsewhere, StoreFault> {
+        if !self.is_up() {
+            return Ok(Elsewhere::No);
+        }
+        let vouched = self.redis.vouch(claim, ttl).await;
+        if let Err(fault) = &vouched {
+            self.go_down(fault);
+            self.owe(claim, What::Mark { ttl });
+        }
+        vouched
     }
 
     async fn release(&self, claim: &Claim, processed: Processed) -> Result<(), StoreFault> {

@@ -1,7 +1,7 @@
 //! The metrics of one dedup store. It counts what it is told and knows no store.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::store::{Claimed, StoreFault};
 use crate::telemetry::Metrics;
@@ -66,6 +66,11 @@ impl Meter {
     /// Counts one that it will never be told.
     pub(super) fn gave_up_a_repair(&self) {
         self.metrics.dedup_repairs_dropped_total.inc();
+    }
+
+    /// Counts time without the shared store.
+    pub(super) fn was_down_for(&self, time: Duration) {
+        self.metrics.dedup_fallback_seconds_total.inc_by(time.as_secs_f64());
     }
 
     /// Shows whether the shared store gives up keys.

@@ -16,10 +16,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
-use uuid::Uuid;
 
 use self::flight::{Entered, Flight, Flights, Follower};
-use self::store::{Claim, ClaimStore, Claimed, Processed, StoreFault};
+use self::store::{Claim, ClaimStore, Claimed, Elsewhere, Processed, StoreFault};
 use self::twins::Twins;
 use crate::clock::Clock;
 use crate::domain::event::Event;
@@ -57,6 +56,8 @@ pub enum Verdict {
 pub struct Held {
     flight: Flight,
     lease: Option<Claim>,
+    /// When its store was asked: the lease ends no sooner than by this and its length.
+    since: Instant,
     suspicion: Suspicion,
 }
 
@@ -92,10 +93,10 @@ impl Claims {
             Entered::Leads(flight) => flight,
             Entered::Follows(follower) => return Verdict::InFlight(follower),
         };
-        let owner = Uuid::from_u128(fastrand::u128(..));
-        let claim = Claim { route: event.route.clone(), key: event.key, owner, lease, now: self.clock.now() };
-        match self.ask_until(claim, deadline).await {
-            Answer::Ours(claim, suspicion) => Verdict::Claimed(Held { flight, lease: Some(claim), suspicion }),
+        match self.ask_until(self.claim_on(event, lease), deadline).await {
+            Answer::Ours(claim, since, suspicion) => {
+                Verdict::Claimed(Held { flight, lease: Some(claim), since, suspicion })
+            }
             Answer::Duplicate => {
                 flight.answer(Settled::Duplicate);
                 Verdict::Duplicate
@@ -110,19 +111,27 @@ impl Claims {
     /// A request that is passed on without being believed: nobody joins it and no store hears of it.
     #[must_use]
     pub fn unclaimed(&self, event: &Event) -> Held {
-        Held { flight: Flight::unlisted(event.key), lease: None, suspicion: Suspicion::None }
+        let flight = Flight::unlisted(event.key);
+        Held { flight, lease: None, since: Instant::now(), suspicion: Suspicion::None }
+    }
+
+    /// A claim on `event`. Its owner is the event's own id, which is no other request's and which the disk keeps: after
+    /// a restart too it can be told whose a mark is.
+    fn claim_on(&self, event: &Event, lease: Duration) -> Claim {
+        Claim { route: event.route.clone(), key: event.key, owner: event.id.0, lease, now: self.clock.now() }
     }
 
     /// Asks the store until it says more than "another replica holds it", or until `deadline`.
     async fn ask_until(&self, mut claim: Claim, deadline: Instant) -> Answer {
         let mut wait = LOOK_AGAIN;
         loop {
+            let since = Instant::now();
             let asked = tokio::time::timeout_at(deadline, self.store.claim(&claim)).await;
             let Ok(answer) = asked else { return Answer::Unavailable(Fault::StoreDown) };
             match answer {
-                Ok(Claimed::New | Claimed::Conflict) => return Answer::Ours(claim, Suspicion::None),
-                Ok(Claimed::Lapsed) => return Answer::Ours(claim, Suspicion::PerhapsProcessed),
-                Ok(Claimed::Unsure) => return Answer::Ours(claim, Suspicion::Unvouched),
+                Ok(Claimed::New | Claimed::Conflict) => return Answer::Ours(claim, since, Suspicion::None),
+                Ok(Claimed::Lapsed) => return Answer::Ours(claim, since, Suspicion::PerhapsProcessed),
+                Ok(Claimed::Unsure) => return Answer::Ours(claim, since, Suspicion::Unvouched),
                 Ok(Claimed::Duplicate) => return Answer::Duplicate,
                 Ok(Claimed::InFlight) => {}
                 Err(StoreFault::Refused(_) | StoreFault::Failed(_)) => return Answer::Unavailable(Fault::StoreDown),
@@ -183,17 +192,21 @@ impl Claims {
 
     /// Marks an event that was delivered from the disk, which has no claim any more.
     pub async fn mark_delivered(&self, event: &Event, ttl: Duration) {
-        let owner = Uuid::nil();
-        let claim =
-            Claim { route: event.route.clone(), key: event.key, owner, lease: Duration::ZERO, now: self.clock.now() };
+        let claim = self.claim_on(event, Duration::ZERO);
         if let Err(fault) = self.store.mark(&claim, ttl).await {
             tracing::warn!(route = %claim.route, key = %claim.key, %fault, "the dedup store did not take a mark");
         }
     }
+
+    /// Asks, before an event is sent from disk, whether another gateway may have sent it; marks it, so that none does
+    /// from now on. One short question where gateways share a store and that is up, else none.
+    pub async fn vouch(&self, event: &Event, ttl: Duration) -> Elsewhere {
+        self.store.vouch(&self.claim_on(event, Duration::ZERO), ttl).await.unwrap_or(Elsewhere::No)
+    }
 }
 
 enum Answer {
-    Ours(Claim, Suspicion),
+    Ours(Claim, Instant, Suspicion),
     Duplicate,
     Unavailable(Fault),
 }
@@ -203,6 +216,12 @@ impl Held {
     #[must_use]
     pub const fn suspicion(&self) -> Suspicion {
         self.suspicion
+    }
+
+    /// Whether the lease may have passed by now, so that another may have taken the event over: its owner paused.
+    #[must_use]
+    pub fn has_lapsed(&self) -> bool {
+        self.lease.as_ref().is_some_and(|claim| self.since.elapsed() >= claim.lease)
     }
 
     /// Whether the event was verified: only then may it be stored anywhere.

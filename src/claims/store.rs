@@ -78,6 +78,15 @@ pub enum Processed {
     Perhaps,
 }
 
+/// Whether another owner may have sent an event that is about to be sent from disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Elsewhere {
+    /// No sign of one.
+    No,
+    /// Another has claimed it, or marked it first.
+    Perhaps,
+}
+
 /// What a store knows of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Peeked {
@@ -133,6 +142,11 @@ pub trait ClaimStore: Send + Sync + std::fmt::Debug {
     async fn claim(&self, claim: &Claim) -> Result<Claimed, StoreFault>;
     /// Marks an event as processed for `ttl` from the claim's `now`. True whoever holds the claim by now.
     async fn mark(&self, claim: &Claim, ttl: Duration) -> Result<(), StoreFault>;
+    /// Marks an event on disk that is about to be sent from there, so that nobody takes it over from here on, and says
+    /// whether somebody has. A store that nobody shares has nothing to add.
+    async fn vouch(&self, _claim: &Claim, _ttl: Duration) -> Result<Elsewhere, StoreFault> {
+        Ok(Elsewhere::No)
+    }
     /// Gives an event up. Nothing happens if the claim is not the owner's any more.
     async fn release(&self, claim: &Claim, processed: Processed) -> Result<(), StoreFault>;
     /// What is known of an event.

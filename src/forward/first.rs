@@ -170,7 +170,8 @@ impl First {
     }
 
     /// The attempt, for as long as the sender can wait; then from the disk, while the attempt goes on.
-    async fn attempt(self, lane: Arc<Lane>, slot: Slot) {
+    async fn attempt(mut self, lane: Arc<Lane>, slot: Slot) {
+        self.flagged |= self.held.has_lapsed();
         let sending = Sending { attempt: 1, possible_duplicate: self.flagged, replay: false };
         let deliverer = self.deliverer.clone();
         let attempt = deliverer.attempt(lane, self.event.clone(), sending, slot, self.commit_by);

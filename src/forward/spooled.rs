@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use super::attempt::Sending;
 use super::limits::{BreakerState, Held as NoSlot, Lane, Slot};
 use super::{Deliverer, Task};
+use crate::claims::store::Elsewhere;
 use crate::domain::event::{Event, EventId};
 use crate::domain::key::EventKey;
 use crate::domain::outcome::{Outcome, Timeout};
@@ -149,6 +150,7 @@ impl Deliverer {
             return self.write_down(&event, Settlement::Postpone { not_before }).await;
         };
         let Some(slot) = self.note_attempt(&event, slot).await else { return };
+        let possible_duplicate = self.look_elsewhere(&event, &route, possible_duplicate, replay).await;
         let attempt = attempts.saturating_add(1);
         let sending = Sending {
             attempt,
@@ -158,6 +160,23 @@ impl Deliverer {
         let body_by = Instant::now() + route.app.attempt_timeout + ANSWER_BODY;
         let (outcome, breaker) = self.clone().attempt(lane, event.clone(), sending, slot, body_by).await;
         self.settle_spooled(&event, &route, outcome, Standing { attempt, possible_duplicate, breaker }).await;
+    }
+
+    /// Whether an earlier sending may have been processed, another gateway's included: one that took the event over
+    /// because this one was away for longer than its lease. Nobody is asked about an event that is flagged already, or
+    /// that an operator wants sent again.
+    async fn look_elsewhere(&self, event: &Event, route: &Route, possible: Possible, replay: Replay) -> Possible {
+        if possible == Possible::Duplicate || replay == Replay::Yes {
+            return possible;
+        }
+        match self.0.claims.vouch(event, route.dedup_ttl).await {
+            Elsewhere::No => possible,
+            Elsewhere::Perhaps => {
+                tracing::info!(route = %route.name, event = %event.id,
+                    "another gateway has had this event: it is sent flagged");
+                Possible::Duplicate
+            }
+        }
     }
 
     /// Writes down that an attempt begins. If the disk takes its time the slot is given back, so that a stalled disk

@@ -91,6 +91,11 @@ pub const CATALOGUE: &[Spec] = &[
     counter("dedup_checks_total", &["store", "result"], "Claims asked of a dedup store, by answer."),
     histogram("dedup_duration_seconds", STORE_SECONDS, &["store", "op"], "Time a dedup store took to answer."),
     gauge("dedup_store_up", &["store"], "1 if the configured dedup store answers."),
+    counter(
+        "dedup_fallback_seconds_total",
+        &[],
+        "Time for which Redis counted as down and dedup.on_store_down decided.",
+    ),
     gauge("dedup_store_evicts", &[], "1 while Redis gives up keys, and with them claims, when its memory is full."),
     gauge("dedup_repairs_pending", &[], "Marks and releases that Redis missed and has yet to be told."),
     counter("dedup_repairs_dropped_total", &[], "Marks and releases that Redis is never told: too many were waiting."),

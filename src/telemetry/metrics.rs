@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use prometheus::core::Collector;
-use prometheus::{Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge};
+use prometheus::{Counter, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge};
 use prometheus::{IntGaugeVec, Opts, Registry, TextEncoder};
 
 use super::catalogue::{self, CATALOGUE, Kind, Spec};
@@ -58,6 +58,8 @@ pub struct Metrics {
     pub dedup_duration_seconds: HistogramVec,
     /// `store`; only the configured stores have a series.
     pub dedup_store_up: IntGaugeVec,
+    /// Seconds.
+    pub dedup_fallback_seconds_total: Counter,
     /// See the catalogue.
     pub dedup_store_evicts: IntGauge,
     /// See the catalogue.
@@ -166,6 +168,7 @@ impl Metrics {
             dedup_checks_total: make.counters("dedup_checks_total")?,
             dedup_duration_seconds: make.histograms("dedup_duration_seconds")?,
             dedup_store_up: make.gauges("dedup_store_up")?,
+            dedup_fallback_seconds_total: make.real_counter("dedup_fallback_seconds_total")?,
             dedup_store_evicts: make.gauge("dedup_store_evicts")?,
             dedup_repairs_pending: make.gauge("dedup_repairs_pending")?,
             dedup_repairs_dropped_total: make.counter("dedup_repairs_dropped_total")?,
@@ -350,6 +353,10 @@ impl Maker {
 
     fn counter(&self, name: &str) -> Result<IntCounter, prometheus::Error> {
         self.register(IntCounter::with_opts(options(spec(name)?))?)
+    }
+
+    fn real_counter(&self, name: &str) -> Result<Counter, prometheus::Error> {
+        self.register(Counter::with_opts(options(spec(name)?))?)
     }
 
     fn gauges(&self, name: &str) -> Result<IntGaugeVec, prometheus::Error> {

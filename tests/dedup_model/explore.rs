@@ -29,7 +29,7 @@ pub fn explore(plan: &Plan) -> Found {
         for action in state.actions(plan) {
             found.steps += 1;
             let mut next = state.clone();
-            let verdict = next.step(action, plan, &mut found.windows).and_then(|()| next.check());
+            let verdict = next.step(action, plan, &mut found.windows).and_then(|()| next.check(plan));
             if let Err(broken) = verdict {
                 found.states = known.len();
                 found.broken = Some(format!("{broken}\n{}", history(&ways, number, action)));

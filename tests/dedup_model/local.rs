@@ -93,9 +93,10 @@ impl Memory {
             self.decide(owner)
         };
         let Claimed::Ours { flagged } = local else { return local };
-        let shared = if self.up { ask(Call { ask: Ask::Claim, owner, body: 0 }) } else { None };
+        let asked = self.up;
+        let shared = if asked { ask(Call { ask: Ask::Claim, owner, body: 0 }) } else { None };
         let answer = match shared {
-            Some(Said::New | Said::Conflict) => Claimed::Ours { flagged },
+            Some(Said::New | Said::Conflict | Said::Ours | Said::Elsewhere) => Claimed::Ours { flagged },
             Some(Said::Lapsed) => Claimed::Ours { flagged: true },
             Some(Said::Duplicate) => Claimed::Duplicate,
             Some(Said::InFlight) => Claimed::InFlight,
@@ -110,6 +111,9 @@ impl Memory {
         };
         if !matches!(answer, Claimed::Ours { .. }) {
             self.give_up(owner, false);
+            if asked && shared.is_none() && !rules.are(Mutant::UnheardClaimStays) {
+                self.repairs.push(Call { ask: Ask::Release { perhaps: false }, owner, body: 0 });
+            }
         }
         answer
     }

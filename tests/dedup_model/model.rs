@@ -58,8 +58,6 @@ pub struct Windows {
     pub flagged: bool,
     /// An unflagged one by the other gateway, because the store forgot or was not reached: W4.
     pub store: bool,
-    /// An unflagged one by an owner who had been overtaken; the overtaker's was flagged: W3 in its other order.
-    pub overtaken: bool,
 }
 
 /// What the application does with a request.
@@ -96,19 +94,29 @@ enum Phase {
 struct Copy {
     at: u8,
     phase: Phase,
+    /// By its own clock its lease has passed.
+    late: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum OnDisk {
     Pending { flagged: bool },
+    /// The store has said whether another has had it.
+    Vouched { flagged: bool },
     InFlight { flagged: bool, app: App },
     Marked,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Kept {
+    owner: u8,
+    on_disk: OnDisk,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Replica {
     memory: Memory,
-    spool: Vec<OnDisk>,
+    spool: Vec<Kept>,
     /// After an unclean stop: what may be older than it is flagged.
     in_doubt: bool,
 }
@@ -122,6 +130,7 @@ pub enum Action {
     Learn { copy: u8, commits: bool },
     MarkHere { copy: u8 },
     TellStore { copy: u8, net: Net },
+    Vouch { at: u8, entry: u8, net: Net },
     DeliverFromDisk { at: u8, entry: u8, app: App },
     LearnFromDisk { at: u8, entry: u8, net: Net },
     Remove { at: u8, entry: u8 },
@@ -141,13 +150,14 @@ pub struct State {
     copies: Vec<Copy>,
     left: Incidents,
     begun: u8,
-    /// Sendings that were taken or may have been: how many, unflagged ones, and by whom.
+    /// Sendings that were taken or may have been: how many, and by whom.
     taken: u8,
-    unflagged: u8,
     taken_by: [bool; 2],
     again: u8,
     /// Somebody took the event without the store: it may know nothing of that.
     blind: bool,
+    /// A claim was executed when nobody was left who would give it up: it stays for its lease.
+    stray: bool,
     accepted: bool,
     acked: bool,
 }
@@ -159,14 +169,14 @@ impl State {
             store: Slot::default(),
             late: Vec::new(),
             replicas: vec![replica; plan.replicas.into()],
-            copies: vec![Copy { at: 0, phase: Phase::Idle }; plan.copies.into()],
+            copies: vec![Copy { at: 0, phase: Phase::Idle, late: false }; plan.copies.into()],
             left: plan.incidents,
             begun: 0,
             taken: 0,
-            unflagged: 0,
             taken_by: [false; 2],
             again: 0,
             blind: false,
+            stray: false,
             accepted: false,
             acked: false,
         }
@@ -222,10 +232,14 @@ impl State {
     }
 
     fn of_replica(&self, at: u8, replica: &Replica, plan: &Plan, actions: &mut Vec<Action>) {
-        for (entry, on_disk) in (0..).zip(&replica.spool) {
-            match on_disk {
-                OnDisk::Pending { .. } if self.begun >= plan.sendings => {}
-                OnDisk::Pending { .. } => {
+        let unseen = plan.rules.are(Mutant::SentFromDiskUnseen);
+        for (entry, kept) in (0..).zip(&replica.spool) {
+            match kept.on_disk {
+                OnDisk::Pending { .. } | OnDisk::Vouched { .. } if self.begun >= plan.sendings => {}
+                OnDisk::Pending { flagged: false } if !unseen => {
+                    actions.extend(self.nets(at).map(|net| Action::Vouch { at, entry, net }));
+                }
+                OnDisk::Pending { .. } | OnDisk::Vouched { .. } => {
                     actions.extend(self.apps().map(|app| Action::DeliverFromDisk { at, entry, app }));
                 }
                 OnDisk::InFlight { .. } => {
@@ -268,7 +282,9 @@ impl State {
     /// Takes a step. An error is a broken promise.
     pub fn step(&mut self, action: Action, plan: &Plan, windows: &mut Windows) -> Result<(), String> {
         match action {
-            Action::Send { copy, to } => self.copies[usize::from(copy)] = Copy { at: to, phase: Phase::Asking },
+            Action::Send { copy, to } => {
+                self.copies[usize::from(copy)] = Copy { at: to, phase: Phase::Asking, late: false };
+            }
             Action::Ask { copy, net } => self.ask(copy, net, plan)?,
             Action::TellInFlightElsewhere { copy } => self.copies[usize::from(copy)].phase = Phase::Done,
             Action::Deliver { copy, app } => self.deliver(copy, app, plan, windows)?,
@@ -279,9 +295,12 @@ impl State {
                 self.copies[usize::from(copy)].phase = Phase::MarkedHere;
             }
             Action::TellStore { copy, net } => self.tell_store(copy, net, plan.rules),
+            Action::Vouch { at, entry, net } => self.vouch(at, entry, net, plan.rules),
             Action::DeliverFromDisk { at, entry, app } => {
-                let on_disk = &mut self.replicas[usize::from(at)].spool[usize::from(entry)];
-                let OnDisk::Pending { flagged } = *on_disk else { unreachable!("only what is pending is due") };
+                let on_disk = &mut self.replicas[usize::from(at)].spool[usize::from(entry)].on_disk;
+                let (OnDisk::Pending { flagged } | OnDisk::Vouched { flagged }) = *on_disk else {
+                    unreachable!("only what is pending is due")
+                };
                 *on_disk = OnDisk::InFlight { flagged, app };
                 self.sending(at, flagged, app, plan, windows)?;
             }
@@ -297,16 +316,24 @@ impl State {
             Action::LateCall { call } => {
                 let place = self.late.iter().position(|late| *late == call).expect("it is there");
                 let call = self.late.remove(place);
+                let at = self.copies[usize::from(call.owner) - 1].at;
+                let release = |owed: &Call| matches!(owed.ask, Ask::Release { .. }) && owed.owner == call.owner;
+                self.stray |= call.ask == Ask::Claim && !self.memory(at).repairs.iter().any(release);
                 self.store.run(call, plan.rules);
             }
             Action::LapseInStore => {
-                if self.store.lapse() {
+                let owners = self.store.lapse();
+                if !owners.is_empty() {
+                    owners.into_iter().for_each(|owner| self.is_late(owner));
                     self.spend(|left| &mut left.lapses);
                 }
             }
             Action::LapseAt { replica } => {
                 let lease = self.replicas[usize::from(replica)].memory.lease.as_mut();
-                lease.expect("a lease to lapse").lapsed = true;
+                let lease = lease.expect("a lease to lapse");
+                lease.lapsed = true;
+                let owner = lease.owner;
+                self.is_late(owner);
                 self.spend(|left| &mut left.lapses);
             }
             Action::Empty => {
@@ -315,6 +342,27 @@ impl State {
             }
         }
         Ok(())
+    }
+
+    /// An owner began to count before the store did: when the store's lease has passed, its own has.
+    fn is_late(&mut self, owner: u8) {
+        let copy = &mut self.copies[usize::from(owner) - 1];
+        copy.late = matches!(copy.phase, Phase::Ours { .. });
+    }
+
+    fn vouch(&mut self, at: u8, entry: u8, net: Net, rules: Rules) {
+        self.pay_for(net, at);
+        let Self { store, late, replicas, .. } = self;
+        let Replica { memory, spool, .. } = &mut replicas[usize::from(at)];
+        let kept = &mut spool[usize::from(entry)];
+        let call = Call { ask: Ask::Mark, owner: kept.owner, body: 0 };
+        let said = if memory.up { over(net, store, late, call, rules).map(|said| said == Some(Said::Elsewhere)) } else { None };
+        kept.on_disk = OnDisk::Vouched { flagged: said == Some(true) };
+        if memory.up && said.is_none() {
+            memory.up = false;
+            memory.repairs.push(call);
+        }
+        self.blind |= said.is_none();
     }
 
     fn ask(&mut self, copy: u8, net: Net, plan: &Plan) -> Result<(), String> {
@@ -340,13 +388,14 @@ impl State {
     }
 
     fn deliver(&mut self, copy: u8, app: App, plan: &Plan, windows: &mut Windows) -> Result<(), String> {
-        let Copy { at, phase } = self.copies[usize::from(copy)];
+        let Copy { at, phase, late } = self.copies[usize::from(copy)];
         let Phase::Ours { flagged } = phase else { unreachable!("only what is ours is sent") };
-        let flagged = flagged || self.replicas[usize::from(at)].in_doubt;
+        let late = late && !plan.rules.are(Mutant::SentAsIfNoTimeHadPassed);
+        let flagged = flagged || late || self.replicas[usize::from(at)].in_doubt;
         if plan.rules.are(Mutant::MarkBeforeTheAnswer) {
             self.replicas[usize::from(at)].memory.remember(owner(copy), plan.rules);
         }
-        self.copies[usize::from(copy)].phase = Phase::Sent { flagged, app };
+        self.copies[usize::from(copy)] = Copy { at, phase: Phase::Sent { flagged, app }, late: false };
         self.sending(at, flagged, app, plan, windows)
     }
 
@@ -358,7 +407,6 @@ impl State {
             // What the application refuses it may be given again: only what it takes counts.
             self.again += u8::from(app != App::Refuses);
             let forgot = self.blind || self.left.emptied < plan.incidents.emptied;
-            let lapses = plan.incidents.lapses - self.left.lapses;
             let elsewhere = !self.taken_by[usize::from(at)];
             if self.again > incidents || incidents == 0 {
                 return Err(format!("sent again {} times after {incidents} incidents", self.again));
@@ -366,7 +414,6 @@ impl State {
             match flagged {
                 true => windows.flagged = true,
                 false if forgot && elsewhere => windows.store = true,
-                false if lapses > 0 && self.unflagged == 0 => windows.overtaken = true,
                 false => return Err("a second sending that is not flagged".to_owned()),
             }
         }
@@ -376,14 +423,13 @@ impl State {
         self.accepted |= app == App::Accepts;
         if app != App::Refuses {
             self.taken += 1;
-            self.unflagged += u8::from(!flagged);
             self.taken_by[usize::from(at)] = true;
         }
         Ok(())
     }
 
     fn learn(&mut self, copy: u8, commits: bool, plan: &Plan) -> Result<(), String> {
-        let Copy { at, phase } = self.copies[usize::from(copy)];
+        let Copy { at, phase, .. } = self.copies[usize::from(copy)];
         let Phase::Sent { flagged, app } = phase else { unreachable!("only what was sent has an outcome") };
         let next = match (app, plan.ack) {
             (App::Accepts, _) => Phase::Accepted,
@@ -392,7 +438,7 @@ impl State {
                 let flagged = flagged || app == App::Silent;
                 if commits {
                     let replica = &mut self.replicas[usize::from(at)];
-                    replica.spool.push(OnDisk::Pending { flagged });
+                    replica.spool.push(Kept { owner: owner(copy), on_disk: OnDisk::Pending { flagged } });
                     replica.memory.mark = Mark::Processed;
                     replica.memory.written = Mark::Processed;
                     Phase::Accepted
@@ -408,7 +454,7 @@ impl State {
     }
 
     fn tell_store(&mut self, copy: u8, net: Net, rules: Rules) {
-        let Copy { at, phase } = self.copies[usize::from(copy)];
+        let Copy { at, phase, .. } = self.copies[usize::from(copy)];
         self.pay_for(net, at);
         let Self { store, late, replicas, copies, .. } = self;
         let memory = &mut replicas[usize::from(at)].memory;
@@ -426,22 +472,22 @@ impl State {
     }
 
     fn learn_from_disk(&mut self, at: u8, entry: u8, net: Net, rules: Rules) {
-        let on_disk = self.replicas[usize::from(at)].spool[usize::from(entry)];
+        let Kept { owner, on_disk } = self.replicas[usize::from(at)].spool[usize::from(entry)];
         let OnDisk::InFlight { flagged, app } = on_disk else { unreachable!("only what was sent has an outcome") };
         let outcome = match app {
             App::Accepts => {
                 self.pay_for(net, at);
                 let Self { store, late, replicas, .. } = self;
                 let memory = &mut replicas[usize::from(at)].memory;
-                memory.remember(NOBODY, rules);
-                let call = Call { ask: Ask::Mark, owner: NOBODY, body: 0 };
+                memory.remember(owner, rules);
+                let call = Call { ask: Ask::Mark, owner, body: 0 };
                 memory.tell(call, |call| over(net, store, late, call, rules).map(|_| ()));
                 OnDisk::Marked
             }
             App::Refuses => OnDisk::Pending { flagged },
             App::Silent => OnDisk::Pending { flagged: true },
         };
-        self.replicas[usize::from(at)].spool[usize::from(entry)] = outcome;
+        self.replicas[usize::from(at)].spool[usize::from(entry)].on_disk = outcome;
     }
 
     fn crash(&mut self, at: u8, written: bool, rules: Rules) {
@@ -449,7 +495,7 @@ impl State {
         let replica = &mut self.replicas[usize::from(at)];
         replica.memory.crash(written);
         replica.in_doubt = !rules.are(Mutant::CrashForgotten);
-        for on_disk in &mut replica.spool {
+        for Kept { on_disk, .. } in &mut replica.spool {
             if !matches!(on_disk, OnDisk::Pending { .. }) {
                 *on_disk = OnDisk::Pending { flagged: true };
             }
@@ -491,8 +537,22 @@ impl State {
         Err(format!("LOST: {what}, and it was neither accepted nor is it on disk"))
     }
 
+    /// Whether nothing is under way and nothing owed, and no gateway ever died.
+    fn is_at_rest(&self, plan: &Plan) -> bool {
+        let at_rest = |copy: &Copy| matches!(copy.phase, Phase::Idle | Phase::Done);
+        let told = |replica: &Replica| replica.memory.up && replica.memory.repairs.is_empty();
+        self.left.crashes == plan.incidents.crashes
+            && self.late.is_empty()
+            && !self.stray
+            && self.copies.iter().all(at_rest)
+            && self.replicas.iter().all(told)
+    }
+
     /// What holds in every state.
-    pub fn check(&self) -> Result<(), String> {
+    pub fn check(&self, plan: &Plan) -> Result<(), String> {
+        if self.is_at_rest(plan) && self.store.is_claimed() {
+            return Err("a claim is held, and nobody is at it: its sender's repeat would have to wait".to_owned());
+        }
         if self.acked {
             self.is_safe("it was acknowledged")?;
         }
@@ -504,15 +564,13 @@ impl State {
     }
 }
 
-/// The owner in marks of events from the disk.
-const NOBODY: u8 = 0;
-
+/// Each request is an owner of its own; what it leaves on disk is still its own.
 const fn owner(copy: u8) -> u8 {
     copy + 1
 }
 
 #[allow(clippy::option_option, reason = "no answer, and an answer that says nothing")]
-fn over(net: Net, store: &mut Slot, late: &mut Vec<Call>, call: Call, rules: Rules) -> Option<Option<Said>> {
+pub fn over(net: Net, store: &mut Slot, late: &mut Vec<Call>, call: Call, rules: Rules) -> Option<Option<Said>> {
     match net {
         Net::Answered => Some(store.run(call, rules)),
         Net::Lost => None,

@@ -29,10 +29,18 @@ pub enum Mutant {
     LocalTableNotWritten,
     /// After an unclean stop nothing is in doubt.
     CrashForgotten,
+    /// An owner whose lease has passed before it sends does not look at the time.
+    SentAsIfNoTimeHadPassed,
+    /// An event is sent from disk without a look at who else has had it.
+    SentFromDiskUnseen,
+    /// A mark names whoever wrote it last.
+    MarkForgetsWhoWasFirst,
+    /// A claim that was refused because nothing was heard of it is left to its lease.
+    UnheardClaimStays,
 }
 
 impl Mutant {
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 13] = [
         Self::ReleaseWithoutOwner,
         Self::ReleaseWithoutPerhaps,
         Self::FlagDiesWithItsClaim,
@@ -42,6 +50,10 @@ impl Mutant {
         Self::LocalTableIgnored,
         Self::LocalTableNotWritten,
         Self::CrashForgotten,
+        Self::SentAsIfNoTimeHadPassed,
+        Self::SentFromDiskUnseen,
+        Self::MarkForgetsWhoWasFirst,
+        Self::UnheardClaimStays,
     ];
 }
 
@@ -86,6 +98,10 @@ pub enum Said {
     Conflict,
     InFlight,
     Lapsed,
+    /// Of a mark: no other owner had the event before.
+    Ours,
+    /// Of a mark: another had.
+    Elsewhere,
 }
 
 /// What a script is asked.
@@ -105,14 +121,11 @@ pub struct Call {
 }
 
 impl Slot {
-    /// Runs a script. Only a claim says anything.
+    /// Runs a script. A release says nothing.
     pub fn run(&mut self, call: Call, rules: Rules) -> Option<Said> {
         match call.ask {
             Ask::Claim => Some(self.claim(call, rules)),
-            Ask::Mark => {
-                self.mark(call);
-                None
-            }
+            Ask::Mark => Some(self.mark(call, rules)),
             Ask::Release { perhaps } => {
                 self.release(call, perhaps, rules);
                 None
@@ -151,11 +164,14 @@ impl Slot {
         }
     }
 
-    fn mark(&mut self, call: Call) {
+    fn mark(&mut self, call: Call, rules: Rules) -> Said {
         let first_is_free = self.first.is_none_or(|first| first.body == call.body);
         let own = &mut self.own[usize::from(call.body)];
         let key = if own.is_none() && first_is_free { &mut self.first } else { own };
-        *key = Some(Held { letter: Letter::Marked, owner: call.owner, body: call.body, lapsed: false });
+        let before = key.map(|held| held.owner).filter(|owner| *owner != call.owner);
+        let owner = before.filter(|_| !rules.are(Mutant::MarkForgetsWhoWasFirst)).unwrap_or(call.owner);
+        *key = Some(Held { letter: Letter::Marked, owner, body: call.body, lapsed: false });
+        if before.is_some() { Said::Elsewhere } else { Said::Ours }
     }
 
     fn release(&mut self, call: Call, perhaps: bool, rules: Rules) {
@@ -173,16 +189,22 @@ impl Slot {
         }
     }
 
-    /// The lease of a claim passes.
-    pub fn lapse(&mut self) -> bool {
-        let mut any = false;
+    /// The leases of all claims pass; whose they were.
+    pub fn lapse(&mut self) -> Vec<u8> {
+        let mut owners = Vec::new();
         for held in self.first.iter_mut().chain(self.own.iter_mut().flatten()) {
             if matches!(held.letter, Letter::Claimed | Letter::Flagged) && !held.lapsed {
                 held.lapsed = true;
-                any = true;
+                owners.push(held.owner);
             }
         }
-        any
+        owners
+    }
+
+    /// Whether somebody holds a claim whose lease has not passed.
+    pub fn is_claimed(&self) -> bool {
+        let claimed = |held: &Held| matches!(held.letter, Letter::Claimed | Letter::Flagged) && !held.lapsed;
+        self.first.iter().chain(self.own.iter().flatten()).any(claimed)
     }
 
     /// Whether a body is marked.

@@ -14,17 +14,17 @@ use crate::world::sender::Reply;
 use crate::world::setup::Setup;
 use crate::world::sign::Provider;
 
-const BACK: Duration = Duration::from_secs(12);
+pub(crate) const BACK: Duration = Duration::from_secs(12);
 /// What docs/REDIS.md says a user needs, but for name and password.
 const RIGHTS: &str = "~hookgate:* +evalsha +eval +get +set +del +pttl +wait +info +role +asking +cluster|slots";
 
 /// Two gateways with a spool of their own each, and one application.
-struct Pair {
-    gateways: [Gateway; 2],
-    app: App,
+pub(crate) struct Pair {
+    pub(crate) gateways: [Gateway; 2],
+    pub(crate) app: App,
 }
 
-fn pair(lines: &[&str]) -> Pair {
+pub(crate) fn pair(lines: &[&str]) -> Pair {
     let app = App::start();
     let setup = Setup::new(&app.url()).with(&store(lines));
     Pair { gateways: [Gateway::start(setup.clone()), Gateway::start(setup)], app }
@@ -35,33 +35,33 @@ fn store<'a>(lines: &[&'a str]) -> Vec<&'a str> {
     [&["dedup.store = 'redis'", "dedup.redis.timeout = '800ms'"], lines].concat()
 }
 
-fn send(gateway: &Gateway, body: Vec<u8>) -> Reply {
+pub(crate) fn send(gateway: &Gateway, body: Vec<u8>) -> Reply {
     gateway.send(&Provider::Veedeo.sign(body))
 }
 
-fn up(gateway: &Gateway) -> bool {
+pub(crate) fn up(gateway: &Gateway) -> bool {
     gateway.metrics().find("hookgate_dedup_store_up", &[("store", "redis")]) == Some(1.0)
 }
 
-fn wait_until_up(gateway: &Gateway) {
+pub(crate) fn wait_until_up(gateway: &Gateway) {
     eventually("Redis is seen", BACK, || up(gateway).then_some(()));
 }
 
-fn wait_until_down(gateway: &Gateway) {
+pub(crate) fn wait_until_down(gateway: &Gateway) {
     eventually("Redis is missed", BACK, || (!up(gateway)).then_some(()));
 }
 
-fn decided(gateway: &Gateway, store: &str, result: &str) -> u64 {
+pub(crate) fn decided(gateway: &Gateway, store: &str, result: &str) -> u64 {
     gateway.metrics().count("hookgate_dedup_checks_total", &[("store", store), ("result", result)])
 }
 
 impl Pair {
-    fn wait_until_up(&self) {
+    pub(crate) fn wait_until_up(&self) {
         self.gateways.iter().for_each(wait_until_up);
     }
 
     /// Events that the first gateway takes are duplicates at the second, and Redis has said both.
-    fn share(&self, names: impl Iterator<Item = String> + Clone) {
+    pub(crate) fn share(&self, names: impl Iterator<Item = String> + Clone) {
         let [first, second] = &self.gateways;
         let count = u64::try_from(names.clone().count()).unwrap();
         let before = (decided(first, "redis", "new"), decided(second, "redis", "duplicate"));
@@ -74,7 +74,7 @@ impl Pair {
     }
 }
 
-fn names(prefix: &str, count: u32) -> impl Iterator<Item = String> + Clone {
+pub(crate) fn names(prefix: &str, count: u32) -> impl Iterator<Item = String> + Clone {
     let prefix = prefix.to_owned();
     (0..count).map(move |n| format!("{prefix}-{n}"))
 }

@@ -96,6 +96,58 @@ fn a_gateway_that_pauses_longer_than_its_lease_is_taken_over_from_with_a_flag() 
 }
 
 #[test]
+fn who_was_overtaken_before_it_had_sent_sends_flagged_as_well() {
+    let pair = pair(&["ack.budget = '2s'", "ack.reserve = '1s'", "app.max_in_flight = 1"]);
+    let gate = Gate::closed();
+    pair.app.first([accept().behind(&gate)]);
+    let (body, address) = (task("overtaken"), pair.gateways[0].address());
+    std::thread::scope(|scope| {
+        // Another event has the only slot there.
+        let before = scope.spawn(|| send(&address, &Provider::Veedeo.sign(task("before"))));
+        pair.app.wait_for(1);
+        let claimed = pair.scripts_run();
+        let first = scope.spawn(|| send(&address, &Provider::Veedeo.sign(body.clone())));
+        eventually("it is claimed", Duration::from_secs(1), || (pair.scripts_run() > claimed).then_some(()));
+        pair.gateways[0].signal(Signal::STOP);
+        let taken = eventually("the lease lapses", Duration::from_secs(20), || {
+            Some(pair.send(1, body.clone())).filter(Reply::acked)
+        });
+        assert_eq!(taken.text(), "{\"app\":200}");
+        gate.open();
+        pair.gateways[0].signal(Signal::CONT);
+        for late in [before, first] {
+            let late = late.join().unwrap().expect("an answer");
+            assert!(late.acked() || late.status >= 500, "never a 4xx: {} {}", late.status, late.text());
+        }
+    });
+    pair.gateways[0].wait_for_empty_spool(Duration::from_secs(12));
+    let of_it: Vec<bool> = pair.app.seen().iter().filter(|seen| seen.body == body).map(Seen::flagged).collect();
+    assert!(!of_it.is_empty() && of_it.iter().all(|flagged| *flagged), "{of_it:?}");
+}
+
+#[test]
+fn what_waited_on_the_disk_of_a_gateway_that_was_away_is_flagged_if_another_has_delivered_it() {
+    let mut pair = pair(&[]);
+    pair.app.down();
+    let (both, alone) = (task("both"), task("alone"));
+    for body in [&both, &alone] {
+        assert_eq!(pair.send(0, body.clone()).text(), "{\"received\":true}");
+    }
+    pair.gateways[0].stop();
+    pair.app.up();
+    // The other takes it for new: what was known of it is lost.
+    pair.redis.ask(&["FLUSHALL"]).unwrap();
+    assert_eq!(pair.send(1, both.clone()).text(), "{\"app\":200}");
+    pair.gateways[0].restart();
+    pair.gateways[0].wait_for_empty_spool(Duration::from_secs(12));
+    let seen = pair.app.seen();
+    let flags = |body: &[u8]| seen.iter().filter(|seen| seen.body == body).map(Seen::flagged).collect::<Vec<_>>();
+    assert_eq!(flags(&both), [false, true]);
+    assert_eq!(flags(&alone), [false], "nobody else has had it");
+    assert_eq!(pair.send(1, alone).json("duplicate"), true, "and it was marked again before it was sent");
+}
+
+#[test]
 fn waiting_for_another_gateway_costs_redis_a_few_questions_a_second_for_each_event() {
     const EVENTS: usize = 40;
     let pair = pair(&[]);

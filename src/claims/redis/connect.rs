@@ -32,6 +32,8 @@ impl Drop for Driver {
 pub(super) async fn connect(address: &Address, greeting: &Greeting) -> Result<Link, StoreFault> {
     let stream = TcpStream::connect((address.host.as_str(), address.port)).await;
     let stream = stream.and_then(|stream| stream.set_nodelay(true).map(|()| stream));
+    // What was asked over a connection that is given up must not reach the server later than what is told over the next.
+    let stream = stream.and_then(|stream| stream.set_zero_linger().map(|()| stream));
     let stream = stream.map_err(|error| StoreFault::Failed(format!("no connection to redis at {address}: {error}")))?;
     let Some(tls) = &greeting.tls else { return greet(address, greeting, stream).await };
     match tls.over(stream, &address.host).await {

@@ -34,7 +34,9 @@ use self::connect::fault;
 use self::links::{Answered, Links, Servers};
 use self::scripts::{Question, Script, Scripts};
 use super::meter::{Meter, Op};
-use super::store::{Claim, ClaimStore, Claimed, Peeked, PeekedState, Processed, REMEMBER, Shared, StoreFault};
+use super::store::{
+    Claim, ClaimStore, Claimed, Elsewhere, Peeked, PeekedState, Processed, REMEMBER, Shared, StoreFault,
+};
 use crate::disk::Found;
 use crate::domain::key::EventKey;
 use crate::domain::time::Timestamp;
@@ -105,19 +107,16 @@ impl Redis {
     fn question<'a>(&self, script: &'a Script, route: &str, key: &EventKey) -> Question<'a> {
         let prefix = &self.links.settings().key_prefix;
         let slot = format!("{prefix}:{route}:{{{}}}", HEXLOWER.encode(&key.slot));
-        let fingerprint = HEXLOWER.encode(&key.fingerprint);
-        let own = format!("{slot}:{fingerprint}");
-        Question::Script { script, keys: [slot, own], arguments: vec![fingerprint] }
+        Question::new(script, slot, HEXLOWER.encode(&key.fingerprint))
     }
 
-    /// Whether every server would take a claim: it is asked to replace what is not there, which is a write and changes
-    /// nothing.
+    /// Whether every server would take a claim: it is asked for what claims need, in a script, about a key that is not
+    /// there. Nothing changes.
     async fn would_take(&self, servers: &Servers) -> Result<(), StoreFault> {
         let settings = self.links.settings();
         for key in servers.keys_everywhere(&format!("{}:probe", settings.key_prefix)) {
-            let mut command = redis::cmd("SET");
-            command.arg(&key).arg("").arg("XX").arg("PX").arg(1);
-            let question = Question::Plain { key: &key, command };
+            let copied = if settings.wait_replicas > 0 { "copied" } else { "" };
+            let question = Question::new(&self.scripts.probe, key, String::new()).with([copied.to_owned()]);
             self.within(async {
                 let Answered { link, .. } = self.links.ask(&question).await?;
                 self.copied(link, settings.wait_replicas).await
@@ -250,12 +249,16 @@ impl ClaimStore for Redis {
     }
 
     async fn mark(&self, claim: &Claim, ttl: Duration) -> Result<(), StoreFault> {
+        self.vouch(claim, ttl).await.map(|_| ())
+    }
+
+    async fn vouch(&self, claim: &Claim, ttl: Duration) -> Result<Elsewhere, StoreFault> {
         let since = Instant::now();
         let question = self.question(&self.scripts.mark, &claim.route, &claim.key);
         let question = question.with([claim.owner.simple().to_string(), millis(ttl).to_string()]);
-        let answer = self.ask(&question).await;
+        let answer: Result<u32, StoreFault> = self.ask(&question).await;
         self.meter.took(Op::Mark, since);
-        answer
+        Ok(if answer? > 0 { Elsewhere::Perhaps } else { Elsewhere::No })
     }
 
     async fn release(&self, claim: &Claim, processed: Processed) -> Result<(), StoreFault> {

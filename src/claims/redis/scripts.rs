@@ -29,6 +29,7 @@ pub(super) struct Scripts {
     pub(super) release: Script,
     pub(super) peek: Script,
     pub(super) forget: Script,
+    pub(super) probe: Script,
 }
 
 impl Scripts {
@@ -39,6 +40,7 @@ impl Scripts {
             release: Script::new(RELEASE),
             peek: Script::new(PEEK),
             forget: Script::new(FORGET),
+            probe: Script::new(PROBE),
         }
     }
 }
@@ -60,50 +62,46 @@ pub(super) enum Declared {
 }
 
 /// One question about one event, in every form in which it may have to be asked.
-pub(super) enum Question<'a> {
-    /// A script with the event's two keys and its arguments.
-    Script { script: &'a Script, keys: [String; 2], arguments: Vec<String> },
-    /// A plain command about `key`.
-    Plain { key: &'a str, command: Cmd },
+pub(super) struct Question<'a> {
+    script: &'a Script,
+    /// The event's two keys.
+    keys: [String; 2],
+    arguments: Vec<String>,
 }
 
-impl Question<'_> {
+impl<'a> Question<'a> {
+    /// `script`, asked about the slot whose first key is `slot` and a body.
+    pub(super) fn new(script: &'a Script, slot: String, fingerprint: String) -> Self {
+        let own = format!("{slot}:{fingerprint}");
+        Self { script, keys: [slot, own], arguments: vec![fingerprint] }
+    }
+
     /// The same with further arguments.
     pub(super) fn with<const N: usize>(mut self, more: [String; N]) -> Self {
-        if let Self::Script { arguments, .. } = &mut self {
-            arguments.extend(more);
-        }
+        self.arguments.extend(more);
         self
     }
 
     /// The key that says which slot it is about.
     pub(super) fn key(&self) -> &str {
-        match self {
-            Self::Script { keys: [first, _], .. } => first,
-            Self::Plain { key, .. } => key,
-        }
+        let [first, _] = &self.keys;
+        first
     }
 
     pub(super) fn command(&self, by: By, declared: Declared) -> Cmd {
-        match self {
-            Self::Plain { command, .. } => command.clone(),
-            Self::Script { script, keys: [first, second], arguments } => {
-                let mut command = match by {
-                    By::Hash => redis::cmd("EVALSHA"),
-                    By::Text => redis::cmd("EVAL"),
-                };
-                command.arg(match by {
-                    By::Hash => &script.sha,
-                    By::Text => &script.text,
-                });
-                match declared {
-                    Declared::Both => command.arg(2).arg(first).arg(second),
-                    Declared::First => command.arg(1).arg(first),
-                };
-                command.arg(arguments);
-                command
-            }
-        }
+        let [first, second] = &self.keys;
+        let (name, script) = match by {
+            By::Hash => ("EVALSHA", &self.script.sha),
+            By::Text => ("EVAL", &self.script.text),
+        };
+        let mut command = redis::cmd(name);
+        command.arg(script);
+        match declared {
+            Declared::Both => command.arg(2).arg(first).arg(second),
+            Declared::First => command.arg(1).arg(first),
+        };
+        command.arg(&self.arguments);
+        command
     }
 }
 
@@ -149,16 +147,20 @@ return 'conflict'
 ";
 
 /// ARGV: fingerprint, owner, ttl. That an event was processed is true whoever holds its claim; a claim on another body
-/// is not touched.
+/// is not touched. Who was first stays named: answers whether that is another owner.
 const MARK: &str = "
 local key = slot
 local state, owner, fingerprint = read(slot)
 if not state or fingerprint ~= ARGV[1] then
-  if state or read(own) then key = own end
+  local known, holder = read(own)
+  if state or known then key = own end
+  state, owner = known, holder
 end
-if read(key) == 'm' and redis.call('PTTL', key) >= tonumber(ARGV[3]) then return 0 end
-redis.call('SET', key, 'm|' .. ARGV[2] .. '|' .. ARGV[1], 'PX', ARGV[3])
-return 1
+local elsewhere = state and owner ~= ARGV[2]
+if state ~= 'm' or redis.call('PTTL', key) < tonumber(ARGV[3]) then
+  redis.call('SET', key, 'm|' .. (elsewhere and owner or ARGV[2]) .. '|' .. ARGV[1], 'PX', ARGV[3])
+end
+return elsewhere and 1 or 0
 ";
 
 /// ARGV: fingerprint, owner, whether it may have been processed, how long to remember. Only the owner's own claim.
@@ -193,4 +195,17 @@ for _, key in ipairs({slot, own}) do
   if (state == 'm' or state == 'p') and fingerprint == ARGV[1] then return redis.call('DEL', key) end
 end
 return 0
+";
+
+/// ARGV: nothing, whether replicas are waited for. Everything that the others do, with a key that is not there: a write
+/// that changes nothing, unless it has to reach a replica to be of use.
+const PROBE: &str = "
+read(slot)
+if ARGV[2] == 'copied' then
+  redis.call('SET', slot, '', 'PX', 1000)
+else
+  redis.call('SET', slot, '', 'XX', 'PX', 1)
+end
+redis.call('DEL', slot)
+return redis.call('PTTL', slot)
 ";

@@ -5,6 +5,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use super::clock::{SOON, eventually};
@@ -61,23 +62,40 @@ impl Server {
 
     /// One that takes TLS alone, from who shows a certificate of `authority`.
     pub(crate) fn with_tls(authority: &Authority) -> Self {
-        let (ca, cert, key) = (authority.ca(), authority.file("server.crt"), authority.file("server.key"));
-        let options =
-            ["--tls-ca-cert-file", &ca, "--tls-cert-file", &cert, "--tls-key-file", &key, "--tls-auth-clients", "yes"];
-        let entry = ["--tls", "--cacert", &ca, "--cert", &cert, "--key", &key].map(str::to_owned).to_vec();
-        let server = Self::launch(&options, entry);
+        Self::reached(Some(authority), &[])
+    }
+
+    /// One with these options, reached over TLS alone if there is an authority.
+    pub(crate) fn reached(authority: Option<&Authority>, options: &[&str]) -> Self {
+        let Some(authority) = authority else { return Self::start(options) };
+        let tls = authority.server_options();
+        let tls: Vec<&str> = tls.iter().map(String::as_str).collect();
+        let server = Self::launch(&[&tls[..], options].concat(), authority.entry());
         server.wait_for_pong();
         server
     }
 
-    /// A sentinel that watches `master` under the name `mymaster`.
+    /// A sentinel that watches `master` under the name `mymaster` and needs nobody's agreement.
     pub(crate) fn sentinel(master: &Self) -> Self {
-        let mut server = Self::prepared(Vec::new());
+        Self::sentinel_of(None, master, 1)
+    }
+
+    /// A sentinel one of `quorum` that have to agree.
+    pub(crate) fn sentinel_of(authority: Option<&Authority>, master: &Self, quorum: u32) -> Self {
+        let mut server = Self::prepared(authority.map(Authority::entry).unwrap_or_default());
         let file = server.folder.path().join("sentinel.conf");
+        let number = server.number();
+        let listen = match authority {
+            None => format!("port {number}\n"),
+            Some(authority) => {
+                let options = authority.server_options();
+                let lines = options.chunks(2).map(|pair| format!("{} {}\n", pair[0].trim_start_matches('-'), pair[1]));
+                format!("port 0\ntls-port {number}\n{}", lines.collect::<String>())
+            }
+        };
         let text = format!(
-            "port {}\nbind 127.0.0.1\nsentinel monitor mymaster 127.0.0.1 {} 1\n\
+            "{listen}bind 127.0.0.1\nsentinel monitor mymaster 127.0.0.1 {} {quorum}\n\
              sentinel down-after-milliseconds mymaster 700\nsentinel failover-timeout mymaster 4000\n",
-            server.number(),
             master.number()
         );
         std::fs::write(&file, text).expect("a folder that can be written");
@@ -116,7 +134,8 @@ impl Server {
         said
     }
 
-    fn try_cli(&self, words: &[&str]) -> Option<String> {
+    /// The same where no answer, or an error, is a possible outcome.
+    pub(crate) fn try_cli(&self, words: &[&str]) -> Option<String> {
         let output =
             Command::new("redis-cli").args(["-p", &self.number()]).args(&self.entry).args(words).output().ok()?;
         Some(String::from_utf8_lossy(&output.stdout).trim().to_owned())
@@ -125,7 +144,7 @@ impl Server {
     /// Gives redis-cli many commands that are answered OK.
     pub(crate) fn script(&self, lines: &[String]) {
         let mut cli = Command::new("redis-cli");
-        cli.args(["-p", &self.number()]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        cli.args(["-p", &self.number()]).args(&self.entry).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut child = cli.spawn().expect("redis-cli on the PATH: apt-get install redis-tools");
         let mut input = child.stdin.take().expect("a pipe");
         let text = lines.join("\n") + "\n";
@@ -139,6 +158,21 @@ impl Server {
     /// The names of all keys.
     pub(crate) fn keys(&self) -> Vec<String> {
         self.cli(&["KEYS", "*"]).lines().filter(|line| !line.is_empty()).map(str::to_owned).collect()
+    }
+
+    /// Stops its clock: connections stay open, nothing is answered.
+    pub(crate) fn freeze(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// Lets it go on.
+    pub(crate) fn thaw(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        let child = self.child.as_ref().expect("redis-server runs");
+        kill_process(Pid::from_child(child), signal).expect("our own process takes a signal");
     }
 
     /// Kills it at once.
@@ -156,7 +190,7 @@ impl Drop for Server {
     }
 }
 
-/// A cluster of three, made by hand: each has a third of the slots and no replica.
+/// A cluster of three, made by hand: each has a third of the slots, and no replica unless it is given one.
 pub(crate) struct Cluster {
     pub(crate) nodes: [Server; 3],
 }
@@ -166,28 +200,50 @@ const THIRDS: [(u32, u32); 3] = [(0, 5460), (5461, 10_922), (10_923, 16_383)];
 
 impl Cluster {
     pub(crate) fn start() -> Self {
-        let nodes = [(); 3].map(|()| {
-            let bus = Port::claim();
-            let number = bus.number().to_string();
-            let options = ["--cluster-enabled", "yes", "--cluster-node-timeout", "2000", "--cluster-port", &number];
-            // One that has lost its last slot stays what it is.
-            let options = [&options[..], &["--cluster-allow-replica-migration", "no"]].concat();
-            let mut node = Server::start(&options);
-            node.bus = bus;
-            node
-        });
+        Self::reached(None)
+    }
+
+    /// Over TLS, its own talk included, if there is an authority.
+    pub(crate) fn reached(authority: Option<&Authority>) -> Self {
+        let nodes = [(); 3].map(|()| Self::node(authority));
         for (node, (first, last)) in nodes.iter().zip(THIRDS) {
             node.cli(&["CLUSTER", "ADDSLOTSRANGE", &first.to_string(), &last.to_string()]);
         }
-        for node in &nodes[1..] {
-            nodes[0].cli(&["CLUSTER", "MEET", "127.0.0.1", &node.number(), &node.bus.number().to_string()]);
-        }
         let cluster = Self { nodes };
+        cluster.nodes[1..].iter().for_each(|node| cluster.meet(node));
         cluster.wait_until("all know all", |node| {
-            node.cli(&["CLUSTER", "INFO"]).contains("cluster_state:ok")
-                && node.cli(&["CLUSTER", "NODES"]).lines().filter(|line| line.contains("connected")).count() == 3
+            node.cli(&["CLUSTER", "INFO"]).contains("cluster_state:ok") && nodes_known_to(node) == 3
         });
         cluster
+    }
+
+    fn node(authority: Option<&Authority>) -> Server {
+        let bus = Port::claim();
+        let number = bus.number().to_string();
+        let options = ["--cluster-enabled", "yes", "--cluster-node-timeout", "2000", "--cluster-port", &number];
+        // One that has lost its last slot stays what it is.
+        let options = [&options[..], &["--cluster-allow-replica-migration", "no"]].concat();
+        let mut node = Server::reached(authority, &options);
+        node.bus = bus;
+        node
+    }
+
+    fn meet(&self, node: &Server) {
+        self.nodes[0].cli(&["CLUSTER", "MEET", "127.0.0.1", &node.number(), &node.bus.number().to_string()]);
+    }
+
+    /// Gives the first node a replica, and waits until it is in step.
+    pub(crate) fn replica_of_the_first(&self) -> Server {
+        let replica = Self::node(None);
+        self.meet(&replica);
+        eventually("the replica knows all", SOON, || (nodes_known_to(&replica) == 4).then_some(()));
+        let master = self.nodes[0].cli(&["CLUSTER", "MYID"]);
+        assert_eq!(replica.cli(&["CLUSTER", "REPLICATE", &master]), "OK");
+        eventually("the replica is in step", SOON, || {
+            self.nodes[0].cli(&["INFO", "replication"]).contains("state=online").then_some(())
+        });
+        self.wait_until("all know the replica", |node| node.cli(&["CLUSTER", "NODES"]).contains("slave"));
+        replica
     }
 
     fn wait_until(&self, what: &str, holds: impl Fn(&Server) -> bool) {
@@ -227,6 +283,10 @@ impl Cluster {
     }
 }
 
+fn nodes_known_to(node: &Server) -> usize {
+    node.cli(&["CLUSTER", "NODES"]).lines().filter(|line| line.contains("connected")).count()
+}
+
 /// A certificate authority with a certificate for a server on the loopback and one for a client.
 pub(crate) struct Authority {
     folder: TempDir,
@@ -255,6 +315,29 @@ impl Authority {
     pub(crate) fn file(&self, name: &str) -> String {
         let path: PathBuf = self.folder.path().join(name);
         path.to_string_lossy().into_owned()
+    }
+
+    /// What redis-server needs to take TLS from who shows a certificate, and to show one to others of its kind.
+    fn server_options(&self) -> Vec<String> {
+        let (ca, cert, key) = (self.ca(), self.file("server.crt"), self.file("server.key"));
+        let files = ["--tls-ca-cert-file", &ca, "--tls-cert-file", &cert, "--tls-key-file", &key];
+        let uses = ["--tls-auth-clients", "yes", "--tls-replication", "yes", "--tls-cluster", "yes"];
+        [files, uses].concat().into_iter().map(str::to_owned).collect()
+    }
+
+    /// What redis-cli needs to be let in.
+    fn entry(&self) -> Vec<String> {
+        let (ca, cert, key) = (self.ca(), self.file("server.crt"), self.file("server.key"));
+        ["--tls", "--cacert", &ca, "--cert", &cert, "--key", &key].map(str::to_owned).to_vec()
+    }
+
+    /// The lines of a gateway that trusts it and shows the client's certificate.
+    pub(crate) fn gateway_lines(&self) -> [String; 3] {
+        [
+            format!("dedup.redis.tls.ca = '{}'", self.ca()),
+            format!("dedup.redis.tls.cert = '{}'", self.file("client.crt")),
+            format!("dedup.redis.tls.key = '{}'", self.file("client.key")),
+        ]
     }
 
     /// The path of its own certificate.

@@ -126,9 +126,10 @@ impl Fallback {
         if self.repair(first).await.is_err() {
             return;
         }
+        // Before it is asked again: whoever sees it fail next begins to count anew.
+        self.count_time_down();
+        *self.lock_down_since() = None;
         if !self.up.swap(true, Ordering::AcqRel) {
-            self.count_time_down();
-            *self.lock_down_since() = None;
             tracing::warn!("the dedup store redis answers again");
         }
         self.shared_meter.show(Up::Yes);

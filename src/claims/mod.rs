@@ -124,16 +124,17 @@ impl Claims {
     /// Asks the store until it says more than "another replica holds it", or until `deadline`.
     async fn ask_until(&self, mut claim: Claim, deadline: Instant) -> Answer {
         let mut wait = LOOK_AGAIN;
+        let mut too_late = Fault::StoreDown;
         loop {
             let since = Instant::now();
             let asked = tokio::time::timeout_at(deadline, self.store.claim(&claim)).await;
-            let Ok(answer) = asked else { return Answer::Unavailable(Fault::StoreDown) };
+            let Ok(answer) = asked else { return Answer::Unavailable(too_late) };
             match answer {
                 Ok(Claimed::New | Claimed::Conflict) => return Answer::Ours(claim, since, Suspicion::None),
                 Ok(Claimed::Lapsed) => return Answer::Ours(claim, since, Suspicion::PerhapsProcessed),
                 Ok(Claimed::Unsure) => return Answer::Ours(claim, since, Suspicion::Unvouched),
                 Ok(Claimed::Duplicate) => return Answer::Duplicate,
-                Ok(Claimed::InFlight) => {}
+                Ok(Claimed::InFlight) => too_late = Fault::InFlightElsewhere,
                 Err(StoreFault::Refused(_) | StoreFault::Failed(_)) => return Answer::Unavailable(Fault::StoreDown),
             }
             // Never so late that the last look is missed.

@@ -7,7 +7,9 @@
 use std::time::Duration;
 
 use prometheus::core::Collector;
-use prometheus::{Counter, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge};
+use prometheus::{
+    Counter, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+};
 use prometheus::{IntGaugeVec, Opts, Registry, TextEncoder};
 
 use super::catalogue::{self, CATALOGUE, Kind, Spec};

@@ -100,10 +100,17 @@ struct Copy {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum OnDisk {
-    Pending { flagged: bool },
+    Pending {
+        flagged: bool,
+    },
     /// The store has said whether another has had it.
-    Vouched { flagged: bool },
-    InFlight { flagged: bool, app: App },
+    Vouched {
+        flagged: bool,
+    },
+    InFlight {
+        flagged: bool,
+        app: App,
+    },
     Marked,
 }
 
@@ -143,6 +150,7 @@ pub enum Action {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a fact about the history, and any of them may hold")]
 pub struct State {
     store: Slot,
     late: Vec<Call>,
@@ -313,18 +321,11 @@ impl State {
             }
             Action::Crash { at, written } => self.crash(at, written, plan.rules),
             Action::StoreIsBack { at } => self.store_is_back(at, plan.rules),
-            Action::LateCall { call } => {
-                let place = self.late.iter().position(|late| *late == call).expect("it is there");
-                let call = self.late.remove(place);
-                let at = self.copies[usize::from(call.owner) - 1].at;
-                let release = |owed: &Call| matches!(owed.ask, Ask::Release { .. }) && owed.owner == call.owner;
-                self.stray |= call.ask == Ask::Claim && !self.memory(at).repairs.iter().any(release);
-                self.store.run(call, plan.rules);
-            }
+            Action::LateCall { call } => self.late_call(call, plan.rules),
             Action::LapseInStore => {
                 let owners = self.store.lapse();
                 if !owners.is_empty() {
-                    owners.into_iter().for_each(|owner| self.is_late(owner));
+                    self.are_late(&owners);
                     self.spend(|left| &mut left.lapses);
                 }
             }
@@ -333,7 +334,7 @@ impl State {
                 let lease = lease.expect("a lease to lapse");
                 lease.lapsed = true;
                 let owner = lease.owner;
-                self.is_late(owner);
+                self.are_late(&[owner]);
                 self.spend(|left| &mut left.lapses);
             }
             Action::Empty => {
@@ -344,10 +345,21 @@ impl State {
         Ok(())
     }
 
-    /// An owner began to count before the store did: when the store's lease has passed, its own has.
-    fn is_late(&mut self, owner: u8) {
-        let copy = &mut self.copies[usize::from(owner) - 1];
-        copy.late = matches!(copy.phase, Phase::Ours { .. });
+    /// Owners began to count before the store did: when the store's lease has passed, their own has.
+    fn are_late(&mut self, owners: &[u8]) {
+        for owner in owners {
+            let copy = &mut self.copies[usize::from(*owner) - 1];
+            copy.late = matches!(copy.phase, Phase::Ours { .. });
+        }
+    }
+
+    fn late_call(&mut self, call: Call, rules: Rules) {
+        let place = self.late.iter().position(|late| *late == call).expect("it is there");
+        let call = self.late.remove(place);
+        let at = self.copies[usize::from(call.owner) - 1].at;
+        let release = |owed: &Call| matches!(owed.ask, Ask::Release { .. }) && owed.owner == call.owner;
+        self.stray |= call.ask == Ask::Claim && !self.memory(at).repairs.iter().any(release);
+        self.store.run(call, rules);
     }
 
     fn vouch(&mut self, at: u8, entry: u8, net: Net, rules: Rules) {
@@ -356,7 +368,11 @@ impl State {
         let Replica { memory, spool, .. } = &mut replicas[usize::from(at)];
         let kept = &mut spool[usize::from(entry)];
         let call = Call { ask: Ask::Mark, owner: kept.owner, body: 0 };
-        let said = if memory.up { over(net, store, late, call, rules).map(|said| said == Some(Said::Elsewhere)) } else { None };
+        let said = if memory.up {
+            over(net, store, late, call, rules).map(|said| said == Some(Said::Elsewhere))
+        } else {
+            None
+        };
         kept.on_disk = OnDisk::Vouched { flagged: said == Some(true) };
         if memory.up && said.is_none() {
             memory.up = false;

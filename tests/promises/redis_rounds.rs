@@ -91,7 +91,8 @@ impl Store {
     }
 
     fn settings(&self) -> String {
-        let nodes: Vec<String> = self.sentinels.iter().map(|server| format!("'redis://{}'", server.address())).collect();
+        let nodes: Vec<String> =
+            self.sentinels.iter().map(|server| format!("'redis://{}'", server.address())).collect();
         format!("dedup.redis.sentinel = {{ master = 'mymaster', nodes = [{}] }}", nodes.join(", "))
     }
 
@@ -250,6 +251,24 @@ fn work(number: usize, round: usize, seed: u64, addresses: &[String; 2], over: &
     books
 }
 
+/// Both gateways use the same Redis.
+fn wait_until_shared(gateways: &[Gateway; 2], round: usize) {
+    eventually("the gateways share what they know", WELL, || {
+        let name = format!("shared-{round}-{}", fastrand::u64(..));
+        let ways = [(0, 1), (1, 0)].into_iter().enumerate();
+        let mut shared = ways.map(|(number, (first, second))| {
+            let body = task(format!("{name}-{number}"));
+            send(&gateways[first], body.clone()).acked() && send(&gateways[second], body).json("duplicate") == true
+        });
+        (gateways.iter().all(up) && shared.all(|shared| shared)).then_some(())
+    });
+}
+
+/// How often a gateway has seen Redis fail.
+fn fallen(gateways: &[Gateway; 2]) -> usize {
+    gateways.iter().map(|gateway| gateway.log(&["the dedup store redis does not answer"]).len()).sum()
+}
+
 #[derive(Default)]
 struct Sum {
     events: usize,
@@ -285,7 +304,10 @@ fn audit(books: &[Entry], app: &App) -> Sum {
         let flags = sendings.get(*name).unwrap_or_else(|| panic!("{name} is LOST: acknowledged, and never delivered"));
         let again = &flags[1..];
         let unflagged = again.iter().filter(|flagged| !**flagged).count();
-        assert!(unflagged == 0 || *both == [true; 2], "{name} came twice unflagged and had been at one gateway: {flags:?}");
+        assert!(
+            unflagged == 0 || *both == [true; 2],
+            "{name} came twice unflagged and had been at one gateway: {flags:?}"
+        );
         assert!(again.len() <= 2, "{name} came {} times", flags.len());
         assert!(again.is_empty() || !in_peace[name], "{name} came twice, and no server had failed yet");
         sum.again_unflagged += unflagged;
@@ -306,9 +328,8 @@ fn faults_of_every_kind_under_load_lose_nothing_and_repeat_only_what_both_gatewa
     let addresses = [gateways[0].address(), gateways[1].address()];
     let mut books = Vec::new();
     for round in 0..rounds {
-        for gateway in &gateways {
-            eventually("the gateway uses Redis", WELL, || up(gateway).then_some(()));
-        }
+        wait_until_shared(&gateways, round);
+        let before = fallen(&gateways);
         let fault = if round < Fault::ALL.len() { Fault::ALL[round] } else { Fault::ALL[chance.usize(..11)] };
         let over = AtomicBool::new(false);
         let (over, addresses, gateways) = (&over, &addresses, &mut gateways);
@@ -317,12 +338,14 @@ fn faults_of_every_kind_under_load_lose_nothing_and_repeat_only_what_both_gatewa
             let senders: Vec<_> =
                 (0..SENDERS).map(|number| scope.spawn(move || work(number, round, seed, addresses, over))).collect();
             pause(Duration::from_secs(1));
+            // On a machine that is very busy Redis may have been late already: then nothing counts as before the fault.
+            let peaceful = fallen(gateways) == before;
             let trouble = Instant::now();
             store.inflict(fault, &mut gateways[chance.usize(..2)], chance);
             pause(Duration::from_millis(500));
             over.store(true, Ordering::Relaxed);
             let books = senders.into_iter().flat_map(|sender| sender.join().unwrap());
-            books.map(|entry| Entry { in_peace: entry.until < trouble, ..entry }).collect()
+            books.map(|entry| Entry { in_peace: peaceful && entry.until < trouble, ..entry }).collect()
         });
         let slowest = of_round.iter().map(|entry| entry.slowest).max().unwrap();
         let refused: usize = of_round.iter().map(|entry| entry.refusals).sum();
@@ -331,7 +354,9 @@ fn faults_of_every_kind_under_load_lose_nothing_and_repeat_only_what_both_gatewa
         books.extend(of_round);
         store.wait_until_well();
     }
-    gateways.iter().for_each(|gateway| gateway.wait_for_empty_spool(WELL));
+    for gateway in &gateways {
+        gateway.wait_for_empty_spool(WELL);
+    }
     let sum = audit(&books, &app);
     eprintln!(
         "{rounds} rounds: {} events in {} requests, {} at both gateways ({} before the fault), {} refused for a time, \
@@ -345,7 +370,7 @@ fn faults_of_every_kind_under_load_lose_nothing_and_repeat_only_what_both_gatewa
         sum.again_flagged,
         sum.again_unflagged
     );
-    assert!(sum.events > 30 * rounds && sum.in_peace > rounds, "too little happened");
+    assert!(sum.events > 30 * rounds && sum.in_peace > rounds / 2, "too little happened");
     assert_eq!(send(&gateways[0], task("last")).text(), "{\"app\":200}");
     assert_eq!(send(&gateways[1], task("last")).json("duplicate"), true, "they share to the end");
 }

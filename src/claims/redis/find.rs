@@ -30,6 +30,13 @@ pub(super) async fn find(place: &Place, resolved: &Resolved, known: &[Address]) 
             let address = ask_watchers(resolved).await?;
             let link = connect(&address, &resolved.greeting).await?;
             is_master(&address, &link).await?;
+            // One that hung while it was replaced answers as what it was. Nobody who could tell is no reason to doubt.
+            if let Ok(named) = ask_watchers(resolved).await
+                && named != address
+            {
+                let replaced = format!("redis at {address} has been replaced by {named}, the sentinels say");
+                return Err(StoreFault::Failed(replaced));
+            }
             Ok(Found { map: SlotMap::whole(address.clone()), address, link })
         }
         Place::Cluster(_) => {

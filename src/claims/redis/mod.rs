@@ -115,8 +115,7 @@ impl Redis {
     async fn would_take(&self, servers: &Servers) -> Result<(), StoreFault> {
         let settings = self.links.settings();
         for key in servers.keys_everywhere(&format!("{}:probe", settings.key_prefix)) {
-            let copied = if settings.wait_replicas > 0 { "copied" } else { "" };
-            let question = Question::new(&self.scripts.probe, key, String::new()).with([copied.to_owned()]);
+            let question = Question::new(&self.scripts.probe, key, String::new());
             self.within(async {
                 let Answered { link, .. } = self.links.ask(&question).await?;
                 self.copied(link, settings.wait_replicas).await

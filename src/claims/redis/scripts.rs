@@ -197,15 +197,10 @@ end
 return 0
 ";
 
-/// ARGV: nothing, whether replicas are waited for. Everything that the others do, with a key that is not there: a write
-/// that changes nothing, unless it has to reach a replica to be of use.
+/// Everything that the others do, with a key that is not there: a write that changes nothing.
 const PROBE: &str = "
 read(slot)
-if ARGV[2] == 'copied' then
-  redis.call('SET', slot, '', 'PX', 1000)
-else
-  redis.call('SET', slot, '', 'XX', 'PX', 1)
-end
+redis.call('SET', slot, '', 'XX', 'PX', 1)
 redis.call('DEL', slot)
 return redis.call('PTTL', slot)
 ";

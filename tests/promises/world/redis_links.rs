@@ -144,7 +144,11 @@ impl Server {
     /// Gives redis-cli many commands that are answered OK.
     pub(crate) fn script(&self, lines: &[String]) {
         let mut cli = Command::new("redis-cli");
-        cli.args(["-p", &self.number()]).args(&self.entry).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        cli.args(["-p", &self.number()])
+            .args(&self.entry)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null());
         let mut child = cli.spawn().expect("redis-cli on the PATH: apt-get install redis-tools");
         let mut input = child.stdin.take().expect("a pipe");
         let text = lines.join("\n") + "\n";
@@ -236,9 +240,10 @@ impl Cluster {
     pub(crate) fn replica_of_the_first(&self) -> Server {
         let replica = Self::node(None);
         self.meet(&replica);
-        eventually("the replica knows all", SOON, || (nodes_known_to(&replica) == 4).then_some(()));
         let master = self.nodes[0].cli(&["CLUSTER", "MYID"]);
-        assert_eq!(replica.cli(&["CLUSTER", "REPLICATE", &master]), "OK");
+        eventually("the replica knows its master", SOON, || {
+            (replica.try_cli(&["CLUSTER", "REPLICATE", &master])? == "OK").then_some(())
+        });
         eventually("the replica is in step", SOON, || {
             self.nodes[0].cli(&["INFO", "replication"]).contains("state=online").then_some(())
         });

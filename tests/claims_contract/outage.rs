@@ -315,7 +315,7 @@ async fn a_mark_is_not_shortened_by_one_that_ends_sooner() {
     for ttl in [DAY, SHORT, DAY / 2] {
         store.mark(&marked, ttl).await.unwrap();
         let peeked = store.peek("veedeo", marked.key, START).await.unwrap().unwrap();
-        assert!(peeked.expires_at.since(START) > DAY - Duration::from_secs(60), "{}", peeked.expires_at);
+        assert!(peeked.expires_at.since(START) > DAY * 9 / 10, "{}", peeked.expires_at);
     }
 }
 

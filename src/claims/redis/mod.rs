@@ -115,7 +115,8 @@ impl Redis {
     async fn would_take(&self, servers: &Servers) -> Result<(), StoreFault> {
         let settings = self.links.settings();
         for key in servers.keys_everywhere(&format!("{}:probe", settings.key_prefix)) {
-            let question = Question::new(&self.scripts.probe, key, String::new());
+            let copied = if settings.wait_replicas > 0 { "copied" } else { "" };
+            let question = Question::new(&self.scripts.probe, key, String::new()).with([copied.to_owned()]);
             self.within(async {
                 let Answered { link, .. } = self.links.ask(&question).await?;
                 self.copied(link, settings.wait_replicas).await

@@ -197,10 +197,16 @@ end
 return 0
 ";
 
-/// Everything that the others do, with a key that is not there: a write that changes nothing.
+/// ARGV: nothing, whether replicas are waited for. Everything that the others do, with a key that is not there: a write
+/// that changes nothing. Where replicas are waited for it has to be one that reaches them (Valkey answers a `WAIT`
+/// behind no such write at once).
 const PROBE: &str = "
 read(slot)
-redis.call('SET', slot, '', 'XX', 'PX', 1)
+if ARGV[2] == 'copied' then
+  redis.call('SET', slot, '', 'PX', 1000)
+else
+  redis.call('SET', slot, '', 'XX', 'PX', 1)
+end
 redis.call('DEL', slot)
 return redis.call('PTTL', slot)
 ";

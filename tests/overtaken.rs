@@ -134,7 +134,7 @@ async fn an_event_whose_lease_has_passed_before_it_was_sent_is_sent_flagged() {
         tokio::time::advance(pause).await;
         tokio::time::resume();
         assert_eq!(held.has_lapsed(), flagged, "after {pause:?}");
-        deliverer.begin(event, route.clone(), held, deadline, ()).outcome().await.unwrap();
+        deliverer.deliver(event, route.clone(), held, deadline, ()).await.unwrap();
         assert_eq!(app.0.lock().unwrap().last(), Some(&flagged), "after {pause:?}");
     }
 }

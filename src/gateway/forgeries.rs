@@ -1,7 +1,8 @@
 //! Who sends bad signatures, and how many: a source whose requests fail their check again and again is turned away for a
 //! while before its bodies are read and hashed. It refuses nobody for good and never a source whose signatures verified.
 //!
-//! Bounds: [`BURST`] bad signatures of a source at once and one in [`EVERY`] after that are checked; twice
+//! Bounds: [`BURST`] bad signatures of a source at once and one in [`EVERY`] after that are checked, of long bodies as many
+//! fewer as they cost more; twice
 //! [`MOST_SOURCES`] sources of either kind are remembered, those that were not seen for longest go first. A source that
 //! is forgotten begins anew, which costs the gateway a burst and no sender anything.
 
@@ -20,6 +21,8 @@ use crate::domain::refusal::Refusal;
 pub(super) const BURST: u32 = 1000;
 /// Past the burst, one in this time is checked.
 const EVERY: Duration = Duration::from_millis(10);
+/// A bad signature under a body of so many bytes counts twice, under one of twice as many thrice.
+const DEAR_BYTES: usize = 16 * 1024;
 /// For so long after a signature of a source verified, none of its requests is turned away.
 const CREDIT: Duration = Duration::from_secs(24 * 3600);
 /// Sources that are remembered, twice over, of those that failed and of those that verified.
@@ -45,14 +48,15 @@ impl Forgeries {
         lock(&self.verified_at).get(source).is_some_and(|at| now.saturating_duration_since(at) < CREDIT)
     }
 
-    /// A request of `source` was checked: `refusal` if its signature was bad.
-    pub(crate) fn note(&self, source: Source, refusal: Option<Refusal>, now: Instant) {
+    /// A request of `source` with a body of `body_bytes` was checked: `refusal` if its signature was bad.
+    pub(crate) fn note(&self, source: Source, refusal: Option<Refusal>, body_bytes: usize, now: Instant) {
         match refusal {
             None => lock(&self.verified_at).set(source, now),
             Some(refusal) if is_of_signature(refusal) && !self.has_credit(source, now) => {
                 let mut spent = lock(&self.spent_until);
                 let until = spent.get(source).unwrap_or(now).max(now);
-                spent.set(source, until + EVERY);
+                let times = u32::try_from(1 + body_bytes / DEAR_BYTES).unwrap_or(u32::MAX);
+                spent.set(source, until + EVERY.saturating_mul(times.min(BURST)));
             }
             Some(_) => {}
         }
@@ -123,7 +127,7 @@ mod tests {
     }
 
     fn forge(forgeries: &Forgeries, source: Source, count: u32, now: Instant) {
-        (0..count).for_each(|_| forgeries.note(source, BAD, now));
+        (0..count).for_each(|_| forgeries.note(source, BAD, 0, now));
     }
 
     #[test]
@@ -142,12 +146,24 @@ mod tests {
     }
 
     #[test]
+    fn bad_signatures_under_long_bodies_are_as_many_fewer_as_they_cost_more() {
+        let (forgeries, now) = (Forgeries::default(), Instant::now());
+        let attacker = source("203.0.113.1");
+        let mut checked = 0;
+        while !forgeries.turns_away(attacker, now) {
+            forgeries.note(attacker, BAD, 1024 * 1024, now);
+            checked += 1;
+        }
+        assert_eq!(checked, 16);
+    }
+
+    #[test]
     fn who_signs_well_is_never_turned_away() {
         let (forgeries, now) = (Forgeries::default(), Instant::now());
         let shared = source("203.0.113.1");
         forge(&forgeries, shared, 10 * BURST, now);
         assert!(forgeries.turns_away(shared, now));
-        forgeries.note(shared, None, now);
+        forgeries.note(shared, None, 0, now);
         assert!(!forgeries.turns_away(shared, now), "whatever came before");
         forge(&forgeries, shared, 10 * BURST, now);
         assert!(!forgeries.turns_away(shared, now + CREDIT / 2), "and whatever comes after");
@@ -163,7 +179,7 @@ mod tests {
         let others = Refusal::ALL.into_iter().filter(|refusal| !refusal.as_str().starts_with("signature_"));
         let mut count = 0;
         for refusal in others {
-            (0..1000).for_each(|_| forgeries.note(sender, Some(refusal), now));
+            (0..1000).for_each(|_| forgeries.note(sender, Some(refusal), 0, now));
             count += 1;
         }
         assert_eq!(count, 12);
@@ -185,7 +201,7 @@ mod tests {
     fn what_is_remembered_is_bounded_and_who_comes_again_stays() {
         let (forgeries, now) = (Forgeries::default(), Instant::now());
         let known = source("203.0.113.1");
-        forgeries.note(known, None, now);
+        forgeries.note(known, None, 0, now);
         for number in 0..50_000_u32 {
             forge(&forgeries, source(&std::net::Ipv4Addr::from_bits(number).to_string()), 1, now);
         }

@@ -95,9 +95,9 @@ impl Gateway {
     }
 
     /// Remembers of the sender whether its signature was good.
-    fn note_signature(&self, origin: &Origin, refusal: Option<Refusal>) {
+    fn note_signature(&self, origin: &Origin, refusal: Option<Refusal>, body_bytes: usize) {
         if let Some(source) = forgeries::source_of(origin.remote, &self.site.load().trusted_proxies) {
-            self.forgeries.note(source, refusal, Instant::now());
+            self.forgeries.note(source, refusal, body_bytes, Instant::now());
         }
     }
 
@@ -129,7 +129,7 @@ impl Gateway {
             None => route.verify(inbound, now).and_then(|verified| {
                 let position = verified.secret().to_string();
                 self.metrics.secret_matches_total.with_label_values(&[name, &position]).inc();
-                self.note_signature(origin, None);
+                self.note_signature(origin, None, body.len());
                 said = route.scheme.signed_time(&verified);
                 route.admit(verified, now, id, received_at)
             }),
@@ -153,7 +153,7 @@ impl Gateway {
             }
             (Err(refused), None) => {
                 let refusal = refused.refusal;
-                self.note_signature(origin, Some(refusal));
+                self.note_signature(origin, Some(refusal), body.len());
                 self.refusals.keep(&route.name, &origin.request_id, now, refused);
                 Admitted::Answered(self.blame(refusal, &body, said, now))
             }

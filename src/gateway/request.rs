@@ -41,7 +41,7 @@ impl Request {
         };
         let mut headers = HeaderMap::with_capacity(16);
         for line in lines.take_while(|line| !line.is_empty()) {
-            let (name, value) = line.split_at(line.iter().position(|byte| *byte == b':')?);
+            let (name, value) = line.split_at(memchr::memchr(b':', line)?);
             let value = trimmed(value.get(1..)?);
             let value = HeaderValue::from_maybe_shared(head.slice_ref(value)).ok()?;
             headers.append(HeaderName::from_bytes(name).ok()?, value);

@@ -82,9 +82,9 @@ fn without_a_descriptor_for_the_application_events_are_kept_and_delivered_later(
     for (n, line) in inside.iter_mut().enumerate() {
         assert_eq!(line.send(&Provider::Veedeo.sign(task(n))).unwrap().text(), "{\"app\":200}");
     }
-    // The pooled connections to the application go with it.
+    // The pooled connections to the application go with it, and their descriptors when nobody has taken them for a while.
     world.app.down();
-    pause(Duration::from_millis(200));
+    pause(Duration::from_millis(2500));
     let Some(()) = given(allow(&world.gateway, 0)) else { return };
     world.app.up();
     for (n, line) in inside.iter_mut().enumerate() {

@@ -18,6 +18,10 @@ use super::Metrics;
 pub const MOST_LINES: usize = 4096;
 /// Longest line, in bytes; ours are a few hundred.
 pub const LONGEST_LINE_BYTES: usize = 8192;
+/// Most bytes written at once, give or take a line.
+const BATCH_BYTES: usize = 256 * 1024;
+/// Between two writes: a busy gateway's lines go together, and nobody who logs has to wake the thread for each.
+const BREATH: Duration = Duration::from_millis(10);
 /// Between two looks at what was left out.
 const SECOND: Duration = Duration::from_secs(1);
 /// How long the end of the process waits for the last lines to be taken.
@@ -56,25 +60,54 @@ pub(super) fn open(
 /// A line that cannot be written is lost: there is no other place to say so.
 fn write_all(lines: &Receiver<Message>, mut end: impl Write, every_second: impl Fn()) {
     let mut due = Instant::now() + SECOND;
+    let mut batch = Vec::new();
     loop {
-        match lines.recv_timeout(due.saturating_duration_since(Instant::now())) {
-            Ok(Message::Line(line)) => drop(end.write_all(&line)),
-            Ok(Message::Flush(done)) => {
-                every_second();
-                while let Ok(Message::Line(line)) = lines.try_recv() {
-                    drop(end.write_all(&line));
+        let mut flushed = None;
+        let mut gone = false;
+        let mut next = lines.recv_timeout(due.saturating_duration_since(Instant::now()));
+        loop {
+            match next {
+                Ok(Message::Line(line)) => batch.extend_from_slice(&line),
+                Ok(Message::Flush(done)) => flushed = Some(done),
+                Err(RecvTimeoutError::Timeout) => break,
+                Err(RecvTimeoutError::Disconnected) => {
+                    gone = true;
+                    break;
                 }
-                drop(end.flush());
-                done.try_send(()).unwrap_or_default();
             }
-            Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => return,
+            if batch.len() >= BATCH_BYTES {
+                break;
+            }
+            next = lines.try_recv().map_err(|_| RecvTimeoutError::Timeout);
+        }
+        drop(end.write_all(&batch));
+        if let Some(done) = flushed {
+            every_second();
+            drop(end.write_all(&left(lines)));
+            drop(end.flush());
+            done.try_send(()).unwrap_or_default();
+        } else if !batch.is_empty() {
+            thread::park_timeout(BREATH);
+        }
+        batch.clear();
+        batch.shrink_to(BATCH_BYTES);
+        if gone {
+            return;
         }
         if Instant::now() >= due {
             every_second();
             due = Instant::now() + SECOND;
         }
     }
+}
+
+/// The lines that wait.
+fn left(lines: &Receiver<Message>) -> Vec<u8> {
+    let mut left = Vec::new();
+    while let Ok(Message::Line(line)) = lines.try_recv() {
+        left.extend_from_slice(&line);
+    }
+    left
 }
 
 impl Drop for Flush {
@@ -174,8 +207,9 @@ pub(super) mod tests {
         let metrics = metrics();
         let (let_go, held) = channel();
         let (mut sink, _flush) = open(Stalled(held), Arc::clone(&metrics), || ()).unwrap();
-        for _ in 0..MOST_LINES + 100 {
-            sink.write_all(b"line\n").unwrap();
+        // One write takes some of them with it.
+        for _ in 0..MOST_LINES + 100 + 2 * BATCH_BYTES / 1000 {
+            sink.write_all(&[b'x'; 1000]).unwrap();
         }
         assert!(metrics.log_lines_dropped_total.get() >= 99, "{}", metrics.log_lines_dropped_total.get());
         drop(let_go);

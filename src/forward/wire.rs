@@ -304,6 +304,22 @@ mod tests {
     }
 
     #[test]
+    fn a_length_that_could_be_read_in_two_ways_is_none() {
+        for (lines, clear) in [
+            ("Transfer-Encoding: chunked", true),
+            ("Content-Length: 3", true),
+            ("Content-Length: 3, 3", true),
+            ("Transfer-Encoding: chunked\r\nContent-Length: 3", false),
+            ("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked", false),
+            ("Content-Length: 3\r\nContent-Length: 4", false),
+            ("Content-Length: +3", false),
+        ] {
+            let answer = parsed(&format!("HTTP/1.1 200 OK\r\n{lines}\r\n\r\n")).expect("complete");
+            assert_eq!(!matches!(answer.framing, Framing::Unclear), clear, "{lines}");
+        }
+    }
+
+    #[test]
     fn what_is_no_http_is_an_error_and_so_is_a_head_without_end() {
         for text in ["SSH-2.0-x\r\n\r\n", "HTTP/1.1 2x0 OK\r\n\r\n", "HTTP/1.1 200 OK\r\nno colon\r\n\r\n"] {
             assert!(Answer::parse(&mut BytesMut::from(text), false).is_err(), "{text}");

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{BufMut, Bytes};
 use http::header::{CONNECTION, CONTENT_LENGTH, DATE};
 use http::{HeaderName, Method};
 use tokio::time::Instant;
@@ -19,6 +19,7 @@ use super::reply::Reply;
 use super::request::Request;
 use super::site::Site;
 use crate::domain::inbound::Inbound;
+use crate::domain::message::{put_header, put_line};
 use crate::domain::outcome::Settled;
 use crate::domain::refusal::Refusal;
 use crate::domain::route::Route;
@@ -168,7 +169,7 @@ impl Gateway {
 
 /// A reply as it goes over the wire.
 struct Written {
-    head: BytesMut,
+    head: Vec<u8>,
     /// What did not go with the head.
     body: Bytes,
 }
@@ -183,25 +184,23 @@ impl Written {
 fn written(reply: &Reply, asked: &Asked, after: After, now: Timestamp) -> Written {
     let bodiless = reply.is_bodiless() || asked.is_head || reply.body.is_empty();
     let with_head = if bodiless || reply.body.len() > ONE_PIECE { &[] } else { &reply.body[..] };
-    let mut head = BytesMut::with_capacity(512 + with_head.len());
+    let mut head = Vec::with_capacity(512 + with_head.len());
     head.put_slice(b"HTTP/1.1 ");
     head.put_slice(reply.status.as_str().as_bytes());
     head.put_u8(b' ');
     head.put_slice(reply.status.canonical_reason().unwrap_or_default().as_bytes());
     head.put_slice(b"\r\n");
     for (name, value) in reply.headers.iter().filter(|(name, _)| !is_ours(name)) {
-        put_name(&mut head, name);
-        head.put_slice(value.as_bytes());
-        head.put_slice(b"\r\n");
+        put_header(&mut head, name, value);
     }
-    put_line(&mut head, "X-Request-Id: ", &asked.origin.request_id);
+    put_line(&mut head, "X-Request-Id", &asked.origin.request_id);
     if let Some(length) = reply.content_length() {
-        put_line(&mut head, "Content-Length: ", &length.to_string());
+        put_line(&mut head, "Content-Length", &length.to_string());
     }
-    put_line(&mut head, "Date: ", &http_date(now));
+    put_line(&mut head, "Date", &http_date(now));
     match after {
-        After::Closes => put_line(&mut head, "Connection: ", "close"),
-        After::StaysOpen if asked.must_be_told => put_line(&mut head, "Connection: ", "keep-alive"),
+        After::Closes => put_line(&mut head, "Connection", "close"),
+        After::StaysOpen if asked.must_be_told => put_line(&mut head, "Connection", "keep-alive"),
         After::StaysOpen => {}
     }
     head.put_slice(b"\r\n");
@@ -213,22 +212,6 @@ fn written(reply: &Reply, asked: &Asked, after: After, now: Timestamp) -> Writte
 /// Headers that we write ourselves, whatever the application said.
 fn is_ours(name: &HeaderName) -> bool {
     *name == CONTENT_LENGTH || *name == DATE || *name == CONNECTION || *name == REQUEST_ID
-}
-
-fn put_line(head: &mut BytesMut, name: &str, value: &str) {
-    head.put_slice(name.as_bytes());
-    head.put_slice(value.as_bytes());
-    head.put_slice(b"\r\n");
-}
-
-/// `Content-Type: ` for `content-type`: some read names as if their case mattered.
-fn put_name(head: &mut BytesMut, name: &HeaderName) {
-    let mut first = true;
-    for byte in name.as_str().bytes() {
-        head.put_u8(if first { byte.to_ascii_uppercase() } else { byte });
-        first = byte == b'-';
-    }
-    head.put_slice(b": ");
 }
 
 /// RFC 9110 section 5.6.7.

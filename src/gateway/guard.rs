@@ -238,6 +238,10 @@ impl Guard {
     /// Reads what there is, at most one byte more than a head may have.
     fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let room = self.limits.max_header_bytes.saturating_sub(self.pending.len()).saturating_add(1);
+        if self.pending.len() >= 4 * PIECE {
+            // Grown once to its end: what it grew out of would be given back only later. No more is used than comes.
+            self.pending.reserve(room);
+        }
         self.poll_pending(cx, room)
     }
 

@@ -276,8 +276,7 @@ fn hold_long_heads(what: &str, more: &[&str]) -> Vec<Held> {
     let crowd = Crowd { size: size() / 5, ..crowd(&[Manner::Still(long_head())]) };
     let (held, seen) = beside(&gateway, &plain(&gateway), || crowd.hold(&gateway.address()));
     judge_cuts(what, &held, seen.counted);
-    // What grew and was copied meanwhile is given back a little later: of few connections that is the larger part.
-    judge(what, &seen, if large() { 128 } else { 256 });
+    judge(what, &seen, 128);
     held
 }
 

@@ -194,10 +194,12 @@ fn answered(second: u64, disposition: &'static str, event: Option<EventId>) -> A
         disposition,
         reason: (disposition == "refused").then_some("signature_mismatch"),
         status: 200,
+        answered_at: NOW.minus(Duration::from_secs(60 - second)),
         ack_ms: 4,
         remote: [127, 0, 0, 1].into(),
         request_id: "request".into(),
         body_bytes: 12,
+        taken: true,
     }
 }
 

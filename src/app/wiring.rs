@@ -49,7 +49,7 @@ pub(super) fn core(
     let deliverer = Deliverer::new(spool.clone(), claims.clone(), clock, metrics.clone());
     deliverer.configure(&config.routes);
     announce(config, &metrics, clock);
-    let recent = Recent::default();
+    let recent = Recent::new(log.as_ref().map(LogControl::request_lines));
     let gateway = Arc::new(Gateway::new(
         site(config),
         claims,

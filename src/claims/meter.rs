@@ -4,13 +4,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::store::{Claimed, StoreFault};
-use crate::telemetry::Metrics;
+use crate::telemetry::catalogue::{DEDUP_OPS, DEDUP_RESULTS};
+use crate::telemetry::{Histogram, IntCounter, Metrics};
 
 /// The series of one store.
 #[derive(Clone, Debug)]
 pub(super) struct Meter {
     metrics: Arc<Metrics>,
     store: &'static str,
+    checks: [(&'static str, IntCounter); DEDUP_RESULTS.len()],
+    durations: [(&'static str, Histogram); DEDUP_OPS.len()],
 }
 
 /// What a store is asked to do.
@@ -43,19 +46,24 @@ pub(super) enum Up {
 }
 
 impl Meter {
-    pub(super) const fn new(metrics: Arc<Metrics>, store: &'static str) -> Self {
-        Self { metrics, store }
+    pub(super) fn new(metrics: Arc<Metrics>, store: &'static str) -> Self {
+        let checks = DEDUP_RESULTS.map(|it| (it, metrics.dedup_checks_total.with_label_values(&[store, it])));
+        let durations = DEDUP_OPS.map(|op| (op, metrics.dedup_duration_seconds.with_label_values(&[store, op])));
+        Self { metrics, store, checks, durations }
     }
 
     /// Counts the answer to a claim, once per claim, at the store that decided it.
     pub(super) fn checked(&self, answer: &Result<Claimed, StoreFault>) {
         let result = answer.as_ref().map_or("error", |claimed| claimed.as_str());
-        self.metrics.dedup_checks_total.with_label_values(&[self.store, result]).inc();
+        if let Some((_, checks)) = self.checks.iter().find(|(known, _)| *known == result) {
+            checks.inc();
+        }
     }
 
     pub(super) fn took(&self, op: Op, since: Instant) {
-        let duration = self.metrics.dedup_duration_seconds.with_label_values(&[self.store, op.as_str()]);
-        duration.observe(since.elapsed().as_secs_f64());
+        if let Some((_, duration)) = self.durations.iter().find(|(known, _)| *known == op.as_str()) {
+            duration.observe(since.elapsed().as_secs_f64());
+        }
     }
 
     /// Shows how much the shared store has yet to be told.

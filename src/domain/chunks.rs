@@ -223,6 +223,7 @@ const fn is_text(byte: u8) -> bool {
 
 /// One character of a token (RFC 9110 section 5.6.2).
 #[must_use]
+#[inline]
 pub const fn is_token_byte(byte: u8) -> bool {
     matches!(byte, b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' | b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*'
         | b'+' | b'-' | b'.' | b'^' | b'_' | b'`' | b'|' | b'~')

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
+use http::header::{CONNECTION, CONTENT_LENGTH, HOST, PROXY_AUTHENTICATE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, HeaderName, Method};
 use tokio::time::Instant;
 
@@ -136,7 +136,7 @@ impl Http {
             Err(_) if connection.age == Age::Used && !taken.load(Ordering::Acquire) => {}
             Err(error) => return Err(NoAnswer::Broke(error)),
         }
-        let mut connection = self.0.new_connection().await.map_err(NoAnswer::NoConnection)?;
+        let mut connection = Box::pin(self.0.new_connection()).await.map_err(NoAnswer::NoConnection)?;
         let again =
             Request::new(&message.head, message.body, taken).answer(&mut connection.stream, message.asks_for_head);
         let answer = again.await.map_err(NoAnswer::Broke)?;
@@ -235,23 +235,24 @@ fn is_ours(name: &HeaderName) -> bool {
 
 /// The headers of an answer that concern its receiver and not the connection (RFC 9110 section 7.6.1).
 fn end_to_end(mut headers: HeaderMap) -> HeaderMap {
-    let named: Vec<HeaderName> = headers
+    let named = headers
         .get_all(CONNECTION)
         .iter()
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
-        .filter_map(|name| name.trim().parse().ok())
-        .collect();
-    for name in named {
-        headers.remove(name);
-    }
-    for name in [CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING] {
-        headers.remove(name);
-    }
-    for name in ["keep-alive", "proxy-connection", "proxy-authenticate", "te", "trailer", "upgrade"] {
+        .filter_map(|name| name.trim().parse().ok());
+    let mut ending: Vec<HeaderName> = named.collect();
+    ending.extend(headers.keys().filter(|name| ends_here(name)).cloned());
+    for name in ending {
         headers.remove(name);
     }
     headers
+}
+
+fn ends_here(name: &HeaderName) -> bool {
+    const OF_CONNECTIONS: [HeaderName; 7] =
+        [CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, PROXY_AUTHENTICATE, TE, TRAILER, UPGRADE];
+    OF_CONNECTIONS.contains(name) || matches!(name.as_str(), "keep-alive" | "proxy-connection")
 }
 
 /// An error with its causes, one after the other.

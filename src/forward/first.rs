@@ -18,14 +18,15 @@ use crate::claims::store::Processed;
 use crate::claims::{Held, Suspicion};
 use crate::domain::event::Event;
 use crate::domain::fault::Fault;
-use crate::domain::outcome::{Outcome, Settled};
+use crate::domain::outcome::{AppAnswer, Outcome, Settled};
 use crate::domain::route::{AckMode, OnApp, Route};
 use crate::spool::{DeadReason, Entry, Mark, NewEntry, Possible, Replay, SpoolFault};
 
 /// What a commit gets when the shutdown wants open requests answered.
 const CUT_COMMIT: Duration = Duration::from_millis(700);
 
-/// One first delivery: what every step of it needs.
+/// One first delivery: what every step of it needs. Boxed, for it goes from step to step, and so are the steps that few
+/// deliveries take: each request's memory is what the longest way through here needs.
 struct First {
     deliverer: Deliverer,
     event: Arc<Event>,
@@ -72,7 +73,7 @@ impl Deliverer {
     pub(super) async fn deliver_first(&self, event: Arc<Event>, route: Arc<Route>, held: Held, deadline: Instant) {
         let flagged = held.suspicion() != Suspicion::None || self.in_doubt(&event, &route);
         let commit_by = commit_by(deadline, Instant::now());
-        let mut first = First {
+        let mut first = Box::new(First {
             deliverer: self.clone(),
             event,
             route,
@@ -82,16 +83,16 @@ impl Deliverer {
             flagged,
             turn: None,
             alone: None,
-        };
+        });
         if first.route.ack.mode == AckMode::Queue && first.buffers() {
-            return first.keep(0, Possible::from_flag(flagged), None, String::new()).await;
+            return Box::pin(first.keep(0, Possible::from_flag(flagged), None, String::new())).await;
         }
         let Some(lane) = self.lane(&first.route.name) else {
-            return first.give_up(Processed::Not, Settled::Unavailable(Fault::Draining)).await;
+            return Box::pin(first.give_up(Processed::Not, Settled::Unavailable(Fault::Draining))).await;
         };
         match first.slot(&lane).await {
             Ok(slot) => first.attempt(lane, slot).await,
-            Err(reason) => first.without_attempt(reason).await,
+            Err(reason) => Box::pin(first.without_attempt(reason)).await,
         }
     }
 }
@@ -143,7 +144,7 @@ impl First {
         }
     }
 
-    async fn without_attempt(self, reason: NoAttempt) {
+    async fn without_attempt(self: Box<Self>, reason: NoAttempt) {
         let kept = match reason {
             NoAttempt::Order | NoAttempt::Copy => self.buffers(),
             NoAttempt::Down | NoAttempt::Busy => self.absorbs(),
@@ -170,27 +171,31 @@ impl First {
     }
 
     /// The attempt, for as long as the sender can wait; then from the disk, while the attempt goes on.
-    async fn attempt(mut self, lane: Arc<Lane>, slot: Slot) {
+    async fn attempt(mut self: Box<Self>, lane: Arc<Lane>, slot: Slot) {
         self.flagged |= self.held.has_lapsed();
         let sending = Sending { attempt: 1, possible_duplicate: self.flagged, replay: false };
         let deliverer = self.deliverer.clone();
         let attempt = deliverer.attempt(lane, self.event.clone(), sending, slot, self.commit_by);
         let mut attempt = Box::pin(attempt);
         match self.while_waiting(&mut attempt).await {
-            Some((outcome, breaker)) => self.settle(outcome, breaker).await,
-            None => self.overtaken(tokio::spawn(attempt)).await,
+            Some((Outcome::Accepted(answer), _)) => self.accepted(answer).await,
+            Some((outcome, breaker)) => Box::pin(self.settle(outcome, breaker)).await,
+            None => Box::pin(self.overtaken(tokio::spawn(attempt))).await,
         }
     }
 
+    /// The application took the event while its sender waits: so it goes nearly always.
+    async fn accepted(self: Box<Self>, answer: AppAnswer) {
+        self.held.answer(Settled::Delivered(answer));
+        self.deliverer.0.claims.accept(self.held, self.route.dedup_ttl).await;
+    }
+
     /// The attempt ended while the sender waits.
-    async fn settle(self, outcome: Outcome, breaker: BreakerState) {
+    async fn settle(self: Box<Self>, outcome: Outcome, breaker: BreakerState) {
         let error = outcome.describe();
         let wait = outcome.retry_after(self.deliverer.0.clock.now());
         match outcome {
-            Outcome::Accepted(answer) => {
-                self.held.answer(Settled::Delivered(answer));
-                self.deliverer.0.claims.accept(self.held, self.route.dedup_ttl).await;
-            }
+            Outcome::Accepted(answer) => self.accepted(answer).await,
             Outcome::Rejected(answer) if self.passes_rejections() => {
                 self.copy_to_dead_letters(error).await;
                 self.give_up(Processed::Not, Settled::AppRejected(answer)).await;
@@ -214,7 +219,7 @@ impl First {
     }
 
     /// The sender can wait no longer and the attempt is still running: it goes on, and its outcome settles the event.
-    async fn overtaken(mut self, attempt: JoinHandle<(Outcome, BreakerState)>) {
+    async fn overtaken(mut self: Box<Self>, attempt: JoinHandle<(Outcome, BreakerState)>) {
         if !self.buffers() {
             self.held.answer(Settled::AppFailed(Err(StatusCode::GATEWAY_TIMEOUT)));
             return self.settle_unkept(attempt).await;
@@ -243,7 +248,7 @@ impl First {
     }
 
     /// The sender was told that nothing is promised, and the attempt is still running: only its outcome is recorded.
-    async fn settle_unkept(self, attempt: JoinHandle<(Outcome, BreakerState)>) {
+    async fn settle_unkept(self: Box<Self>, attempt: JoinHandle<(Outcome, BreakerState)>) {
         let claims = self.deliverer.0.claims.clone();
         match attempt.await {
             Ok((Outcome::Accepted(_), _)) => claims.accept(self.held, self.route.dedup_ttl).await,
@@ -255,7 +260,7 @@ impl First {
     }
 
     /// To disk, to be delivered later; acknowledged once it is safe there.
-    async fn keep(self, attempts: u32, possible: Possible, wait: Option<Duration>, error: String) {
+    async fn keep(self: Box<Self>, attempts: u32, possible: Possible, wait: Option<Duration>, error: String) {
         let backoff = if attempts == 0 { None } else { self.backoff(attempts) };
         let not_before = self.deliverer.0.clock.now().plus(wait.max(backoff).unwrap_or_default());
         let state = if attempts > 0 && backoff.is_none() {
@@ -271,13 +276,13 @@ impl First {
     }
 
     /// To the dead letters, acknowledged: the operator wants rejections absorbed.
-    async fn bury(self, error: String) {
+    async fn bury(self: Box<Self>, error: String) {
         let state = Entry::Dead { reason: DeadReason::AppRejected };
         let possible = Possible::from_flag(self.flagged);
         self.commit(state, 1, possible, error).await;
     }
 
-    async fn commit(self, state: Entry, attempts: u32, possible: Possible, error: String) {
+    async fn commit(self: Box<Self>, state: Entry, attempts: u32, possible: Possible, error: String) {
         let deliverer = self.deliverer.clone();
         let entry = self.entry(state, attempts, possible, error);
         match self.committed(entry).await {
@@ -326,7 +331,7 @@ impl First {
         tracing::warn!(route = %self.route.name, event = %self.event.id, fault, "no dead-letter copy of a rejected event");
     }
 
-    async fn give_up(self, processed: Processed, settled: Settled) {
+    async fn give_up(self: Box<Self>, processed: Processed, settled: Settled) {
         self.held.answer(settled);
         self.deliverer.0.claims.release(self.held, processed).await;
     }

@@ -20,6 +20,7 @@ mod wire;
 use std::collections::{HashMap, HashSet};
 use std::future::poll_fn;
 use std::pin::pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -75,7 +76,9 @@ struct Inner {
     /// Told when it has begun: first deliveries are, in the order in which they began to wait.
     draining: Notify,
     /// Tasks alive: first deliveries and attempts from the disk.
-    tasks: watch::Sender<usize>,
+    tasks: AtomicUsize,
+    /// Told when none is left.
+    all_ended: Notify,
     /// Until when nothing is taken from the disk, because it refused something.
     disk_rests_until: Mutex<Option<Instant>>,
 }
@@ -114,7 +117,8 @@ impl Deliverer {
             wake: Notify::new(),
             drain: watch::channel(None).0,
             draining: Notify::new(),
-            tasks: watch::channel(0).0,
+            tasks: AtomicUsize::new(0),
+            all_ended: Notify::new(),
             disk_rests_until: Mutex::default(),
         }))
     }
@@ -188,9 +192,17 @@ impl Deliverer {
 
     /// Waits until no delivery is running, at most until `by`; says whether that came true.
     pub async fn settled(&self, by: Instant) -> Settlement {
-        let mut tasks = self.0.tasks.subscribe();
-        match tokio::time::timeout_at(by, tasks.wait_for(|running| *running == 0)).await {
-            Ok(_) => Settlement::Complete,
+        let all_ended = async {
+            loop {
+                let ended = self.0.all_ended.notified();
+                if self.0.tasks.load(Ordering::Acquire) == 0 {
+                    return;
+                }
+                ended.await;
+            }
+        };
+        match tokio::time::timeout_at(by, all_ended).await {
+            Ok(()) => Settlement::Complete,
             Err(_) => Settlement::CutOff,
         }
     }
@@ -228,18 +240,19 @@ impl Deliverer {
         if sending.possible_duplicate {
             metrics.possible_duplicates_total.with_label_values(&[name]).inc();
         }
-        let in_flight = InFlight::count(metrics.attempts_in_flight.with_label_values(&[name]));
+        let series = metrics.series(name);
+        let in_flight = InFlight::count(&series.attempts_in_flight);
         slot.used();
         let outcome = lane.client.send(&event, &route.app, sending, body_by).await;
         drop(in_flight);
         if lane.learn(self.0.clock.now(), event.id, &outcome) == Learnt::IsBack {
             self.wake();
         }
-        metrics.attempts_total.with_label_values(&[name, outcome.as_str()]).inc();
-        metrics.attempt_duration_seconds.with_label_values(&[name]).observe(began.elapsed().as_secs_f64());
-        metrics.app_up.with_label_values(&[name]).set(i64::from(lane.is_up()));
+        let took = began.elapsed();
+        series.attempted(&outcome, took);
+        series.app_up.set(i64::from(lane.is_up()));
         tracing::debug!(route = name, event = %event.id, attempt = sending.attempt, outcome = outcome.as_str(),
-            error = outcome.describe(), milliseconds = began.elapsed().as_millis(), "attempt");
+            error = outcome.describe(), milliseconds = took.as_millis(), "attempt");
         (outcome, slot.breaker())
     }
 
@@ -262,7 +275,7 @@ impl Deliverer {
     }
 
     fn track(&self) -> Task {
-        self.0.tasks.send_modify(|running| *running += 1);
+        self.0.tasks.fetch_add(1, Ordering::Relaxed);
         Task(self.clone())
     }
 }
@@ -281,21 +294,23 @@ struct Task(Deliverer);
 
 impl Drop for Task {
     fn drop(&mut self) {
-        self.0.0.tasks.send_modify(|running| *running = running.saturating_sub(1));
+        if self.0.0.tasks.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.0.0.all_ended.notify_waiters();
+        }
     }
 }
 
 /// An attempt counted as running; counted down when it ends, however it ends.
-struct InFlight(IntGauge);
+struct InFlight<'s>(&'s IntGauge);
 
-impl InFlight {
-    fn count(gauge: IntGauge) -> Self {
+impl<'s> InFlight<'s> {
+    fn count(gauge: &'s IntGauge) -> Self {
         gauge.inc();
         Self(gauge)
     }
 }
 
-impl Drop for InFlight {
+impl Drop for InFlight<'_> {
     fn drop(&mut self) {
         self.0.dec();
     }

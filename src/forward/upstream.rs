@@ -134,7 +134,8 @@ impl Upstream {
                 return Ok(Taken { stream, age: Age::Used });
             }
         }
-        self.new_connection().await
+        // Boxed: few attempts need one.
+        Box::pin(self.new_connection()).await
     }
 
     /// A new connection, within the connect timeout.

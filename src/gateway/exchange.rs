@@ -24,8 +24,8 @@ use crate::domain::outcome::Settled;
 use crate::domain::refusal::Refusal;
 use crate::domain::route::Route;
 use crate::domain::time::Timestamp;
-use crate::telemetry::NO_ROUTE;
 use crate::telemetry::recent::Answered;
+use crate::telemetry::{NO_ROUTE, RouteSeries};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -52,6 +52,8 @@ struct Asked {
     /// What the sender wants.
     after: After,
     must_be_told: bool,
+    /// Those of its route, or of none.
+    series: Arc<RouteSeries>,
 }
 
 impl Gateway {
@@ -78,6 +80,7 @@ impl Gateway {
             is_head: request.method == Method::HEAD,
             after: if request.keeps_alive() { after } else { After::Closes },
             must_be_told: request.must_be_told(),
+            series: self.metrics.series(route.as_ref().map_or(NO_ROUTE, |route| &route.name)),
         };
         let received = match &route {
             Some(route) => self.read_and_receive(guard, request, site, route, &mut asked).await,
@@ -115,7 +118,7 @@ impl Gateway {
         };
         asked.body_bytes = body.len();
         let length = f64::from(u32::try_from(body.len()).unwrap_or(u32::MAX));
-        self.metrics.request_body_bytes.with_label_values(&[&*route.name]).observe(length);
+        asked.series.request_body_bytes.observe(length);
         let inbound = Inbound {
             method: request.method,
             path: request.path,
@@ -135,7 +138,7 @@ impl Gateway {
         let name: &str = route.map_or(NO_ROUTE, |route| &route.name);
         let (disposition, reason) = (settled.disposition(), settled.reason());
         let took = asked.arrived.elapsed();
-        self.metrics.answered(name, &settled, took);
+        self.metrics.answered_in(&asked.series, name, &settled, took);
         if route.is_some_and(|route| took > route.ack.budget) {
             self.metrics.ack_budget_exceeded_total.with_label_values(&[name]).inc();
         }
@@ -156,12 +159,13 @@ impl Gateway {
             disposition,
             reason,
             status,
+            answered_at: self.clock.at(asked.arrived + took),
             ack_ms: milliseconds(took),
             remote: asked.origin.remote,
             request_id: asked.origin.request_id,
             body_bytes: u64::try_from(asked.body_bytes).unwrap_or(u64::MAX),
+            taken,
         };
-        log_line(&answered, taken);
         self.recent.push(answered);
         if taken { after } else { After::Closes }
     }
@@ -218,24 +222,6 @@ fn is_ours(name: &HeaderName) -> bool {
 fn http_date(now: Timestamp) -> String {
     let moment = jiff::Timestamp::from_millisecond(now.millis()).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
     jiff::fmt::rfc2822::DateTimePrinter::new().timestamp_to_rfc9110_string(&moment).unwrap_or_default()
-}
-
-/// One line per request, at its end.
-fn log_line(answered: &Answered, taken: bool) {
-    tracing::info!(
-        route = &*answered.route,
-        disposition = answered.disposition,
-        reason = answered.reason,
-        status = answered.status,
-        event = answered.event.map(|id| id.to_string()),
-        event_type = answered.event_type,
-        request_id = answered.request_id,
-        remote = %answered.remote,
-        body_bytes = answered.body_bytes,
-        ack_ms = answered.ack_ms,
-        taken,
-        "request"
-    );
 }
 
 pub(super) fn milliseconds(took: Duration) -> u64 {

@@ -2,8 +2,10 @@
 //!
 //! From a peer outside `trusted_proxies` none of these is believed; what it sent is replaced.
 
+use std::fmt::Write as _;
 use std::net::IpAddr;
 
+use http::header::FORWARDED;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use ipnet::IpNet;
 use uuid::Uuid;
@@ -14,6 +16,7 @@ use crate::domain::time::Timestamp;
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const TRACE_PARENT: HeaderName = HeaderName::from_static("traceparent");
 
@@ -63,8 +66,12 @@ impl Origin {
         let host = text(&http::header::HOST).unwrap_or_default();
         let chain = if believed { list(headers, &FORWARDED_FOR) } else { Vec::new() };
         let remote = first_untrusted(&chain, trusted).unwrap_or(peer);
-        let mut hops = chain;
-        hops.push(peer.to_string());
+        let mut forwarded_for = chain.join(", ");
+        if !chain.is_empty() {
+            forwarded_for.push_str(", ");
+        }
+        // Writing to a string does not fail.
+        let _written = write!(forwarded_for, "{peer}");
         let request_id = text(&REQUEST_ID).filter(|id| believed && is_request_id(id));
         // What becomes the application's `Host` is one, whatever a proxy let through.
         let authority = text(&FORWARDED_HOST).filter(|host| believed && is_host(host.as_bytes())).unwrap_or(host);
@@ -74,7 +81,7 @@ impl Origin {
             https: text(&FORWARDED_PROTO)
                 .filter(|_| believed)
                 .map_or(spoke == Spoke::Tls, |proto| proto.eq_ignore_ascii_case("https")),
-            forwarded_for: hops.join(", "),
+            forwarded_for,
             request_id: request_id.map_or_else(|| new_request_id(now, chance), str::to_owned),
             trace_parent: text(&TRACE_PARENT)
                 .filter(|parent| is_trace_parent(parent))
@@ -93,13 +100,13 @@ impl Origin {
             (TRACE_PARENT, self.trace_parent.as_str()),
         ];
         for (name, value) in told {
-            headers.remove(&name);
-            if let Ok(value) = HeaderValue::from_str(value) {
-                headers.insert(name, value);
-            }
+            match HeaderValue::from_str(value) {
+                Ok(value) => headers.insert(name, value),
+                Err(_) => headers.remove(name),
+            };
         }
-        headers.remove("forwarded");
-        headers.remove("x-real-ip");
+        headers.remove(FORWARDED);
+        headers.remove(REAL_IP);
     }
 }
 

@@ -3,8 +3,8 @@
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -57,7 +57,8 @@ pub struct DoorLimits {
 /// The open door. Cloning shares it.
 #[derive(Clone)]
 pub struct Door {
-    proxy: Arc<HttpProxy<Proxy>>,
+    /// What passes requests through. It reads the system's certificates, which nobody needs who passes nothing through.
+    proxy: Arc<OnceLock<Arc<HttpProxy<Proxy>>>>,
     gateway: Arc<Gateway>,
     connections: Connections,
     limits: DoorLimits,
@@ -90,19 +91,29 @@ impl Door {
     /// A door into `gateway`, not yet open.
     #[must_use]
     pub fn new(gateway: Arc<Gateway>, limits: DoorLimits, tls: Option<Tls>) -> Self {
-        let conf = ServerConf { max_retries: 1, upstream_keepalive_pool_size: 128, ..ServerConf::default() };
-        let proxy = http_proxy(&Arc::new(conf), Proxy(gateway.clone()));
         let caps = Caps { all: limits.max_connections, per_source: limits.max_connections_per_source };
         let connections = Connections::new(caps, gateway.metrics.clone());
-        Self {
-            proxy: Arc::new(proxy),
+        let door = Self {
+            proxy: Arc::default(),
             gateway,
             connections,
             limits,
             tls,
             closing: Arc::default(),
             stop: watch::channel(false).0,
+        };
+        if door.gateway.site.load().passes_something_through() {
+            door.proxy();
         }
+        door
+    }
+
+    /// Made before the first request if the configuration passes anything through, and else when a reload has it do so.
+    fn proxy(&self) -> &Arc<HttpProxy<Proxy>> {
+        self.proxy.get_or_init(|| {
+            let conf = ServerConf { max_retries: 1, upstream_keepalive_pool_size: 128, ..ServerConf::default() };
+            Arc::new(http_proxy(&Arc::new(conf), Proxy(self.gateway.clone())))
+        })
     }
 
     /// Accepts connections until [`Self::close`]; the listener is closed then. Those that are there at once may have
@@ -202,7 +213,7 @@ impl Door {
         let mut session = ServerSession::new_http1(Box::new(guard));
         session.set_keepalive(Some(self.limits.idle_timeout.as_secs()));
         let (_running, never_shut_down) = watch::channel(false);
-        let passing = self.proxy.process_new_http(session, &never_shut_down);
+        let passing = self.proxy().process_new_http(session, &never_shut_down);
         let (stream, _) = VISIT.scope(visit, passing).await?.consume();
         stream.into_any().downcast().ok().map(|guard| *guard)
     }

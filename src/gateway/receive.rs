@@ -24,6 +24,7 @@ use crate::domain::route::{Enforcement, Route};
 use crate::domain::scheme::Refused;
 use crate::domain::suspicion::Blame;
 use crate::domain::time::Timestamp;
+use crate::telemetry::RouteSeries;
 
 /// A claim outlives the budget by this much, so that no honest delay of the last moments loses it.
 const LEASE_MARGIN: Duration = Duration::from_secs(10);
@@ -118,7 +119,7 @@ impl Gateway {
         let now = self.clock.now();
         let received_at = self.clock.at(arrived);
         let id = EventId::new(received_at, fastrand::u128(..));
-        let name: &str = &route.name;
+        let series = self.metrics.series(&route.name);
         let taken_anyway = route.enforcement == Enforcement::Observe && route.methods.contains(&inbound.method);
         let observed = taken_anyway.then(|| inbound.clone());
         let body = inbound.body.clone();
@@ -127,8 +128,7 @@ impl Gateway {
             Some(Ok(reply)) => Ok(Admission::Handshake(reply)),
             Some(Err(refusal)) => Err(Refused::new(refusal, inbound)),
             None => route.verify(inbound, now).and_then(|verified| {
-                let position = verified.secret().to_string();
-                self.metrics.secret_matches_total.with_label_values(&[name, &position]).inc();
+                series.secret_matched(verified.secret());
                 self.note_signature(origin, None, body.len());
                 said = route.scheme.signed_time(&verified);
                 route.admit(verified, now, id, received_at)
@@ -138,7 +138,7 @@ impl Gateway {
             (Ok(Admission::Event(mut event)), _) => {
                 self.clock_is_right(said);
                 origin.tell(&mut event.headers);
-                self.note_age(&event, route, now.seconds());
+                self.note_age(&event, route, &series, now.seconds());
                 Admitted::Believed(*event)
             }
             (Ok(Admission::Filtered), _) => Admitted::Answered(Settled::Filtered),
@@ -199,13 +199,12 @@ impl Gateway {
         }
     }
 
-    fn note_age(&self, event: &Event, route: &Route, now_seconds: f64) {
-        let name: &str = &route.name;
+    fn note_age(&self, event: &Event, route: &Route, series: &RouteSeries, now_seconds: f64) {
         if let Some(happened) = event.signed_at {
             let age = now_seconds - happened.seconds();
-            self.metrics.event_age_seconds.with_label_values(&[name]).observe(age);
+            series.event_age_seconds.observe(age);
         } else if route.scheme.has_signed_at() {
-            self.metrics.signed_time_missing_total.with_label_values(&[name]).inc();
+            self.metrics.signed_time_missing_total.with_label_values(&[&*route.name]).inc();
         }
     }
 }

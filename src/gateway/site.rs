@@ -53,6 +53,11 @@ impl Site {
         }
     }
 
+    /// Whether any path may pass through.
+    pub(crate) fn passes_something_through(&self) -> bool {
+        !self.passthrough.is_empty()
+    }
+
     /// Where `path` leads, matched raw and exactly. What passes through unverified is no path that the application could
     /// take for a route's.
     pub(crate) fn find(&self, path: &str) -> Destination {

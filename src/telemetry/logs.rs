@@ -24,6 +24,7 @@ use tracing_subscriber::reload;
 
 use super::Metrics;
 use super::bridge::{Bridge, HTTP_SERVER};
+use super::request_lines::RequestLines;
 use super::sampling::Sampling;
 use super::sink::{self, Flush, Sink};
 
@@ -141,12 +142,21 @@ pub struct Logs {
 #[derive(Clone, Debug)]
 pub struct LogControl {
     filter: reload::Handle<Targets, Registry>,
+    lines: RequestLines,
 }
 
 impl LogControl {
     /// From now on, lines of this level and heavier ones are written.
     pub fn set_level(&self, level: Level) -> Result<(), LogFault> {
-        Ok(self.filter.reload(targets(level))?)
+        self.filter.reload(targets(level))?;
+        self.lines.hear(level >= Level::Info);
+        Ok(())
+    }
+
+    /// What writes the lines of answered requests.
+    #[must_use]
+    pub fn request_lines(&self) -> RequestLines {
+        self.lines.clone()
     }
 }
 
@@ -177,16 +187,20 @@ fn subscriber(
     sink: Sink,
     sampling: Sampling,
 ) -> (impl Subscriber + Send + Sync, LogControl) {
-    let lines = tracing_subscriber::fmt::layer().with_writer(sink);
-    let lines: Box<dyn Layer<_> + Send + Sync> = match (settings.format, terminal) {
-        (Format::Json, _) | (Format::Auto, Terminal::No) => lines.event_format(Json).boxed(),
+    let lines = tracing_subscriber::fmt::layer().with_writer(sink.clone());
+    let (lines, requests): (Box<dyn Layer<_> + Send + Sync>, _) = match (settings.format, terminal) {
+        (Format::Json, _) | (Format::Auto, Terminal::No) => {
+            (lines.event_format(Json).boxed(), RequestLines::json(sink, sampling.clone()))
+        }
         (Format::Pretty, _) | (Format::Auto, Terminal::Yes) => {
             let colour = matches!((settings.colour, terminal), (Colour::Allowed, Terminal::Yes));
-            lines.compact().with_ansi(colour).boxed()
+            (lines.compact().with_ansi(colour).boxed(), RequestLines::events())
         }
     };
     let (filter, handle) = reload::Layer::new(targets(settings.level));
-    (tracing_subscriber::registry().with(filter).with(lines.with_filter(sampling)), LogControl { filter: handle })
+    requests.hear(settings.level >= Level::Info);
+    let control = LogControl { filter: handle, lines: requests };
+    (tracing_subscriber::registry().with(filter).with(lines.with_filter(sampling)), control)
 }
 
 /// Ours at `level`; libraries at warn, for below that they print frames and headers; the HTTP server not at all, for
@@ -283,7 +297,7 @@ impl Visit for Fields {
 }
 
 /// Writes `text` as a JSON string (RFC 8259 section 7). Most of it needs no escape, and is not looked at twice.
-fn quote(line: &mut String, text: &str) {
+pub(super) fn quote(line: &mut String, text: &str) {
     if text.bytes().all(|byte| byte >= b' ' && byte != b'"' && byte != b'\\') {
         line.push('"');
         line.push_str(text);
@@ -298,6 +312,9 @@ mod tests {
     use log::Log;
 
     use super::*;
+    use crate::domain::event::EventId;
+    use crate::domain::time::Timestamp;
+    use crate::telemetry::recent::Answered;
     use crate::telemetry::sink::tests::Paper;
 
     const JSON: Settings = Settings { format: Format::Json, level: Level::Info, colour: Colour::Allowed };
@@ -359,6 +376,63 @@ mod tests {
         });
         assert_eq!(text.matches("delivered").count(), 500);
         assert!((20..=40).contains(&text.matches("refused").count()), "{}", text.matches("refused").count());
+    }
+
+    /// A request that was answered so.
+    fn request(disposition: &'static str, reason: Option<&'static str>) -> Arc<Answered> {
+        let at = Timestamp::from_seconds(1_760_000_000);
+        Arc::new(Answered {
+            received_at: at,
+            route: "a\"b".into(),
+            event: Some(EventId::new(at, 7)),
+            event_type: Some("paid\n".into()),
+            disposition,
+            reason,
+            status: 200,
+            answered_at: at,
+            ack_ms: 3,
+            remote: [127, 0, 0, 1].into(),
+            request_id: "r-1".into(),
+            body_bytes: 5,
+            taken: true,
+        })
+    }
+
+    #[test]
+    fn the_line_of_a_request_is_one_object_with_what_it_came_to() {
+        let text = logged(JSON, Terminal::No, |control, _| {
+            control.request_lines().put(&request("refused", Some("signature_mismatch")));
+        });
+        let line: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let id = EventId::new(Timestamp::from_seconds(1_760_000_000), 7).to_string();
+        let expected = serde_json::json!({
+            "ts": "2025-10-09T08:53:20.000Z", "level": "info", "msg": "request", "target": "hookgate::gateway::exchange",
+            "route": "a\"b", "disposition": "refused", "reason": "signature_mismatch", "status": 200, "event": id,
+            "event_type": "paid\n", "request_id": "r-1", "remote": "127.0.0.1", "body_bytes": 5, "ack_ms": 3,
+            "taken": true,
+        });
+        assert_eq!((line, text.lines().count()), (expected, 1));
+        let pretty = Settings { format: Format::Pretty, ..JSON };
+        let text = logged(pretty, Terminal::No, |control, _| control.request_lines().put(&request("delivered", None)));
+        assert!(text.contains("request_id=\"r-1\"") && text.contains("disposition=\"delivered\""), "{text}");
+    }
+
+    #[test]
+    fn the_lines_of_requests_heed_the_level_and_are_left_out_in_a_flood_of_refusals() {
+        let text = logged(JSON, Terminal::No, |control, _| {
+            let lines = control.request_lines();
+            for _ in 0..500 {
+                lines.put(&request("refused", Some("signature_mismatch")));
+                lines.put(&request("delivered", None));
+            }
+            control.set_level(Level::Warn).unwrap();
+            lines.put(&request("unheard", None));
+            control.set_level(Level::Debug).unwrap();
+            lines.put(&request("heard", None));
+        });
+        assert_eq!(text.matches(r#""delivered""#).count(), 500);
+        assert!((20..=40).contains(&text.matches(r#""refused""#).count()), "{}", text.matches("refused").count());
+        assert!(!text.contains("unheard") && text.contains(r#""heard""#), "{text}");
     }
 
     #[test]

@@ -14,6 +14,7 @@ use prometheus::{IntGaugeVec, Opts, Registry, TextEncoder};
 
 use super::catalogue::{self, CATALOGUE, Kind, Spec};
 use super::process::Process;
+use super::series::Known;
 use crate::domain::outcome::{Outcome, Settled};
 use crate::domain::refusal::Refusal;
 
@@ -32,6 +33,7 @@ pub struct RouteLabels {
 /// All metrics of one gateway. Fields are named as in the catalogue; labels are given in the catalogue's order.
 pub struct Metrics {
     registry: Registry,
+    pub(super) known: Known,
     /// `version`, `revision`.
     pub build_info: IntGaugeVec,
     /// `route`, `disposition`. Counted by [`Metrics::answered`] alone.
@@ -212,6 +214,7 @@ impl Metrics {
             log_lines_dropped_total: make.counter("log_lines_dropped_total")?,
             http_server_errors_total: make.counter("http_server_errors_total")?,
             registry: make.registry,
+            known: Known::default(),
         })
     }
 
@@ -225,6 +228,7 @@ impl Metrics {
                 self.secret_matches_total.with_label_values(&[name.as_str(), &position.to_string()]);
             }
         }
+        self.know(routes);
     }
 
     /// Counts one answered request: its disposition, its reason if it has one, and how long the reply took from the

@@ -9,11 +9,15 @@ pub mod logs;
 pub mod metrics;
 mod process;
 pub mod recent;
+pub mod request_lines;
 mod sampling;
+pub mod series;
 pub mod sink;
 
-/// A series that a floor may hold on to while something lasts.
-pub use prometheus::IntGauge;
+/// Series that a floor may hold on to.
+pub use prometheus::{Histogram, IntCounter, IntGauge};
 
 pub use metrics::{Metrics, NO_ROUTE, RouteLabels};
 pub use recent::{Answered, Recent};
+pub use request_lines::RequestLines;
+pub use series::RouteSeries;

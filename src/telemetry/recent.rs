@@ -1,11 +1,12 @@
 //! The requests answered last, for the operator's list of events: a ring in memory, gone with the process. It holds no
-//! body, no header and no secret, and it is no record: what must survive is in the spool.
+//! body, no header and no secret, and it is no record: what must survive is in the spool. Each also gets its line in the log.
 
 use std::collections::VecDeque;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::request_lines::RequestLines;
 use crate::domain::event::EventId;
 use crate::domain::time::Timestamp;
 
@@ -32,6 +33,8 @@ pub struct Answered {
     pub reason: Option<&'static str>,
     /// The status that the sender got.
     pub status: u16,
+    /// When the reply was ready.
+    pub answered_at: Timestamp,
     /// First byte to reply, in milliseconds.
     pub ack_ms: u64,
     /// The sender's address.
@@ -40,6 +43,8 @@ pub struct Answered {
     pub request_id: String,
     /// Length of the body, in bytes.
     pub body_bytes: u64,
+    /// Whether the sender took the whole reply.
+    pub taken: bool,
 }
 
 /// What is asked for; an absent field asks for all.
@@ -71,7 +76,13 @@ impl RecentFilter {
 /// The ring. Clones share it: the gateway pushes, the admin listener reads. The lock is held for one push or one
 /// listing, never across an await.
 #[derive(Clone, Default)]
-pub struct Recent(Arc<Mutex<Ring>>);
+pub struct Recent(Arc<Shared>);
+
+#[derive(Default)]
+struct Shared {
+    ring: Mutex<Ring>,
+    lines: Option<RequestLines>,
+}
 
 #[derive(Default)]
 struct Ring {
@@ -81,6 +92,12 @@ struct Ring {
 }
 
 impl Recent {
+    /// An empty ring; `lines` writes a line of each request, if there is a log.
+    #[must_use]
+    pub fn new(lines: Option<RequestLines>) -> Self {
+        Self(Arc::new(Shared { ring: Mutex::default(), lines }))
+    }
+
     /// Remembers one answered request; the oldest is forgotten at the cap.
     pub fn push(&self, mut answered: Answered) {
         cut(&mut answered.request_id);
@@ -88,19 +105,25 @@ impl Recent {
             cut(event_type);
         }
         let answered = Arc::new(answered);
-        let mut ring = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(lines) = &self.0.lines {
+            lines.put(&answered);
+        }
+        let mut oldest = None;
+        let mut ring = self.0.ring.lock().unwrap_or_else(PoisonError::into_inner);
         if ring.entries.len() >= MOST_ENTRIES {
-            ring.entries.pop_front();
+            oldest = ring.entries.pop_front();
         }
         ring.entries.push_back(answered);
         ring.pushed = ring.pushed.saturating_add(1);
+        drop(ring);
+        drop(oldest);
     }
 
     /// The newest `limit` that `filter` wants, newest first, each with its number. `before`: only those with a smaller
     /// number, to go on where a listing ended.
     #[must_use]
     pub fn list(&self, filter: &RecentFilter, before: Option<u64>, limit: usize) -> Vec<(u64, Arc<Answered>)> {
-        let ring = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let ring = self.0.ring.lock().unwrap_or_else(PoisonError::into_inner);
         let numbered =
             ring.entries.iter().rev().zip(1_u64..).map(|(entry, age)| (ring.pushed.saturating_sub(age), entry));
         numbered
@@ -113,7 +136,7 @@ impl Recent {
     /// The requests that carried this event, oldest first: an event and its repetitions.
     #[must_use]
     pub fn of_event(&self, id: EventId) -> Vec<Arc<Answered>> {
-        let ring = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let ring = self.0.ring.lock().unwrap_or_else(PoisonError::into_inner);
         ring.entries.iter().filter(|entry| entry.event == Some(id)).cloned().collect()
     }
 }
@@ -145,10 +168,12 @@ mod tests {
             disposition,
             reason: (disposition == "refused").then_some("signature_mismatch"),
             status: 200,
+            answered_at: Timestamp::from_seconds(second),
             ack_ms: 3,
             remote: IpAddr::from([127, 0, 0, 1]),
             request_id: "r".into(),
             body_bytes: 0,
+            taken: true,
         }
     }
 

@@ -44,7 +44,7 @@ impl Sampling {
     }
 
     /// Whether one more line of this kind is written now.
-    fn lets_through(&self, kind: Kind, now: Instant) -> bool {
+    pub(super) fn lets_through(&self, kind: Kind, now: Instant) -> bool {
         let mut kinds = self.kinds.lock().unwrap_or_else(PoisonError::into_inner);
         let window = kinds.entry(kind).or_insert(Window { began: now, written: 0, left_out: 0 });
         if now.saturating_duration_since(window.began) >= WINDOW {

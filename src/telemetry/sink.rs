@@ -1,6 +1,6 @@
 //! Where log lines go: a bounded queue and one thread that writes it to the end it was given, normally stderr.
 //!
-//! It does not format and it does not wait: a reader that stalls (a full pipe, a stuck container runtime) must not hold
+//! It formats nothing but the lines of requests, which are many and alike, and it does not wait: a reader that stalls (a full pipe, a stuck container runtime) must not hold
 //! up a reply. Bounds: [`MOST_LINES`] lines of at most [`LONGEST_LINE_BYTES`]; what is beyond them is dropped and
 //! counted in `log_lines_dropped_total`.
 
@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 use tracing_subscriber::fmt::MakeWriter;
 
 use super::Metrics;
+use super::recent::Answered;
+use super::request_lines::{self, LINE_BYTES};
 
 /// Lines that may wait: several seconds of a busy gateway, and at most 32 MiB together.
 pub const MOST_LINES: usize = 4096;
@@ -29,6 +31,8 @@ const LAST_WAIT: Duration = Duration::from_secs(1);
 
 enum Message {
     Line(Vec<u8>),
+    /// A request, whose line is still to be written.
+    Request(Arc<Answered>),
     Flush(SyncSender<()>),
 }
 
@@ -60,14 +64,15 @@ pub(super) fn open(
 /// A line that cannot be written is lost: there is no other place to say so.
 fn write_all(lines: &Receiver<Message>, mut end: impl Write, every_second: impl Fn()) {
     let mut due = Instant::now() + SECOND;
-    let mut batch = Vec::new();
+    let mut batch = Batch::default();
     loop {
         let mut flushed = None;
         let mut gone = false;
         let mut next = lines.recv_timeout(due.saturating_duration_since(Instant::now()));
         loop {
             match next {
-                Ok(Message::Line(line)) => batch.extend_from_slice(&line),
+                Ok(Message::Line(line)) => batch.bytes.extend_from_slice(&line),
+                Ok(Message::Request(answered)) => batch.put(&answered),
                 Ok(Message::Flush(done)) => flushed = Some(done),
                 Err(RecvTimeoutError::Timeout) => break,
                 Err(RecvTimeoutError::Disconnected) => {
@@ -75,22 +80,22 @@ fn write_all(lines: &Receiver<Message>, mut end: impl Write, every_second: impl 
                     break;
                 }
             }
-            if batch.len() >= BATCH_BYTES {
+            if batch.bytes.len() >= BATCH_BYTES {
                 break;
             }
             next = lines.try_recv().map_err(|_| RecvTimeoutError::Timeout);
         }
-        drop(end.write_all(&batch));
+        drop(end.write_all(&batch.bytes));
         if let Some(done) = flushed {
             every_second();
-            drop(end.write_all(&left(lines)));
+            drop(end.write_all(&left(lines).bytes));
             drop(end.flush());
             done.try_send(()).unwrap_or_default();
-        } else if !batch.is_empty() {
+        } else if !batch.bytes.is_empty() {
             thread::park_timeout(BREATH);
         }
-        batch.clear();
-        batch.shrink_to(BATCH_BYTES);
+        batch.bytes.clear();
+        batch.bytes.shrink_to(BATCH_BYTES);
         if gone {
             return;
         }
@@ -102,12 +107,41 @@ fn write_all(lines: &Receiver<Message>, mut end: impl Write, every_second: impl 
 }
 
 /// The lines that wait.
-fn left(lines: &Receiver<Message>) -> Vec<u8> {
-    let mut left = Vec::new();
-    while let Ok(Message::Line(line)) = lines.try_recv() {
-        left.extend_from_slice(&line);
+fn left(lines: &Receiver<Message>) -> Batch {
+    let mut left = Batch::default();
+    loop {
+        match lines.try_recv() {
+            Ok(Message::Line(line)) => left.bytes.extend_from_slice(&line),
+            Ok(Message::Request(answered)) => left.put(&answered),
+            Ok(Message::Flush(_)) | Err(_) => return left,
+        }
     }
-    left
+}
+
+/// Lines that are written at once.
+#[derive(Default)]
+struct Batch {
+    bytes: Vec<u8>,
+    /// The line that is being formatted.
+    line: String,
+}
+
+impl Batch {
+    fn put(&mut self, answered: &Answered) {
+        self.line.clear();
+        self.line.reserve(LINE_BYTES);
+        request_lines::write_json(&mut self.line, answered);
+        self.bytes.extend_from_slice(self.line.as_bytes());
+    }
+}
+
+impl Sink {
+    /// Takes a request whose line is to be written.
+    pub(super) fn put_request(&self, answered: &Arc<Answered>) {
+        if self.queue.try_send(Message::Request(Arc::clone(answered))).is_err() {
+            self.metrics.log_lines_dropped_total.inc();
+        }
+    }
 }
 
 impl Drop for Flush {

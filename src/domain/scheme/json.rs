@@ -241,17 +241,37 @@ struct Wanted<'w> {
 /// What is looked for at one level.
 type Wants<'w> = SmallVec<[Wanted<'w>; USUAL]>;
 
+/// Reads a whole body.
 fn collect<'b>(json: &'b [u8], wanted: &[Wanted<'_>], fields: &mut [Field<'b>]) -> serde_json::Result<()> {
-    for found in wanted.iter().filter(|w| w.rest.is_empty()) {
-        set(fields, found.slot, scalar(json)?);
+    if wanted.iter().any(|w| w.rest.is_empty()) {
+        fill(serde_json::from_slice(json)?, wanted, fields)?;
     }
+    descend(json, wanted, fields)
+}
+
+/// What is looked for in an array or object; its syntax is checked if anything is.
+fn descend<'b>(json: &'b [u8], wanted: &[Wanted<'_>], fields: &mut [Field<'b>]) -> serde_json::Result<()> {
     let below: Wants<'_> = wanted.iter().copied().filter(|w| !w.rest.is_empty()).collect();
+    if below.is_empty() {
+        return Ok(());
+    }
     for (token, child) in read_level(json, &below)? {
         let inside: Wants<'_> = below.iter().filter_map(|w| w.step(token)).collect();
         match child {
-            Child::Once(value) => collect(value.get().as_bytes(), &inside, fields)?,
+            Child::Once(value) => {
+                fill(value, &inside, fields)?;
+                descend(value.get().as_bytes(), &inside, fields)?;
+            }
             Child::Repeated => inside.iter().for_each(|lost| set(fields, lost.slot, Field::Unclear)),
         }
+    }
+    Ok(())
+}
+
+/// What is looked for exactly here.
+fn fill<'b>(value: &'b RawValue, wanted: &[Wanted<'_>], fields: &mut [Field<'b>]) -> serde_json::Result<()> {
+    for found in wanted.iter().filter(|w| w.rest.is_empty()) {
+        set(fields, found.slot, scalar(value)?);
     }
     Ok(())
 }
@@ -269,8 +289,7 @@ fn set<'b>(fields: &mut [Field<'b>], slot: usize, value: Field<'b>) {
     }
 }
 
-fn scalar(json: &[u8]) -> serde_json::Result<Field<'_>> {
-    let text: &RawValue = serde_json::from_slice(json)?;
+fn scalar(text: &RawValue) -> serde_json::Result<Field<'_>> {
     Ok(match text.get().as_bytes().first() {
         Some(b'"') => {
             let Text(text) = serde_json::from_str(text.get())?;
@@ -311,10 +330,6 @@ impl<'w, 'de> DeserializeSeed<'de> for LevelReader<'_, 'w> {
     type Value = Level<'w, 'de>;
 
     fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
-        if self.tokens.is_empty() {
-            IgnoredAny::deserialize(deserializer)?;
-            return Ok(Level::new());
-        }
         deserializer.deserialize_any(self)
     }
 }

@@ -1,0 +1,105 @@
+//! The series that nearly every request of a route moves, looked up once instead of by their labels each time. They are the
+//! catalogue's own: what is counted here is what `/metrics` shows.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use prometheus::{Histogram, IntCounter, IntGauge};
+
+use super::metrics::{Metrics, RouteLabels};
+use crate::domain::outcome::{Outcome, Settled};
+
+/// One route's. Of a route that nobody named before, its series come to be with it.
+pub struct RouteSeries {
+    answers: [(&'static str, IntCounter, Histogram); Settled::DISPOSITIONS.len()],
+    attempts: [(&'static str, IntCounter); Outcome::WORDS.len()],
+    attempt_duration: Histogram,
+    /// By their positions.
+    secrets: Vec<IntCounter>,
+    /// Attempts that run.
+    pub attempts_in_flight: IntGauge,
+    /// 1 while the application is considered up.
+    pub app_up: IntGauge,
+    /// Bytes.
+    pub request_body_bytes: Histogram,
+    /// Seconds, may be negative.
+    pub event_age_seconds: Histogram,
+}
+
+/// The series of all routes; those of one that is not configured any more stay, as the metrics do.
+#[derive(Default)]
+pub(super) struct Known(ArcSwap<HashMap<String, Arc<RouteSeries>>>);
+
+impl Metrics {
+    /// The series of a route.
+    #[must_use]
+    pub fn series(&self, route: &str) -> Arc<RouteSeries> {
+        let known = self.known.0.load().get(route).cloned();
+        known.unwrap_or_else(|| Arc::new(RouteSeries::new(self, route, 0)))
+    }
+
+    /// Knows the series of these routes from now on.
+    pub(super) fn know(&self, routes: &[RouteLabels]) {
+        let made = |labels: &RouteLabels| {
+            (labels.name.clone(), Arc::new(RouteSeries::new(self, &labels.name, labels.secrets)))
+        };
+        self.known.0.rcu(|known| {
+            known
+                .iter()
+                .map(|(name, series)| (name.clone(), series.clone()))
+                .chain(routes.iter().map(made))
+                .collect::<HashMap<_, _>>()
+        });
+    }
+
+    /// As [`Self::answered`], with the route's series at hand.
+    pub fn answered_in(&self, series: &RouteSeries, route: &str, settled: &Settled, took: Duration) {
+        if let Some(reason) = settled.reason() {
+            self.refusals_total.with_label_values(&[route, reason]).inc();
+        }
+        let disposition = settled.disposition();
+        if let Some((_, total, duration)) = series.answers.iter().find(|(word, _, _)| *word == disposition) {
+            total.inc();
+            duration.observe(took.as_secs_f64());
+        }
+    }
+}
+
+impl RouteSeries {
+    fn new(metrics: &Metrics, route: &str, secrets: usize) -> Self {
+        let answers = |word| {
+            let labels = [route, word];
+            let took = metrics.ack_duration_seconds.with_label_values(&labels);
+            (word, metrics.requests_total.with_label_values(&labels), took)
+        };
+        let secret = |at: usize| metrics.secret_matches_total.with_label_values(&[route, at.to_string().as_str()]);
+        Self {
+            answers: Settled::DISPOSITIONS.map(answers),
+            attempts: Outcome::WORDS.map(|word| (word, metrics.attempts_total.with_label_values(&[route, word]))),
+            attempt_duration: metrics.attempt_duration_seconds.with_label_values(&[route]),
+            secrets: (0..secrets).map(secret).collect(),
+            attempts_in_flight: metrics.attempts_in_flight.with_label_values(&[route]),
+            app_up: metrics.app_up.with_label_values(&[route]),
+            request_body_bytes: metrics.request_body_bytes.with_label_values(&[route]),
+            event_age_seconds: metrics.event_age_seconds.with_label_values(&[route]),
+        }
+    }
+
+    /// Counts a signature that the secret at this position made.
+    pub fn secret_matched(&self, position: usize) {
+        if let Some(matches) = self.secrets.get(position) {
+            matches.inc();
+        }
+    }
+
+    /// Counts an attempt and how long it took.
+    pub fn attempted(&self, outcome: &Outcome, took: Duration) {
+        let word = outcome.as_str();
+        if let Some((_, attempts)) = self.attempts.iter().find(|(known, _)| *known == word) {
+            attempts.inc();
+        }
+        self.attempt_duration.observe(took.as_secs_f64());
+    }
+}

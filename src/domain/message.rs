@@ -1,28 +1,30 @@
 //! Lines of an HTTP/1.1 message as bytes (RFC 9112), to a sender or to an application. Names come in title case:
 //! `Content-Type` for `content-type`, for some read them as if their case mattered.
 
-use bytes::BufMut;
 use http::{HeaderName, HeaderValue};
 
 /// Writes one header line.
 pub fn put_header(message: &mut Vec<u8>, name: &HeaderName, value: &HeaderValue) {
+    let start = message.len();
+    message.extend_from_slice(name.as_str().as_bytes());
     let mut first = true;
-    message.extend(name.as_str().bytes().map(|byte| {
-        let byte = if first { byte.to_ascii_uppercase() } else { byte };
-        first = byte == b'-';
-        byte
-    }));
-    message.put_slice(b": ");
-    message.put_slice(value.as_bytes());
-    message.put_slice(b"\r\n");
+    for byte in message.iter_mut().skip(start) {
+        if first {
+            byte.make_ascii_uppercase();
+        }
+        first = *byte == b'-';
+    }
+    message.extend_from_slice(b": ");
+    message.extend_from_slice(value.as_bytes());
+    message.extend_from_slice(b"\r\n");
 }
 
 /// Writes one header line of our own. `name` as it is to be seen; `value` is text of ours, without line ends.
 pub fn put_line(message: &mut Vec<u8>, name: &str, value: &str) {
-    message.put_slice(name.as_bytes());
-    message.put_slice(b": ");
-    message.put_slice(value.as_bytes());
-    message.put_slice(b"\r\n");
+    message.extend_from_slice(name.as_bytes());
+    message.extend_from_slice(b": ");
+    message.extend_from_slice(value.as_bytes());
+    message.extend_from_slice(b"\r\n");
 }
 
 #[cfg(test)]

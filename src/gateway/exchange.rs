@@ -23,7 +23,6 @@ use crate::domain::message::{put_header, put_line};
 use crate::domain::outcome::Settled;
 use crate::domain::refusal::Refusal;
 use crate::domain::route::Route;
-use crate::domain::time::Timestamp;
 use crate::telemetry::recent::Answered;
 use crate::telemetry::{NO_ROUTE, RouteSeries};
 
@@ -138,6 +137,7 @@ impl Gateway {
         let name: &str = route.map_or(NO_ROUTE, |route| &route.name);
         let (disposition, reason) = (settled.disposition(), settled.reason());
         let took = asked.arrived.elapsed();
+        let answered_at = self.clock.at(asked.arrived + took);
         self.metrics.answered_in(&asked.series, name, &settled, took);
         if route.is_some_and(|route| took > route.ack.budget) {
             self.metrics.ack_budget_exceeded_total.with_label_values(&[name]).inc();
@@ -146,7 +146,7 @@ impl Gateway {
         let status = reply.status.as_u16();
         let unread = guard.left() != Some(0);
         let after = if unread { After::Closes } else { asked.after };
-        let taken = guard.send(written(&reply, &asked, after, self.clock.now()).pieces()).await.is_ok();
+        let taken = guard.send(written(&reply, &asked, after, &self.date.at(answered_at).1).pieces()).await.is_ok();
         if taken && after == After::Closes {
             // What is unread is not to reset the connection; what is read leaves nothing to wait for but the sender.
             if unread { guard.part().await } else { guard.shut().await }
@@ -159,7 +159,7 @@ impl Gateway {
             disposition,
             reason,
             status,
-            answered_at: self.clock.at(asked.arrived + took),
+            answered_at,
             ack_ms: milliseconds(took),
             remote: asked.origin.remote,
             request_id: asked.origin.request_id,
@@ -185,7 +185,7 @@ impl Written {
 }
 
 /// Writes `reply` with its exact length, and what concerns the connection.
-fn written(reply: &Reply, asked: &Asked, after: After, now: Timestamp) -> Written {
+fn written(reply: &Reply, asked: &Asked, after: After, date: &str) -> Written {
     let bodiless = reply.is_bodiless() || asked.is_head || reply.body.is_empty();
     let with_head = if bodiless || reply.body.len() > ONE_PIECE { &[] } else { &reply.body[..] };
     let mut head = Vec::with_capacity(512 + with_head.len());
@@ -201,7 +201,7 @@ fn written(reply: &Reply, asked: &Asked, after: After, now: Timestamp) -> Writte
     if let Some(length) = reply.content_length() {
         put_line(&mut head, "Content-Length", &length.to_string());
     }
-    put_line(&mut head, "Date", &http_date(now));
+    put_line(&mut head, "Date", date);
     match after {
         After::Closes => put_line(&mut head, "Connection", "close"),
         After::StaysOpen if asked.must_be_told => put_line(&mut head, "Connection", "keep-alive"),
@@ -216,12 +216,6 @@ fn written(reply: &Reply, asked: &Asked, after: After, now: Timestamp) -> Writte
 /// Headers that we write ourselves, whatever the application said.
 fn is_ours(name: &HeaderName) -> bool {
     *name == CONTENT_LENGTH || *name == DATE || *name == CONNECTION || *name == REQUEST_ID
-}
-
-/// RFC 9110 section 5.6.7.
-fn http_date(now: Timestamp) -> String {
-    let moment = jiff::Timestamp::from_millisecond(now.millis()).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
-    jiff::fmt::rfc2822::DateTimePrinter::new().timestamp_to_rfc9110_string(&moment).unwrap_or_default()
 }
 
 pub(super) fn milliseconds(took: Duration) -> u64 {

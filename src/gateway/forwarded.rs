@@ -5,10 +5,10 @@
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
+use data_encoding::HEXLOWER;
 use http::header::FORWARDED;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use ipnet::IpNet;
-use uuid::Uuid;
 
 use super::head::is_host;
 use crate::domain::time::Timestamp;
@@ -141,9 +141,14 @@ fn new_request_id(now: Timestamp, chance: u128) -> String {
 }
 
 fn new_trace_parent(chance: u128) -> String {
-    let trace = Uuid::from_u128(chance | 1).simple();
     let span = u64::try_from(chance >> 64).unwrap_or_default() | 1;
-    format!("00-{trace}-{span:016x}-01")
+    let mut text = String::with_capacity(55);
+    text.push_str("00-");
+    HEXLOWER.encode_append(&(chance | 1).to_be_bytes(), &mut text);
+    text.push('-');
+    HEXLOWER.encode_append(&span.to_be_bytes(), &mut text);
+    text.push_str("-01");
+    text
 }
 
 /// `00-<32 hex>-<16 hex>-<2 hex>`, lower case.

@@ -4,6 +4,7 @@
 mod alarm;
 mod body;
 mod connections;
+mod date;
 mod exchange;
 mod farewell;
 mod forgeries;
@@ -32,6 +33,7 @@ pub use self::receive::Received;
 pub use self::refused::KeptRefusal;
 
 use self::body::Buffers;
+use self::date::HttpDate;
 use self::forgeries::Forgeries;
 use self::refused::Refusals;
 use self::site::Site;
@@ -52,6 +54,7 @@ pub struct Gateway {
     metrics: Arc<Metrics>,
     recent: Recent,
     refusals: Refusals,
+    date: HttpDate,
     forgeries: Forgeries,
     buffers: Buffers,
     clock_watch: Mutex<ClockWatch>,
@@ -85,6 +88,7 @@ impl Gateway {
             metrics,
             recent,
             refusals,
+            date: HttpDate::default(),
             forgeries: Forgeries::default(),
             buffers,
         }

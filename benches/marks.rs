@@ -21,7 +21,6 @@ use hookgate::disk::{Disk, DiskSettings, Mark, MarkKind};
 use hookgate::domain::key::EventKey;
 use hookgate::domain::time::Timestamp;
 use hookgate::telemetry::Metrics;
-use rusqlite::Connection;
 
 const START: Timestamp = Timestamp::from_seconds(1_760_000_000);
 const TTL: Duration = Duration::from_secs(24 * 3600);
@@ -79,8 +78,7 @@ async fn table(folder: &Path, most: u64) {
         }
     }
     let new = number as f64 / began.elapsed().as_secs_f64();
-    let conn = Connection::open(folder.join("hookgate.db")).unwrap();
-    let left: u64 = conn.query_row("SELECT count(*) FROM marks", [], |row| row.get(0)).unwrap();
+    let left = disk.read(hookgate::disk::Rx::count_marks).await.unwrap();
     let gone = (most + number).saturating_sub(left) as f64 / began.elapsed().as_secs_f64();
     println!("\nall of them expired: {gone:.0} went a second beside {new:.0} new ones");
     disk.close(later).await.unwrap();

@@ -21,7 +21,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use hookgate::disk::{Disk, DiskSettings, Mark, MarkKind, PreviousStop};
+use hookgate::disk::{Disk, DiskSettings, Found, Mark, MarkKind, PreviousStop};
 use hookgate::domain::event::{Event, EventId};
 use hookgate::domain::key::EventKey;
 use hookgate::domain::time::Timestamp;
@@ -338,6 +338,54 @@ async fn a_mark_is_found_in_memory_on_its_way_to_disk_and_there() {
     }
     disk.prompt(|_| Ok(())).await.unwrap();
     assert_eq!(disk.read(|rx| rx.count_marks()).await.unwrap(), 3000);
+}
+
+/// More than fit in memory, so that most are in runs, which become one while more come.
+#[tokio::test(flavor = "multi_thread")]
+async fn marks_are_known_forgotten_and_counted_wherever_they_stand() {
+    const MARKS: u32 = 140_000;
+    let dir = tempfile::tempdir().unwrap();
+    let (_, disk, ..) = open(dir.path());
+    let until = START.plus(Duration::from_secs(60));
+    let key = |number: u32| EventKey::new("veedeo", &[&number.to_be_bytes()], b"body");
+    let mark = |number| Mark { key: key(number), ..Mark::new(&event(0), until) };
+    for number in 0..MARKS {
+        disk.put_mark(mark(number), START);
+        if number % 5000 == 0 {
+            disk.prompt(|_| Ok(())).await.unwrap();
+            assert!(disk.recall(key(number / 2), START).await.unwrap().same.is_some(), "{number}");
+        }
+    }
+    disk.prompt(|_| Ok(())).await.unwrap();
+    assert_eq!(disk.read(|rx| rx.count_marks()).await.unwrap(), u64::from(MARKS));
+    let gone = [0, 1, 77_777, MARKS - 1];
+    for number in gone {
+        assert_eq!(disk.forget_mark(key(number)).await.unwrap(), Found::Yes, "{number}");
+        assert_eq!(disk.forget_mark(key(number)).await.unwrap(), Found::No, "{number} a second time");
+    }
+    assert!(disk.recall(key(0), START).await.unwrap().same.is_none());
+    // One that is forgotten can be remembered again.
+    disk.put_mark(mark(1), START);
+    disk.close(START).await.unwrap();
+    drop(disk);
+    let (_, disk, ..) = open(dir.path());
+    for number in (0..MARKS).step_by(7).chain(gone) {
+        let known = disk.recall(key(number), START).await.unwrap().same;
+        assert_eq!(known.is_some(), number == 1 || !gone.contains(&number), "{number}");
+        assert!(disk.recall(key(number), until).await.unwrap().same.is_none(), "{number} has expired");
+    }
+    // They go by themselves, beside others that come.
+    for number in MARKS..MARKS + 100 {
+        disk.put_mark(Mark { expires_at: until.plus(Duration::from_secs(60)), ..mark(number) }, until);
+    }
+    disk.prompt(|_| Ok(())).await.unwrap();
+    for _ in 0..500 {
+        if disk.read(|rx| rx.count_marks()).await.unwrap() == 100 {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("{} marks are left", disk.read(|rx| rx.count_marks()).await.unwrap());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -20,6 +20,7 @@ use std::path::Path;
 use rusqlite::types::Value;
 
 use super::damage::{self, NewerPages};
+use super::packed::{self, Entry};
 
 const PAGE: usize = 4096;
 const PAGE_BYTES: u64 = 4096;
@@ -32,6 +33,7 @@ const LOCK_PAGE: u32 = 262_145;
 const EVENT: &str = "nbtbiiiiiiTtiITTiibb";
 const PAYLOAD: &str = "ntttbb";
 const MARK: &str = "bbtii";
+const MARKS: &str = "nb";
 
 /// A row that was found.
 #[derive(Clone, Debug, PartialEq)]
@@ -42,12 +44,17 @@ pub(super) enum Row {
     Payload(i64, Vec<Value>),
     /// The columns of `marks`.
     Mark(Vec<Value>),
+    /// A row of `mark_batches` or `mark_chunks`.
+    Marks(Vec<Entry>),
 }
 
 impl Row {
     /// Bytes it takes in memory and on disk, about.
     pub(super) fn weight(&self) -> usize {
-        let (Self::Event(_, values) | Self::Payload(_, values) | Self::Mark(values)) = self;
+        let values = match self {
+            Self::Event(_, values) | Self::Payload(_, values) | Self::Mark(values) => values,
+            Self::Marks(marks) => return marks.len() * packed::BYTES + 64,
+        };
         let of = |value: &Value| match value {
             Value::Blob(bytes) => bytes.len(),
             Value::Text(text) => text.len(),
@@ -283,6 +290,9 @@ fn row(seq: i64, values: Vec<Value>, in_table: bool) -> Option<Row> {
         Some(Row::Event(seq, values))
     } else if in_table && looks(&values, PAYLOAD) {
         Some(Row::Payload(seq, values))
+    } else if in_table && looks(&values, MARKS) {
+        let Some(Value::Blob(marks)) = values.get(1) else { return None };
+        packed::unpack(marks).ok().map(Row::Marks)
     } else if !in_table && looks(&values, MARK) && [0, 1].map(blob) == [16, 16] {
         Some(Row::Mark(values))
     } else {
@@ -310,7 +320,11 @@ fn two(bytes: &[u8], at: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::disk::schema;
+    use crate::disk::marks::MarkKind;
+    use crate::disk::packed::Known;
+    use crate::disk::{runs, schema};
+    use crate::domain::key::EventKey;
+    use crate::domain::time::Timestamp;
     use rusqlite::params;
 
     #[test]
@@ -328,12 +342,17 @@ mod tests {
             let mark = params![slot, slot, "route", seq % 2, -seq * 1_000_000];
             conn.execute("INSERT INTO marks VALUES (?1, ?2, ?3, ?4, ?5)", mark).unwrap();
         }
+        let known = Known { kind: MarkKind::Perhaps, expires_at: Timestamp::from_millis(7) };
+        let mut batches: Vec<Entry> = (0..=255)
+            .flat_map(|a: u8| [1, 2].map(|b| (EventKey { slot: [a; 16], fingerprint: [b; 16] }, known)))
+            .collect();
+        batches.chunks(40).for_each(|batch| runs::append(&conn, batch).unwrap());
         conn.execute("DELETE FROM payloads WHERE seq > 300", []).unwrap();
         // Half of it in the file, half in the log.
         conn.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())).unwrap();
         conn.execute("DELETE FROM payloads WHERE seq <= 100", []).unwrap();
         let mut carver = Carver::open(&file).unwrap();
-        let (mut payloads, mut marks) = (std::collections::BTreeMap::new(), Vec::new());
+        let (mut payloads, mut marks, mut packed) = (std::collections::BTreeMap::new(), Vec::new(), Vec::new());
         for page in 1..=carver.pages() {
             let found = carver.rows(page);
             assert!(!found.unreadable, "page {page}");
@@ -341,6 +360,7 @@ mod tests {
                 match row {
                     Row::Payload(seq, values) => assert!(payloads.insert(seq, values).is_none()),
                     Row::Mark(values) => marks.push(values),
+                    Row::Marks(found) => packed.extend(found),
                     Row::Event(..) => panic!("there is none"),
                 }
             }
@@ -352,6 +372,9 @@ mod tests {
         marks.sort_by_key(|mark| if let Value::Integer(number) = mark[4] { -number } else { panic!("{mark:?}") });
         assert_eq!(marks.len(), 600);
         assert_eq!(marks[599][4], Value::Integer(-600_000_000));
+        packed.sort_by_key(|(key, _)| *key);
+        batches.sort_by_key(|(key, _)| *key);
+        assert_eq!(packed, batches);
     }
 
     #[test]

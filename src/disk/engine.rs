@@ -152,6 +152,14 @@ impl Engine {
         }
     }
 
+    /// Marks in memory and in batches at which they are merged: `usual`, unless a simulation wants it sooner.
+    pub(super) const fn marks_in_memory(&self, usual: usize) -> usize {
+        match self {
+            Self::Threads => usual,
+            Self::Tasks(_) => 8,
+        }
+    }
+
     /// Pages at which a checkpoint is due: `usual`, unless a simulation wants them sooner.
     pub(super) fn checkpoint_pages(&self, usual: i32) -> i32 {
         match self {

@@ -150,11 +150,6 @@ impl Rx<'_> {
         Ok(brief.optional()?)
     }
 
-    /// How many marks of processed events there are, the expired ones included that wait to be deleted.
-    pub fn marks(&self) -> Result<u64, JobFault> {
-        Ok(self.conn.query_row("SELECT count(*) FROM marks", [], |row| row.get(0))?)
-    }
-
     /// What `SQLite` has to complain about the file's pages: nothing, if it is sound. Reads all of it.
     pub fn complaints(&self) -> Result<Vec<String>, JobFault> {
         let mut query = self.conn.prepare(&format!("PRAGMA quick_check({COMPLAINTS})"))?;

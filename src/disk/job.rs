@@ -8,7 +8,9 @@ use tokio::sync::oneshot;
 
 use super::books::{Change, Class, Way};
 use super::fault::JobFault;
+use super::packed::{Entry, Known};
 use super::space::{Space, Used};
+use crate::domain::key::EventKey;
 use crate::domain::time::Timestamp;
 
 /// How safe a job must be when it is answered.
@@ -46,8 +48,10 @@ pub(super) struct Draft {
     /// Bytes on the disk if the transaction were committed now.
     used: Used,
     changes: Vec<Change>,
-    /// Slots of the marks written.
-    pub(super) marked: Vec<[u8; 16]>,
+    /// Marks that it writes, in the order of writing. They go to the disk together, at its end.
+    marks: Vec<Entry>,
+    /// Marks that it deletes, each with the number of marks written before.
+    forgotten: Vec<(EventKey, usize)>,
 }
 
 /// A place in a draft to go back to.
@@ -55,11 +59,13 @@ pub(super) struct Draft {
 pub(super) struct Bookmark {
     used: Used,
     changes: usize,
+    marks: usize,
+    forgotten: usize,
 }
 
 impl Draft {
     pub(super) const fn new(used: Used) -> Self {
-        Self { used, changes: Vec::new(), marked: Vec::new() }
+        Self { used, changes: Vec::new(), marks: Vec::new(), forgotten: Vec::new() }
     }
 
     pub(super) const fn used(&self) -> Used {
@@ -67,12 +73,48 @@ impl Draft {
     }
 
     pub(super) const fn bookmark(&self) -> Bookmark {
-        Bookmark { used: self.used, changes: self.changes.len() }
+        let (changes, marks, forgotten) = (self.changes.len(), self.marks.len(), self.forgotten.len());
+        Bookmark { used: self.used, changes, marks, forgotten }
     }
 
     pub(super) fn go_back(&mut self, to: Bookmark) {
         self.used = to.used;
         self.changes.truncate(to.changes);
+        self.marks.truncate(to.marks);
+        self.forgotten.truncate(to.forgotten);
+    }
+
+    pub(super) fn put_mark(&mut self, key: EventKey, known: Known) {
+        self.marks.push((key, known));
+    }
+
+    pub(super) fn has_mark(&self, key: &EventKey) -> bool {
+        self.marks.iter().any(|(other, _)| other == key)
+    }
+
+    pub(super) fn forget_mark(&mut self, key: EventKey) {
+        self.forgotten.push((key, self.marks.len()));
+    }
+
+    /// Nothing more comes: what was deleted after it was written is not written.
+    pub(super) fn seal(&mut self) {
+        if self.forgotten.is_empty() {
+            return;
+        }
+        let mut before = 0..;
+        let forgotten = &self.forgotten;
+        self.marks.retain(|(key, _)| {
+            let at = before.next().unwrap_or(usize::MAX);
+            !forgotten.iter().any(|(gone, until)| gone == key && at < *until)
+        });
+    }
+
+    pub(super) fn marks(&self) -> &[Entry] {
+        &self.marks
+    }
+
+    pub(super) fn forgotten(&self) -> Vec<EventKey> {
+        self.forgotten.iter().map(|(key, _)| *key).collect()
     }
 
     pub(super) fn changes(&self) -> &[Change] {

@@ -1,25 +1,28 @@
-//! The embedded dedup table: which events were processed, or perhaps were. In memory until it is committed, then in
-//! `SQLite`, with a filter in front so that a new event costs no look at the disk.
+//! The embedded dedup table: which events were processed, or perhaps were. In memory until it is committed and sorted in,
+//! then in `SQLite`, with a filter in front so that a new event costs no look at the disk.
 //!
 //! A mark is written lazily unless it comes with an event in one durable transaction. It is answered from memory from
-//! the moment it is put in. Order of looking: memory, filter, disk; a mark leaves memory only after its commit and
-//! after it is in the filter, so that no look falls between.
+//! the moment it is put in. Order of looking: what waits to be written, the filter, what is in no run yet, the runs on disk
+//! (`runs.rs`). A mark goes from each to the next only when it is there already, so that no look falls between.
 //!
-//! Expired marks are as good as absent; they are deleted a few at a time, by the transactions that write new ones.
+//! Expired marks are as good as absent; `merge.rs` sees to it that they go.
 
 use std::collections::hash_map::Entry;
-use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, params};
+use tokio::time::Instant;
 
 use super::fault::JobFault;
 use super::filter::Filter;
 use super::job::{Job, Tx};
-use super::readers::Rx;
+use super::merge::{Next, Order};
+use super::packed::{self, Known};
+use super::runs;
 use crate::domain::event::Event;
 use crate::domain::key::EventKey;
 use crate::domain::time::Timestamp;
@@ -33,6 +36,10 @@ const SWEEP: usize = 64;
 const SWEEP_AFTER: usize = 256;
 /// The longest that a sweep is put off where marks are written.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
+/// How often marks that have expired are taken out of those that are in no run.
+const TIDY_EVERY: Duration = Duration::from_secs(60);
+/// The wait before the marks are put in order again after that has failed.
+const REST: Duration = Duration::from_secs(1);
 
 /// One entry of the table.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,6 +69,10 @@ impl Mark {
     pub fn new(event: &Event, expires_at: Timestamp) -> Self {
         Self { route: event.route.clone(), key: event.key, kind: MarkKind::Processed, expires_at }
     }
+
+    const fn known(&self) -> Known {
+        Known { kind: self.kind, expires_at: self.expires_at }
+    }
 }
 
 /// What the table says about an event.
@@ -74,13 +85,21 @@ pub struct Recall {
 }
 
 impl Recall {
-    fn add(&mut self, fingerprint: &[u8], of: &EventKey, kind: MarkKind, expires_at: Timestamp, now: Timestamp) {
-        if expires_at <= now {
+    /// Whether nothing that is found elsewhere could change what follows.
+    const fn is_certain(&self) -> bool {
+        matches!(self.same, Some((MarkKind::Processed, _)))
+    }
+
+    /// Adds what one place knows; the order of asking makes no difference.
+    pub(super) fn add(&mut self, fingerprint: &[u8], of: &EventKey, known: Known, now: Timestamp) {
+        if known.expires_at <= now {
             return;
         }
         if fingerprint == of.fingerprint {
-            self.same = Some((kind, expires_at));
-        } else if kind == MarkKind::Processed {
+            let before = self.same.map(|(kind, expires_at)| Known { kind, expires_at });
+            let both = before.map_or(known, |before| before.and(known));
+            self.same = Some((both.kind, both.expires_at));
+        } else if known.kind == MarkKind::Processed {
             self.other_body = true;
         }
     }
@@ -91,9 +110,19 @@ impl Recall {
 #[derive(Debug)]
 pub(super) struct Marks {
     unwritten: Mutex<Unwritten>,
+    /// What is in batches on disk. Changed by the writer thread alone.
+    unmerged: Mutex<BTreeMap<EventKey, Known>>,
     filters: ArcSwap<Filters>,
     asked: AtomicBool,
     sweeping: Mutex<Sweeping>,
+    /// The runs on disk as the writer knows them; `None`: it has to look.
+    order: Mutex<Option<Order>>,
+    /// Not before this moment are they put in order again. Used by the writer thread alone.
+    rests_until: Mutex<Option<Instant>>,
+    /// The latest moment that a caller has named.
+    now: AtomicI64,
+    /// Marks in batches at which they are merged.
+    most: usize,
     metrics: Arc<Metrics>,
 }
 
@@ -103,6 +132,8 @@ struct Sweeping {
     /// Marks written since the last sweep.
     written: usize,
     last: Option<Timestamp>,
+    /// When those in no run were last looked through.
+    tidied: Option<Timestamp>,
 }
 
 impl Sweeping {
@@ -116,6 +147,10 @@ impl Sweeping {
         }
         self.last = Some(now);
         Some(SWEEP + 2 * std::mem::take(&mut self.written))
+    }
+
+    fn is_tidy(&self, now: Timestamp) -> bool {
+        self.tidied.is_some_and(|last| last <= now && now.since(last) < TIDY_EVERY)
     }
 }
 
@@ -141,18 +176,32 @@ struct Filters {
 }
 
 impl Marks {
-    pub(super) fn new(metrics: Arc<Metrics>) -> Self {
-        Self {
+    /// The marks of a file of which `unmerged` are in batches. `most`: how many may be before they are merged.
+    pub(super) fn new(unmerged: Vec<packed::Entry>, most: usize, metrics: Arc<Metrics>) -> Self {
+        let marks = Self {
             unwritten: Mutex::default(),
+            unmerged: Mutex::default(),
             filters: ArcSwap::default(),
             asked: AtomicBool::new(false),
             sweeping: Mutex::default(),
+            order: Mutex::default(),
+            rests_until: Mutex::default(),
+            now: AtomicI64::new(i64::MIN),
+            most,
             metrics,
-        }
+        };
+        marks.committed(&[], &unmerged);
+        marks
+    }
+
+    /// The latest moment that a caller has named.
+    pub(super) fn now(&self) -> Timestamp {
+        Timestamp::from_millis(self.now.load(Ordering::Relaxed))
     }
 
     /// Remembers a mark. Says whether the writer must be asked to write.
     pub(super) fn put(&self, mark: Mark, now: Timestamp) -> Writing {
+        self.now.store(now.millis(), Ordering::Relaxed);
         let dropped = self.lock().put(mark, now);
         self.metrics.dedup_local_marks_dropped_total.inc_by(dropped);
         if self.asked.swap(true, Ordering::AcqRel) { Writing::Asked } else { Writing::MustBeAsked }
@@ -167,14 +216,18 @@ impl Marks {
     pub(super) fn recall(&self, key: &EventKey, now: Timestamp) -> (Recall, Disk) {
         let mut recall = Recall::default();
         for Waiting { mark, .. } in self.lock().by_slot.get(&key.slot).into_iter().flatten() {
-            recall.add(&mark.key.fingerprint, key, mark.kind, mark.expires_at, now);
-        }
-        if matches!(recall.same, Some((MarkKind::Processed, _))) {
-            return (recall, Disk::NeedNotBeAsked);
+            recall.add(&mark.key.fingerprint, key, mark.known(), now);
         }
         let filters = self.filters.load();
         let certainly_not = filters.current.as_ref().is_some_and(|filter| !filter.may_contain(&key.slot));
-        (recall, if certainly_not { Disk::NeedNotBeAsked } else { Disk::MustBeAsked })
+        if certainly_not || recall.is_certain() {
+            return (recall, Disk::NeedNotBeAsked);
+        }
+        let of_slot = |fingerprint| EventKey { slot: key.slot, fingerprint };
+        for (found, known) in self.lock_unmerged().range(of_slot([0; 16])..=of_slot([255; 16])) {
+            recall.add(&found.fingerprint, key, *known, now);
+        }
+        (recall, if recall.is_certain() { Disk::NeedNotBeAsked } else { Disk::MustBeAsked })
     }
 
     /// Takes a mark out of memory; the table is the caller's to change.
@@ -191,32 +244,92 @@ impl Marks {
         self.filters.load().current.as_ref().is_some_and(|filter| filter.is_full())
     }
 
-    /// Marks that have been committed. Called by the writer thread, after the commit.
-    pub(super) fn committed<'a>(&self, slots: impl Iterator<Item = &'a [u8; 16]>) {
+    /// What a commit has made true. Called by the writer thread, after it.
+    pub(super) fn committed(&self, forgotten: &[EventKey], marks: &[packed::Entry]) {
+        let now = self.now();
+        let mut unmerged = self.lock_unmerged();
+        for key in forgotten {
+            unmerged.remove(key);
+        }
+        for (key, known) in marks {
+            let there = unmerged.entry(*key).or_insert(*known);
+            if known.replaces(*there, now) {
+                *there = *known;
+            }
+        }
+        drop(unmerged);
+        if !forgotten.is_empty() {
+            // A merge that is under way may have read what is forgotten.
+            self.put_order(None);
+        }
         let filters = self.filters.load();
-        for slot in slots {
-            for filter in filters.current.iter().chain(&filters.next) {
-                filter.insert(slot);
+        for filter in filters.current.iter().chain(&filters.next) {
+            for (key, _) in marks {
+                filter.insert(&key.slot);
             }
         }
     }
 
+    /// What is in batches, sorted.
+    pub(super) fn unmerged(&self) -> Vec<packed::Entry> {
+        self.lock_unmerged().iter().map(|(key, known)| (*key, *known)).collect()
+    }
+
+    /// Whether there is so much in batches that it is to be merged.
+    pub(super) fn are_to_merge(&self) -> bool {
+        self.lock_unmerged().len() >= self.most
+    }
+
+    /// All that was in batches is in a run.
+    pub(super) fn merged(&self) {
+        // Dropped when the lock is not held any more.
+        drop(std::mem::take(&mut *self.lock_unmerged()));
+    }
+
+    /// Whether there is something to put in order.
+    pub(super) fn want_tending(&self) -> bool {
+        let rests_until = *self.rests_until.lock().unwrap_or_else(PoisonError::into_inner);
+        if rests_until.is_some_and(|until| Instant::now() < until) {
+            return false;
+        }
+        let order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
+        order.as_ref().is_none_or(|order| order.next(self.now()) != Next::Nothing) || self.are_to_merge()
+    }
+
+    pub(super) fn take_order(&self) -> Option<Order> {
+        self.order.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// `None`: what is on disk has to be looked at anew.
+    pub(super) fn put_order(&self, order: Option<Order>) {
+        *self.order.lock().unwrap_or_else(PoisonError::into_inner) = order;
+    }
+
+    pub(super) fn not_tended(&self) {
+        *self.rests_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + REST);
+    }
+
+    /// Whether more is in batches than ever should be: they cannot be merged.
+    pub(super) fn is_overfull(&self) -> bool {
+        self.lock_unmerged().len() > UNWRITTEN.max(4 * self.most)
+    }
+
     /// Fills a new filter from the table and puts it to use. What is committed meanwhile goes into both filters; what
-    /// was committed before is seen by the scan.
+    /// was committed before is in memory, or in a run by the time the scan begins.
     pub(super) fn fill_filter(&self, conn: &Connection, smallest: u64) -> rusqlite::Result<()> {
-        let rows: u64 = conn.query_row("SELECT count(*) FROM marks", [], |row| row.get(0))?;
+        let unmerged = u64::try_from(self.lock_unmerged().len()).unwrap_or(u64::MAX);
+        let rows = runs::count(conn)?.saturating_add(unmerged);
         let next = Arc::new(Filter::with_capacity(rows.saturating_mul(2).max(smallest)));
         let current = self.filters.load().current.clone();
         self.filters.store(Arc::new(Filters { current, next: Some(next.clone()) }));
-        let mut scan = conn.prepare("SELECT slot FROM marks")?;
-        let mut found = scan.query([])?;
-        while let Some(row) = found.next()? {
-            if let Ok(slot) = row.get_ref(0)?.as_blob().unwrap_or_default().try_into() {
-                next.insert(slot);
-            }
-        }
+        self.lock_unmerged().keys().for_each(|key| next.insert(&key.slot));
+        runs::each_slot(conn, &mut |slot| next.insert(slot))?;
         self.filters.store(Arc::new(Filters { current: Some(next), next: None }));
         Ok(())
+    }
+
+    fn lock_unmerged(&self) -> MutexGuard<'_, BTreeMap<EventKey, Known>> {
+        self.unmerged.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, Unwritten> {
@@ -318,6 +431,36 @@ pub(super) struct WriteMarks {
     /// For the sweep; the latest moment that a caller has named.
     pub(super) now: Timestamp,
     pub(super) taken: Vec<Mark>,
+    /// Whether what has expired was taken out of the batches.
+    pub(super) tidied: bool,
+}
+
+impl WriteMarks {
+    pub(super) const fn new(marks: Arc<Marks>, now: Timestamp) -> Self {
+        Self { marks, now, taken: Vec::new(), tidied: false }
+    }
+
+    /// Takes expired marks away, a few at a time.
+    fn sweep(&mut self, tx: &mut Tx<'_>) -> Result<(), JobFault> {
+        let mut sweeping = self.marks.sweeping.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(most) = sweeping.due(self.taken.len(), self.now) else { return Ok(()) };
+        let is_tidy = sweeping.is_tidy(self.now);
+        sweeping.tidied = Some(if is_tidy { sweeping.tidied.unwrap_or(self.now) } else { self.now });
+        drop(sweeping);
+        tx.sweep_old_marks(self.now, most)?;
+        if is_tidy {
+            return Ok(());
+        }
+        let mut unmerged = self.marks.unmerged();
+        let before = unmerged.len();
+        unmerged.retain(|(_, known)| known.expires_at > self.now);
+        if unmerged.len() < before {
+            runs::clear_batches(tx.conn)?;
+            runs::append(tx.conn, &unmerged)?;
+            self.tidied = true;
+        }
+        Ok(())
+    }
 }
 
 impl Job for WriteMarks {
@@ -329,16 +472,17 @@ impl Job for WriteMarks {
         self.marks.not_asked();
         self.taken = self.marks.lock().take();
         for mark in &self.taken {
-            tx.write_mark(mark, self.now)?;
+            tx.put_mark(mark);
         }
-        let due = self.marks.sweeping.lock().unwrap_or_else(PoisonError::into_inner).due(self.taken.len(), self.now);
-        due.map_or(Ok(()), |most| tx.sweep_marks(self.now, most))
+        self.sweep(tx)
     }
 
     fn answer(&mut self, outcome: Result<(), JobFault>) {
         match outcome {
             Ok(()) => {
-                self.marks.committed(self.taken.iter().map(|mark| &mark.key.slot));
+                if self.tidied {
+                    self.marks.lock_unmerged().retain(|_, known| known.expires_at > self.now);
+                }
                 self.marks.lock().written(&self.taken);
             }
             Err(fault) => {
@@ -350,41 +494,13 @@ impl Job for WriteMarks {
 }
 
 impl Tx<'_> {
-    /// Writes the mark of a processed event.
-    pub fn put_mark(&mut self, mark: &Mark) -> Result<(), JobFault> {
-        self.write_mark(mark, Timestamp::from_millis(i64::MIN))
+    /// Writes a mark. "Perhaps" takes nothing away from a "processed" that counts.
+    pub fn put_mark(&mut self, mark: &Mark) {
+        self.draft.put_mark(mark.key, mark.known());
     }
 
-    /// Writes a mark. "Perhaps" never takes the place of a "processed" that counts at `now`.
-    fn write_mark(&mut self, mark: &Mark, now: Timestamp) -> Result<(), JobFault> {
-        self.conn
-            .prepare_cached(
-                "INSERT INTO marks (slot, fingerprint, route, kind, expires_at) VALUES (?1, ?2, ?3, ?4, ?5)
-                 ON CONFLICT (slot, fingerprint) DO UPDATE SET kind = excluded.kind, expires_at = excluded.expires_at
-                 WHERE excluded.kind = 0 OR kind = 1 OR expires_at <= ?6",
-            )?
-            .execute(params![
-                mark.key.slot,
-                mark.key.fingerprint,
-                &*mark.route,
-                kind_code(mark.kind),
-                mark.expires_at.millis(),
-                now.millis(),
-            ])?;
-        self.draft.marked.push(mark.key.slot);
-        Ok(())
-    }
-
-    /// Deletes a mark; says whether there was one.
-    pub fn delete_mark(&mut self, key: &EventKey) -> Result<bool, JobFault> {
-        let deleted = self
-            .conn
-            .prepare_cached("DELETE FROM marks WHERE slot = ?1 AND fingerprint = ?2")?
-            .execute(params![key.slot, key.fingerprint])?;
-        Ok(deleted > 0)
-    }
-
-    fn sweep_marks(&mut self, now: Timestamp, most: usize) -> Result<(), JobFault> {
+    /// Deletes expired marks that version 1 wrote.
+    fn sweep_old_marks(&mut self, now: Timestamp, most: usize) -> Result<(), JobFault> {
         // No bound in the statement: SQLite would compile it anew for every other one.
         let mut query = self
             .conn
@@ -393,40 +509,10 @@ impl Tx<'_> {
             .query_map(params![now.millis()], |row| Ok(EventKey { slot: row.get(0)?, fingerprint: row.get(1)? }))?;
         let expired: Vec<EventKey> = found.take(most).collect::<Result<_, _>>()?;
         drop(query);
+        let mut delete = self.conn.prepare_cached("DELETE FROM marks WHERE slot = ?1 AND fingerprint = ?2")?;
         for key in &expired {
-            self.delete_mark(key)?;
+            delete.execute(params![key.slot, key.fingerprint])?;
         }
         Ok(())
-    }
-}
-
-impl Rx<'_> {
-    /// What the table on disk says about an event.
-    pub(super) fn recall(&self, key: &EventKey, now: Timestamp, recall: &mut Recall) -> Result<(), JobFault> {
-        let mut query = self.conn.prepare_cached("SELECT fingerprint, kind, expires_at FROM marks WHERE slot = ?1")?;
-        let mut rows = query.query(params![key.slot])?;
-        while let Some(row) = rows.next()? {
-            let fingerprint = row.get_ref(0)?.as_blob().unwrap_or_default();
-            let kind = if row.get::<_, i64>(1)? == 0 { MarkKind::Processed } else { MarkKind::Perhaps };
-            // What memory says is newer, but "perhaps" never takes the place of a "processed" that counts.
-            if fingerprint == key.fingerprint && recall.same.is_some() && kind == MarkKind::Perhaps {
-                continue;
-            }
-            recall.add(fingerprint, key, kind, Timestamp::from_millis(row.get(2)?), now);
-        }
-        Ok(())
-    }
-
-    /// Marks on disk, expired ones included.
-    pub fn count_marks(&self) -> Result<u64, JobFault> {
-        let count = self.conn.query_row("SELECT count(*) FROM marks", [], |row| row.get(0)).optional()?;
-        Ok(count.unwrap_or(0))
-    }
-}
-
-const fn kind_code(kind: MarkKind) -> i64 {
-    match kind {
-        MarkKind::Processed => 0,
-        MarkKind::Perhaps => 1,
     }
 }

@@ -12,7 +12,9 @@
 //! | `door` | who opens the file while the writer may put it aside |
 //! | `readers`, `inspect` | reads with a deadline; reads of a command, which is no gateway |
 //! | `books`, `space` | totals in memory; whether an event fits |
-//! | `records`, `query`, `marks`, `filter`, `jobs` | the statements |
+//! | `records`, `query`, `jobs` | the statements |
+//! | `marks`, `filter` | the dedup table in memory |
+//! | `packed`, `runs`, `merge` | the dedup table on disk |
 //!
 //! Bounds: `QUEUE` jobs wait for the writer; past that a job is refused at once. `spool_commit_duration_seconds` shows
 //! it coming, `spool_errors_total{op="commit"}` that it has come.
@@ -31,11 +33,14 @@ mod jobs;
 mod keeper;
 mod lock;
 mod marks;
+mod merge;
 mod meta;
 mod open;
+mod packed;
 mod query;
 mod readers;
 mod records;
+mod runs;
 mod salvage;
 mod schema;
 mod space;
@@ -278,7 +283,7 @@ impl Disk {
     }
 
     fn write_marks(&self, now: Timestamp) {
-        let job = WriteMarks { marks: self.0.marks.clone(), now, taken: Vec::new() };
+        let job = WriteMarks::new(self.0.marks.clone(), now);
         if self.queue(Box::new(job), job::Urgency::Lazy, 0).is_err() {
             self.0.marks.not_asked();
         }

@@ -12,18 +12,20 @@ use tokio::sync::mpsc;
 
 use super::books::Books;
 use super::engine::Engine;
-use super::fault::{DiskFault, Trouble};
+use super::fault::{DiskFault, JobFault, Trouble};
 use super::health::Health;
 use super::keeper::Nudge;
 use super::lock::Lock;
 use super::marks::Marks;
+use super::merge::{IN_MEMORY, Order};
 use super::meta::{self, Recovered};
+use super::packed::Entry;
 use super::readers::{READERS, Readers};
 use super::salvage::Rescue;
 use super::schema::{self, DATABASE_FILE, VERSION};
 use super::space::{STARTING_BYTES, Space};
 use super::writer::{IDLE, Writer};
-use super::{Disk, DiskSettings, Inner, Opened, PreviousStop, QUEUE, Totals, damage, query};
+use super::{Disk, DiskSettings, Inner, Opened, PreviousStop, QUEUE, Totals, damage, query, runs};
 use crate::domain::time::Timestamp;
 use crate::telemetry::Metrics;
 
@@ -32,6 +34,9 @@ struct Ready {
     conn: Connection,
     recovered: Recovered,
     totals: Totals,
+    /// Marks that are in no run.
+    unmerged: Vec<Entry>,
+    order: Order,
     log_lost: damage::LogLost,
 }
 
@@ -52,9 +57,10 @@ pub(super) fn open(
     let file = settings.path.join(DATABASE_FILE);
     damage::finish(&file)?;
     let ready = open_file(&file, &settings, &Start { now, boot: engine.boot() }, &metrics)?;
-    let Ready { conn, recovered, totals, log_lost } = ready;
+    let Ready { conn, recovered, totals, unmerged, order, log_lost } = ready;
     report(&recovered, &totals);
-    let marks = Arc::new(Marks::new(metrics.clone()));
+    let marks = Arc::new(Marks::new(unmerged, engine.marks_in_memory(IN_MEMORY), metrics.clone()));
+    marks.put_order(Some(order));
     let books = Arc::new(Books::new(totals, metrics.clone()));
     let commits = Arc::new(AtomicU64::new(0));
     let rescue = Arc::new(Rescue::new(engine.clone(), file.clone(), now, &recovered, metrics.clone()));
@@ -134,6 +140,15 @@ impl From<rusqlite::Error> for Refused {
     }
 }
 
+impl From<JobFault> for Refused {
+    fn from(fault: JobFault) -> Self {
+        match fault {
+            JobFault::Damaged(what) => Self::Damaged(what),
+            JobFault::Full(what) | JobFault::Failed(what) => Self::Otherwise(what),
+        }
+    }
+}
+
 impl Refused {
     fn into_fault(self, file: &Path) -> DiskFault {
         match self {
@@ -161,7 +176,8 @@ fn ready(file: &Path, max_bytes: u64, start: &Start, log_lost: damage::LogLost) 
         begun => begun?,
     };
     let totals = query::totals(&conn, max_bytes)?;
-    Ok(Ready { conn, recovered, totals, log_lost })
+    let (unmerged, order) = (runs::batches(&conn)?, Order::read(&conn)?);
+    Ok(Ready { conn, recovered, totals, unmerged, order, log_lost })
 }
 
 fn report(recovered: &Recovered, totals: &Totals) {

@@ -5,7 +5,8 @@
 //! earlier event of its order value, 3 dead, 4 damaged. `class` is the coarser word that totals count by: 0
 //! undelivered (states 0 to 2), 1 dead, 2 damaged. Times are milliseconds since the Unix epoch.
 //!
-//! `marks` are the embedded dedup table: `kind` 0 processed, 1 perhaps processed.
+//! `mark_batches`, `mark_chunks` and `mark_runs` are the embedded dedup table (`runs.rs`). `marks` is what version 1 had in
+//! their place; `kind` 0 processed, 1 perhaps processed.
 //!
 //! `carve.rs` knows the columns too: it reads them without `SQLite`.
 
@@ -15,11 +16,13 @@ use std::time::Duration;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
+use super::fault::Trouble;
+
 /// The database's name in the spool directory.
 pub(super) const DATABASE_FILE: &str = "hookgate.db";
 
 /// Raised with every change of the tables.
-pub(super) const VERSION: i64 = 1;
+pub(super) const VERSION: i64 = 2;
 
 /// How long a connection waits for another one's lock: a checkpoint of the last few MiB on a slow disk.
 const BUSY: Duration = Duration::from_secs(5);
@@ -82,6 +85,19 @@ CREATE TABLE marks (
 CREATE INDEX marks_expiry ON marks (expires_at);
 ";
 
+/// What version 2 adds.
+const MARKS: &str = "
+CREATE TABLE mark_batches (id INTEGER PRIMARY KEY, marks BLOB NOT NULL);
+CREATE TABLE mark_chunks (id INTEGER PRIMARY KEY, marks BLOB NOT NULL);
+CREATE TABLE mark_runs (
+  run INTEGER PRIMARY KEY,
+  class INTEGER NOT NULL,
+  level INTEGER NOT NULL,
+  marks INTEGER NOT NULL,
+  last_expiry INTEGER NOT NULL
+);
+";
+
 /// Events that were delivered while a salvage might still bring them (see `takeover.rs`). Empty at any other time, so
 /// that a file with and one without it are of the same version.
 const SETTLED: &str = "CREATE TABLE IF NOT EXISTS salvage_settled (id BLOB PRIMARY KEY) WITHOUT ROWID";
@@ -103,16 +119,31 @@ pub(super) fn open_writer(file: &Path) -> rusqlite::Result<(Connection, i64)> {
     // A log that is begun anew is cut to this.
     conn.pragma_update(None, "journal_size_limit", LOG_BYTES)?;
     conn.pragma_update(None, "synchronous", "FULL")?;
-    if version == 0 {
-        let tx = conn.transaction()?;
-        tx.execute_batch(TABLES)?;
-        tx.pragma_update(None, "user_version", VERSION)?;
-        tx.commit()?;
+    if version < VERSION {
+        match update(&mut conn, version) {
+            Err(error) if Trouble::of(&error) == Trouble::NoRoom => {
+                // A full disk: the write-ahead log of the last run may hold what room there is.
+                empty_log(&conn)?;
+                update(&mut conn, version)?;
+            }
+            updated => updated?,
+        }
     }
     if version <= VERSION {
         conn.execute_batch(SETTLED)?;
     }
     Ok((conn, version))
+}
+
+/// Brings the tables from `version` to ours.
+fn update(conn: &mut Connection, version: i64) -> rusqlite::Result<()> {
+    let tx = conn.transaction()?;
+    if version == 0 {
+        tx.execute_batch(TABLES)?;
+    }
+    tx.execute_batch(MARKS)?;
+    tx.pragma_update(None, "user_version", VERSION)?;
+    tx.commit()
 }
 
 /// Opens the file for reading alone.

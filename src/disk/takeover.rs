@@ -10,7 +10,10 @@ use super::books::{Class, Way};
 use super::carve::Row;
 use super::fault::JobFault;
 use super::job::Tx;
+use super::marks::MarkKind;
 use super::meta::{self, Progress};
+use super::packed::{Entry, Known};
+use crate::domain::key::EventKey;
 use crate::domain::time::Timestamp;
 
 /// Added to the state of an event that waits for its payload.
@@ -21,35 +24,40 @@ const STATE: usize = 4;
 const CLASS: usize = 5;
 const POSSIBLE_DUPLICATE: usize = 8;
 
+/// A mark as version 1 wrote it: slot, fingerprint, route, kind, end.
+fn old_mark(values: &[Value]) -> Option<Entry> {
+    let [Value::Blob(slot), Value::Blob(fingerprint), _, Value::Integer(kind), Value::Integer(expires_at)] = values
+    else {
+        return None;
+    };
+    let key = EventKey { slot: slot.as_slice().try_into().ok()?, fingerprint: fingerprint.as_slice().try_into().ok()? };
+    let kind = if *kind == 0 { MarkKind::Processed } else { MarkKind::Perhaps };
+    Some((key, Known { kind, expires_at: Timestamp::from_millis(*expires_at) }))
+}
+
 impl Tx<'_> {
     /// Takes a row over, unless it is there already or nobody wants it any more.
     pub(super) fn take_over(&mut self, row: &Row, progress: &mut Progress, now: Timestamp) -> Result<(), JobFault> {
         match row {
-            Row::Mark(values) => self.take_over_mark(values, progress, now),
+            Row::Mark(values) => {
+                self.take_over_marks(old_mark(values).as_slice(), progress, now);
+                Ok(())
+            }
+            Row::Marks(marks) => {
+                self.take_over_marks(marks, progress, now);
+                Ok(())
+            }
             Row::Event(seq, values) => self.take_over_event(*seq, values.clone(), progress),
             Row::Payload(seq, values) => self.take_over_payload(*seq, values, progress),
         }
     }
 
-    /// A mark; "perhaps" gives way to "processed".
-    fn take_over_mark(&mut self, values: &[Value], progress: &mut Progress, now: Timestamp) -> Result<(), JobFault> {
-        let [Value::Blob(slot), .., Value::Integer(expires_at)] = values else { return Ok(()) };
-        if *expires_at <= now.millis() {
-            return Ok(());
+    /// Marks; "perhaps" gives way to "processed" where they are read.
+    fn take_over_marks(&mut self, marks: &[Entry], progress: &mut Progress, now: Timestamp) {
+        for (key, known) in marks.iter().filter(|(_, known)| known.expires_at > now) {
+            self.draft.put_mark(*key, *known);
+            progress.marks += 1;
         }
-        let written = self
-            .conn
-            .prepare_cached(
-                "INSERT INTO marks (slot, fingerprint, route, kind, expires_at) VALUES (?1, ?2, ?3, ?4, ?5)
-                 ON CONFLICT (slot, fingerprint) DO UPDATE SET kind = 0, expires_at = excluded.expires_at
-                 WHERE excluded.kind = 0 AND kind = 1",
-            )?
-            .execute(params_from_iter(values))?;
-        if let Ok(slot) = slot.as_slice().try_into() {
-            self.draft.marked.push(slot);
-        }
-        progress.marks += u64::try_from(written).unwrap_or(0);
-        Ok(())
     }
 
     /// An event, which waits for its payload. Whatever its state was, nobody knows whether it was sent since.

@@ -24,11 +24,12 @@ use super::job::{Draft, Job, Tx, Urgency};
 use super::keeper::Nudge;
 use super::lock::Lock;
 use super::marks::{Marks, WriteMarks};
+use super::merge::Tend;
 use super::readers::Readers;
-use super::records;
 use super::salvage::Rescue;
 use super::schema::Emptied;
 use super::space::Space;
+use super::{records, runs};
 use crate::domain::time::Timestamp;
 use crate::telemetry::Metrics;
 
@@ -107,6 +108,7 @@ impl Writer {
                     if let Some(closed) = close {
                         return self.close(closed).await;
                     }
+                    self.tend_marks().await;
                 }
                 Collected::Nothing => self.idle().await,
                 Collected::Ended => return self.nudge.end().await,
@@ -240,7 +242,11 @@ impl Writer {
         for order in orders {
             outcomes.push(run_one(order, &mut tx)?);
         }
-        Ok(())
+        draft.seal();
+        if !draft.marks().is_empty() && self.marks.is_overfull() {
+            return Err(JobFault::Full("there is no room to merge the marks on disk".to_owned()).into());
+        }
+        Ok(runs::append(conn, draft.marks())?)
     }
 
     fn finish(&mut self) -> Result<(), Broken> {
@@ -252,7 +258,7 @@ impl Writer {
         if urgency == Urgency::Durable {
             self.metrics.spool_commit_duration_seconds.observe(took.as_secs_f64());
         }
-        self.marks.committed(draft.marked.iter());
+        self.marks.committed(&draft.forgotten(), draft.marks());
         if draft.changes().is_empty() {
             return;
         }
@@ -295,6 +301,7 @@ impl Writer {
                     "the database is damaged and was put aside; a fresh one is in its place, and what can be read comes over");
                 // Before the books are emptied: whoever finds nothing in them can see that something is to come.
                 self.rescue.begin();
+                self.marks.put_order(None);
                 self.books.empty();
                 self.space.renewed();
             }
@@ -308,21 +315,32 @@ impl Writer {
     /// Nothing to do: writes the marks that a failed commit has left in memory, and looks after the file.
     async fn idle(&mut self) {
         self.write_waiting_marks().await;
+        self.tend_marks().await;
         self.tidy();
+    }
+
+    /// One step of keeping the marks on disk in order, if there is one. Marks that wait to be written do not wait longer.
+    async fn tend_marks(&mut self) {
+        if !self.health.has_failed() && self.marks.want_tending() {
+            let last_lazy = self.last_lazy;
+            let job = Tend::new(self.marks.clone(), self.marks.now());
+            self.commit(vec![Order { job: Box::new(job), urgency: Urgency::Lazy, weight: 0 }]).await;
+            self.last_lazy = last_lazy;
+        }
     }
 
     async fn write_waiting_marks(&mut self) {
         if self.marks.are_waiting() {
-            let job =
-                WriteMarks { marks: self.marks.clone(), now: Timestamp::from_millis(i64::MIN), taken: Vec::new() };
+            let job = WriteMarks::new(self.marks.clone(), Timestamp::from_millis(i64::MIN));
             self.commit(vec![Order { job: Box::new(job), urgency: Urgency::Lazy, weight: 0 }]).await;
         }
     }
 
     /// Gives unused pages back to the file system, a step at a time, and lets a failed disk try again.
     fn tidy(&mut self) {
-        self.pause = IDLE;
-        self.chores = self.health.has_failed() || self.marks.are_waiting();
+        let untended = self.marks.want_tending();
+        self.pause = if untended { BREATH } else { IDLE };
+        self.chores = self.health.has_failed() || self.marks.are_waiting() || untended;
         let Ok(conn) = self.health.connection(&self.metrics) else { return };
         let given = (|| {
             let unused: i64 = conn.query_row("PRAGMA freelist_count", [], |row| row.get(0))?;

@@ -60,7 +60,7 @@ impl Spool {
             .disk
             .durable(row.size(), move |tx| {
                 if let Some(mark) = &mark {
-                    tx.put_mark(mark)?;
+                    tx.put_mark(mark);
                 }
                 tx.insert(&row)
             })
@@ -82,7 +82,7 @@ impl Spool {
         self.disk
             .durable(0, move |tx| match settlement {
                 Settlement::Accepted { mark } => {
-                    tx.put_mark(&mark)?;
+                    tx.put_mark(&mark);
                     tx.delete_delivered(id)
                 }
                 Settlement::Retry { not_before, possible_duplicate, error } => {

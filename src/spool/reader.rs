@@ -122,7 +122,7 @@ fn totals(rx: &Rx<'_>) -> Result<Totals, JobFault> {
 }
 
 fn marks(rx: &Rx<'_>) -> Result<u64, JobFault> {
-    rx.marks()
+    rx.count_marks()
 }
 
 fn complaints(rx: &Rx<'_>) -> Result<Vec<String>, JobFault> {

@@ -10,6 +10,7 @@
     clippy::disallowed_methods,
     clippy::cast_precision_loss,
     clippy::indexing_slicing,
+    clippy::redundant_closure_for_method_calls,
     reason = "a benchmark: it may end with a message, it prints its table, and it tells the time"
 )]
 
@@ -78,7 +79,7 @@ async fn table(folder: &Path, most: u64) {
         }
     }
     let new = number as f64 / began.elapsed().as_secs_f64();
-    let left = disk.read(hookgate::disk::Rx::count_marks).await.unwrap();
+    let left = disk.read(|rx| rx.count_marks()).await.unwrap();
     let gone = (most + number).saturating_sub(left) as f64 / began.elapsed().as_secs_f64();
     println!("\nall of them expired: {gone:.0} went a second beside {new:.0} new ones");
     disk.close(later).await.unwrap();

@@ -132,12 +132,11 @@ impl ReadOnly {
 impl Rx<'_> {
     /// Names of records behind `after`, in their order. Read from an index, so that a damaged record has one too.
     pub fn names(&self, after: Option<[u8; 16]>, limit: usize) -> Result<Vec<[u8; 16]>, JobFault> {
-        let mut query = self
-            .conn
-            .prepare_cached("SELECT id FROM events INDEXED BY events_id WHERE id > ?1 ORDER BY id LIMIT ?2")?;
+        let mut query =
+            self.conn.prepare_cached("SELECT id FROM events INDEXED BY events_id WHERE id > ?1 ORDER BY id")?;
         let after = after.map_or_else(Vec::new, |id| id.to_vec());
-        let names = query.query_map(params![after, limit], |row| row.get(0))?;
-        Ok(names.collect::<Result<_, _>>()?)
+        let names = query.query_map(params![after], |row| row.get(0))?;
+        Ok(names.take(limit).collect::<Result<_, _>>()?)
     }
 
     /// What one record says of itself.

@@ -7,8 +7,7 @@
 //!
 //! Expired marks are as good as absent; `merge.rs` sees to it that they go.
 
-use std::collections::hash_map::Entry;
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -23,13 +22,12 @@ use super::job::{Job, Tx};
 use super::merge::{Next, Order};
 use super::packed::{self, Known};
 use super::runs;
+use super::unwritten::{UNWRITTEN, Unwritten};
 use crate::domain::event::Event;
 use crate::domain::key::EventKey;
 use crate::domain::time::Timestamp;
 use crate::telemetry::Metrics;
 
-/// Marks in memory at most; at about 150 bytes each: 10 MB. Reached only when the disk stalls.
-const UNWRITTEN: usize = 65_536;
 /// Expired marks deleted in one sweep, besides two for each mark written since the last.
 const SWEEP: usize = 64;
 /// Marks written between two sweeps at most, so that looking for expired ones costs little beside writing.
@@ -154,20 +152,6 @@ impl Sweeping {
     }
 }
 
-#[derive(Debug, Default)]
-struct Unwritten {
-    by_slot: HashMap<[u8; 16], Vec<Waiting>>,
-    queue: VecDeque<EventKey>,
-    marks: usize,
-}
-
-/// A mark in memory, and whether it is in the queue; it is not while it is being written.
-#[derive(Debug)]
-struct Waiting {
-    mark: Mark,
-    queued: bool,
-}
-
 /// The filter in use, and the one that is being filled to replace it. Without a filter every look goes to the disk.
 #[derive(Debug, Default)]
 struct Filters {
@@ -215,7 +199,7 @@ impl Marks {
     /// What memory says, and whether the disk has to be asked too.
     pub(super) fn recall(&self, key: &EventKey, now: Timestamp) -> (Recall, Disk) {
         let mut recall = Recall::default();
-        for Waiting { mark, .. } in self.lock().by_slot.get(&key.slot).into_iter().flatten() {
+        for mark in self.lock().of_slot(&key.slot) {
             recall.add(&mark.key.fingerprint, key, mark.known(), now);
         }
         let filters = self.filters.load();
@@ -237,7 +221,7 @@ impl Marks {
 
     /// Whether marks wait to be written.
     pub(super) fn are_waiting(&self) -> bool {
-        !self.lock().queue.is_empty()
+        !self.lock().is_empty()
     }
 
     pub(super) fn filter_is_full(&self) -> bool {
@@ -349,80 +333,6 @@ pub(super) enum Writing {
 pub(super) enum Disk {
     NeedNotBeAsked,
     MustBeAsked,
-}
-
-impl Unwritten {
-    /// Puts a mark in; yields how many old ones had to go for it.
-    fn put(&mut self, mark: Mark, now: Timestamp) -> u64 {
-        let key = mark.key;
-        let of_slot = self.by_slot.entry(key.slot).or_default();
-        let queued = if let Some(old) = of_slot.iter_mut().find(|old| old.mark.key == key) {
-            if mark.kind == MarkKind::Processed || old.mark.kind == MarkKind::Perhaps || old.mark.expires_at <= now {
-                old.mark = mark;
-            }
-            std::mem::replace(&mut old.queued, true)
-        } else {
-            of_slot.push(Waiting { mark, queued: true });
-            self.marks += 1;
-            false
-        };
-        if !queued {
-            self.queue.push_back(key);
-        }
-        let mut dropped = 0;
-        while self.marks > UNWRITTEN {
-            let Some(oldest) = self.queue.pop_front() else { break };
-            dropped += u64::from(self.remove(&oldest));
-        }
-        dropped
-    }
-
-    /// Everything that waits, to be written now.
-    fn take(&mut self) -> Vec<Mark> {
-        let keys = std::mem::take(&mut self.queue);
-        let take = |key| {
-            let waiting = self.get(key)?;
-            waiting.queued = false;
-            Some(waiting.mark.clone())
-        };
-        keys.iter().filter_map(take).collect()
-    }
-
-    /// What was taken is on disk; what has changed meanwhile stays.
-    fn written(&mut self, marks: &[Mark]) {
-        for mark in marks {
-            if self.get(&mark.key).is_some_and(|waiting| !waiting.queued) {
-                self.remove(&mark.key);
-            }
-        }
-    }
-
-    /// What was taken is not on disk.
-    fn give_back(&mut self, marks: &[Mark]) {
-        for mark in marks.iter().rev() {
-            let unqueued = self.get(&mark.key).filter(|waiting| !waiting.queued);
-            if let Some(waiting) = unqueued {
-                waiting.queued = true;
-                self.queue.push_front(mark.key);
-            }
-        }
-    }
-
-    fn remove(&mut self, key: &EventKey) -> bool {
-        let Entry::Occupied(mut of_slot) = self.by_slot.entry(key.slot) else { return false };
-        let before = of_slot.get().len();
-        of_slot.get_mut().retain(|waiting| waiting.mark.key != *key);
-        let removed = before > of_slot.get().len();
-        if of_slot.get().is_empty() {
-            of_slot.remove();
-        }
-        self.marks -= usize::from(removed);
-        removed
-    }
-
-    fn get(&mut self, key: &EventKey) -> Option<&mut Waiting> {
-        self.by_slot.get_mut(&key.slot)?.iter_mut().find(|waiting| waiting.mark.key == *key)
-    }
 }
 
 /// Writes the marks that are in memory.

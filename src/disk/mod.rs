@@ -13,7 +13,7 @@
 //! | `readers`, `inspect` | reads with a deadline; reads of a command, which is no gateway |
 //! | `books`, `space` | totals in memory; whether an event fits |
 //! | `records`, `query`, `jobs` | the statements |
-//! | `marks`, `filter` | the dedup table in memory |
+//! | `marks`, `unwritten`, `filter` | the dedup table in memory |
 //! | `packed`, `runs`, `merge` | the dedup table on disk |
 //!
 //! Bounds: `QUEUE` jobs wait for the writer; past that a job is refused at once. `spool_commit_duration_seconds` shows
@@ -45,6 +45,7 @@ mod salvage;
 mod schema;
 mod space;
 mod takeover;
+mod unwritten;
 mod writer;
 
 use std::path::PathBuf;

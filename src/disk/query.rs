@@ -136,11 +136,13 @@ impl Rx<'_> {
         now: Timestamp,
         limit: usize,
     ) -> Result<(Vec<[u8; 16]>, Option<Timestamp>), JobFault> {
+        // No bound in the statement: SQLite would compile it anew for every other one.
         let mut query = self.conn.prepare_cached(
             "SELECT id FROM events INDEXED BY events_due WHERE route = ?1 AND state = 0 AND not_before <= ?2
-             ORDER BY not_before, id LIMIT ?3",
+             ORDER BY not_before, id",
         )?;
-        let ids = query.query_map(params![route, now.millis(), limit], |row| row.get(0))?.collect::<Result<_, _>>()?;
+        let found = query.query_map(params![route, now.millis()], |row| row.get(0))?;
+        let ids = found.take(limit).collect::<Result<_, _>>()?;
         let next: Option<i64> = self
             .conn
             .prepare_cached(
@@ -305,7 +307,7 @@ mod tests {
         let (conn, _) = schema::open_writer(&file).unwrap();
         let statements = [
             "SELECT id FROM events INDEXED BY events_due WHERE route = ?1 AND state = 0 AND not_before <= ?2
-             ORDER BY not_before, id LIMIT ?3"
+             ORDER BY not_before, id"
                 .to_owned(),
             "SELECT e.seq FROM events AS e LEFT JOIN payloads AS p ON p.seq = e.seq WHERE e.id = ?1".to_owned(),
             "SELECT EXISTS (SELECT 1 FROM events WHERE route = ?1 AND order_value = ?2 AND class = 0

@@ -122,11 +122,15 @@ pub(super) fn drop_run(conn: &Connection, run: i64) -> rusqlite::Result<()> {
 
 /// Deletes rows of a run that does not count, at most `most`; says how many went.
 pub(super) fn delete_rows(conn: &Connection, run: i64, most: usize) -> rusqlite::Result<usize> {
-    conn.prepare_cached(
-        "DELETE FROM mark_chunks WHERE id IN
-           (SELECT id FROM mark_chunks WHERE id >= ?1 AND id < ?2 ORDER BY id LIMIT ?3)",
-    )?
-    .execute(params![run << SLOT_BITS, (run + 1) << SLOT_BITS, most])
+    let mut query = conn.prepare_cached("SELECT id FROM mark_chunks WHERE id >= ?1 AND id < ?2 ORDER BY id")?;
+    let found = query.query_map(params![run << SLOT_BITS, (run + 1) << SLOT_BITS], |row| row.get(0))?;
+    let rows: Vec<i64> = found.take(most).collect::<Result<_, _>>()?;
+    drop(query);
+    let mut delete = conn.prepare_cached("DELETE FROM mark_chunks WHERE id = ?1")?;
+    for row in &rows {
+        delete.execute([row])?;
+    }
+    Ok(rows.len())
 }
 
 /// The runs that count, the oldest first.

@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::attempt::Sending;
-use super::limits::{BreakerState, Held as NoSlot, Lane, Slot};
+use super::limits::{BreakerState, Held as NoSlot, Lane, Place, Slot};
 use super::spooled::{SendsAlone, Standing};
 use super::turns::Turn;
 use super::{COMMIT_ALLOWANCE, Deliverer};
@@ -85,7 +85,10 @@ impl Deliverer {
             alone: None,
         });
         if first.route.ack.mode == AckMode::Queue && first.buffers() {
-            return Box::pin(first.keep(0, Possible::from_flag(flagged), None, String::new())).await;
+            return match first.place() {
+                Some((lane, place)) => Box::pin(first.keep_and_send(lane, place)).await,
+                None => Box::pin(first.keep(0, Possible::from_flag(flagged), None, String::new())).await,
+            };
         }
         let Some(lane) = self.lane(&first.route.name) else {
             return Box::pin(first.give_up(Processed::Not, Settled::Unavailable(Fault::Draining))).await;
@@ -247,6 +250,34 @@ impl First {
         drop((hold, alone));
     }
 
+    /// A place among the events that are sent from memory once they are on disk, if the application can be asked soon and
+    /// no order is to be kept. All others are looked for on disk when their time has come.
+    fn place(&mut self) -> Option<(Arc<Lane>, Place)> {
+        let lane = self.deliverer.lane(&self.route.name).filter(|_| self.event.order_value.is_none())?;
+        let place = lane.place(self.event.id)?;
+        self.alone = Some(self.deliverer.sends_alone(self.event.key)?);
+        Some((lane, place))
+    }
+
+    /// To disk, as in flight; acknowledged once it is safe there, and then sent as it is in memory: it need be neither
+    /// looked for nor read back, and its attempt need not be written down any more.
+    async fn keep_and_send(mut self: Box<Self>, lane: Arc<Lane>, place: Place) {
+        let deliverer = self.deliverer.clone();
+        let hold = deliverer.hold(self.event.id);
+        let alone = self.alone.take();
+        let possible = Possible::from_flag(self.flagged);
+        let entry = self.entry(Entry::InFlight, 1, possible, String::new());
+        match self.committed(entry).await {
+            Ok(()) => {
+                self.held.answer(Settled::Spooled);
+                deliverer.0.claims.mark(self.held, self.route.dedup_ttl).await;
+                deliverer.send_kept(lane, place, self.event, possible).await;
+            }
+            Err(fault) => self.not_kept(possible, fault).await,
+        }
+        drop((hold, alone));
+    }
+
     /// The sender was told that nothing is promised, and the attempt is still running: only its outcome is recorded.
     async fn settle_unkept(self: Box<Self>, attempt: JoinHandle<(Outcome, BreakerState)>) {
         let claims = self.deliverer.0.claims.clone();
@@ -292,11 +323,14 @@ impl First {
                 deliverer.0.claims.mark(self.held, self.route.dedup_ttl).await;
                 deliverer.wake();
             }
-            Err(fault) => {
-                let processed = if possible == Possible::Duplicate { Processed::Perhaps } else { Processed::Not };
-                self.give_up(processed, Settled::Unavailable(fault.into())).await;
-            }
+            Err(fault) => self.not_kept(possible, fault).await,
         }
+    }
+
+    /// The disk did not take an event that has no attempt running.
+    async fn not_kept(self, possible: Possible, fault: SpoolFault) {
+        let processed = if possible == Possible::Duplicate { Processed::Perhaps } else { Processed::Not };
+        self.give_up(processed, Settled::Unavailable(fault.into())).await;
     }
 
     /// Commits `entry`. When that takes past the deadline the sender is told that nothing is promised, and the commit

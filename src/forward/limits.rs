@@ -25,6 +25,9 @@ use crate::domain::time::Timestamp;
 /// the closest, which is what is let through together.
 const STEPS_A_SECOND: u32 = 100;
 
+/// Events in memory for each slot that are on disk as in flight: one is sent, another is written down meanwhile.
+const PLACES_A_SLOT: usize = 2;
+
 /// A breaker with the moment its durations count from. Shared by the routes of one address; the mutex is held for a
 /// few instructions, never across an await.
 #[derive(Debug)]
@@ -95,6 +98,8 @@ pub struct Lane {
     pub client: Client,
     breaker: Arc<SharedBreaker>,
     slots: Arc<Semaphore>,
+    /// For events that are sent from memory.
+    places: Arc<Semaphore>,
     /// Whose senders wait: one at a time stands in line for a slot. Fair; awaited with a deadline.
     newcomers: tokio::sync::Mutex<()>,
     rate: Option<Arc<Pace>>,
@@ -123,6 +128,10 @@ impl Pace {
         }
     }
 }
+
+/// A place among the events that are sent from memory; given back when dropped.
+#[derive(Debug)]
+pub struct Place(#[allow(dead_code, reason = "held for as long as the event waits or is sent")] OwnedSemaphorePermit);
 
 /// Permission for one attempt; giving it back is dropping it. A probe that was not sent goes back to the breaker.
 #[derive(Debug)]
@@ -168,11 +177,22 @@ impl Lane {
             breaker,
             slots: same_slots
                 .map_or_else(|| Arc::new(Semaphore::new(route.app.max_in_flight)), |lane| lane.slots.clone()),
+            places: Arc::new(Semaphore::new(PLACES_A_SLOT.saturating_mul(route.app.max_in_flight))),
             newcomers: tokio::sync::Mutex::new(()),
             rate: same_rate.map_or_else(|| rate.map(|rate| Arc::new(Pace::new(rate))), |lane| lane.rate.clone()),
             rest_until: watch::channel(before.and_then(|lane| *lane.rest_until.borrow())).0,
             route,
         }
+    }
+
+    /// A place among those that wait in memory for a slot, once they are on disk, or have one: as many again as there
+    /// are slots. None while the application is down or rests, and where a rate decides when an event is sent.
+    #[must_use]
+    pub fn place(&self, event: EventId) -> Option<Place> {
+        if self.rate.is_some() || !self.is_up() || self.not_held(event).is_err() {
+            return None;
+        }
+        self.places.clone().try_acquire_owned().ok().map(Place)
     }
 
     /// A slot for an event whose sender waits, or the moment before which there is none: the breaker is open, or the

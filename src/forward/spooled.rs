@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::attempt::Sending;
-use super::limits::{BreakerState, Held as NoSlot, Lane, Slot};
+use super::limits::{BreakerState, Held as NoSlot, Lane, Place, Slot};
 use super::{Deliverer, Task};
 use crate::claims::store::Elsewhere;
 use crate::domain::event::{Event, EventId};
@@ -37,6 +37,9 @@ const DISK_REST: Duration = Duration::from_secs(1);
 
 /// The wait of an event of which a copy is being sent.
 const COPY_REST: Duration = Duration::from_secs(5);
+
+/// How long an event that is on disk as in flight waits in memory for a slot; then it is due like any other.
+const SLOT_PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long the body of an answer may take that nobody waits for.
 const ANSWER_BODY: Duration = Duration::from_secs(10);
@@ -140,9 +143,7 @@ impl Deliverer {
         }
         if replay == Replay::No && self.0.claims.has_accepted_copy(&event) {
             drop(slot);
-            tracing::info!(route = %route.name, event = %event.id, "a copy of an event on disk was accepted: it is not sent");
-            let mark = Mark::new(&event, self.0.clock.now().plus(route.dedup_ttl));
-            return self.write_down(&event, Settlement::Accepted { mark }).await;
+            return self.settle_copy(&event, &route).await;
         }
         let Some(_sending) = self.sends_alone(event.key) else {
             drop(slot);
@@ -160,6 +161,45 @@ impl Deliverer {
         let body_by = Instant::now() + route.app.attempt_timeout + ANSWER_BODY;
         let (outcome, breaker) = self.clone().attempt(lane, event.clone(), sending, slot, body_by).await;
         self.settle_spooled(&event, &route, outcome, Standing { attempt, possible_duplicate, breaker }).await;
+    }
+
+    /// The first attempt of an event that was written down as in flight and is in memory still. If there is none, because
+    /// no slot comes free or the shutdown has begun, the event is due like any other.
+    pub(super) async fn send_kept(&self, lane: Arc<Lane>, place: Place, event: Arc<Event>, possible: Possible) {
+        let route = lane.route.clone();
+        let mut drain = self.0.drain.subscribe();
+        let slot = tokio::select! {
+            biased;
+            _ = drain.wait_for(Option::is_some) => None,
+            slot = lane.slot(event.id, Instant::now() + SLOT_PATIENCE) => slot.ok(),
+        };
+        let Some(slot) = slot.filter(|_| self.goes_on(&lane)) else {
+            drop(place);
+            self.write_down(&event, Settlement::Postpone { not_before: self.0.clock.now() }).await;
+            return self.wake();
+        };
+        if self.0.claims.has_accepted_copy(&event) {
+            drop((slot, place));
+            return self.settle_copy(&event, &route).await;
+        }
+        let possible_duplicate = self.look_elsewhere(&event, &route, possible, Replay::No).await;
+        let sending =
+            Sending { attempt: 1, possible_duplicate: possible_duplicate == Possible::Duplicate, replay: false };
+        let body_by = Instant::now() + route.app.attempt_timeout + ANSWER_BODY;
+        let (outcome, breaker) = self.clone().attempt(lane, event.clone(), sending, slot, body_by).await;
+        drop(place);
+        let is_over = matches!(outcome, Outcome::Accepted(_));
+        self.settle_spooled(&event, &route, outcome, Standing { attempt: 1, possible_duplicate, breaker }).await;
+        if !is_over {
+            self.wake();
+        }
+    }
+
+    /// A copy of the event was accepted meanwhile: it is not sent.
+    async fn settle_copy(&self, event: &Event, route: &Route) {
+        tracing::info!(route = %route.name, event = %event.id, "a copy of an event on disk was accepted: it is not sent");
+        let mark = Mark::new(event, self.0.clock.now().plus(route.dedup_ttl));
+        self.write_down(event, Settlement::Accepted { mark }).await;
     }
 
     /// Whether an earlier sending may have been processed, another gateway's included: one that took the event over

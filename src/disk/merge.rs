@@ -419,7 +419,7 @@ mod tests {
                 all.entry(*key)
                     .and_modify(|there: &mut Known| {
                         if counts {
-                            *there = there.and(*known)
+                            *there = there.and(*known);
                         }
                     })
                     .or_insert(*known);

@@ -253,7 +253,10 @@ impl First {
     /// A place among the events that are sent from memory once they are on disk, if the application can be asked soon and
     /// no order is to be kept. All others are looked for on disk when their time has come.
     fn place(&mut self) -> Option<(Arc<Lane>, Place)> {
-        let lane = self.deliverer.lane(&self.route.name).filter(|_| self.event.order_value.is_none())?;
+        let lane = self.deliverer.lane(&self.route.name)?;
+        if self.event.order_value.is_some() || !self.deliverer.goes_on(&lane) {
+            return None;
+        }
         let place = lane.place(self.event.id)?;
         self.alone = Some(self.deliverer.sends_alone(self.event.key)?);
         Some((lane, place))

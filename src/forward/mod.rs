@@ -10,6 +10,7 @@
 pub mod attempt;
 mod detached;
 pub mod first;
+mod kept;
 pub mod limits;
 pub mod spooled;
 mod trust;

@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::attempt::Sending;
-use super::limits::{BreakerState, Held as NoSlot, Lane, Place, Slot};
+use super::limits::{BreakerState, Held as NoSlot, Lane, Slot};
 use super::{Deliverer, Task};
 use crate::claims::store::Elsewhere;
 use crate::domain::event::{Event, EventId};
@@ -38,11 +38,8 @@ const DISK_REST: Duration = Duration::from_secs(1);
 /// The wait of an event of which a copy is being sent.
 const COPY_REST: Duration = Duration::from_secs(5);
 
-/// How long an event that is on disk as in flight waits in memory for a slot; then it is due like any other.
-const SLOT_PATIENCE: Duration = Duration::from_secs(10);
-
 /// How long the body of an answer may take that nobody waits for.
-const ANSWER_BODY: Duration = Duration::from_secs(10);
+pub(super) const ANSWER_BODY: Duration = Duration::from_secs(10);
 
 /// Delivers what is due on `lane` until the lane is replaced or the shutdown begins.
 pub(super) async fn drain_lane(deliverer: Deliverer, lane: Arc<Lane>, task: Task) {
@@ -163,40 +160,8 @@ impl Deliverer {
         self.settle_spooled(&event, &route, outcome, Standing { attempt, possible_duplicate, breaker }).await;
     }
 
-    /// The first attempt of an event that was written down as in flight and is in memory still. If there is none, because
-    /// no slot comes free or the shutdown has begun, the event is due like any other.
-    pub(super) async fn send_kept(&self, lane: Arc<Lane>, place: Place, event: Arc<Event>, possible: Possible) {
-        let route = lane.route.clone();
-        let mut drain = self.0.drain.subscribe();
-        let slot = tokio::select! {
-            biased;
-            _ = drain.wait_for(Option::is_some) => None,
-            slot = lane.slot(event.id, Instant::now() + SLOT_PATIENCE) => slot.ok(),
-        };
-        let Some(slot) = slot.filter(|_| self.goes_on(&lane)) else {
-            drop(place);
-            self.write_down(&event, Settlement::Postpone { not_before: self.0.clock.now() }).await;
-            return self.wake();
-        };
-        if self.0.claims.has_accepted_copy(&event) {
-            drop((slot, place));
-            return self.settle_copy(&event, &route).await;
-        }
-        let possible_duplicate = self.look_elsewhere(&event, &route, possible, Replay::No).await;
-        let sending =
-            Sending { attempt: 1, possible_duplicate: possible_duplicate == Possible::Duplicate, replay: false };
-        let body_by = Instant::now() + route.app.attempt_timeout + ANSWER_BODY;
-        let (outcome, breaker) = self.clone().attempt(lane, event.clone(), sending, slot, body_by).await;
-        drop(place);
-        let is_over = matches!(outcome, Outcome::Accepted(_));
-        self.settle_spooled(&event, &route, outcome, Standing { attempt: 1, possible_duplicate, breaker }).await;
-        if !is_over {
-            self.wake();
-        }
-    }
-
     /// A copy of the event was accepted meanwhile: it is not sent.
-    async fn settle_copy(&self, event: &Event, route: &Route) {
+    pub(super) async fn settle_copy(&self, event: &Event, route: &Route) {
         tracing::info!(route = %route.name, event = %event.id, "a copy of an event on disk was accepted: it is not sent");
         let mark = Mark::new(event, self.0.clock.now().plus(route.dedup_ttl));
         self.write_down(event, Settlement::Accepted { mark }).await;
@@ -205,7 +170,13 @@ impl Deliverer {
     /// Whether an earlier sending may have been processed, another gateway's included: one that took the event over
     /// because this one was away for longer than its lease. Nobody is asked about an event that is flagged already, or
     /// that an operator wants sent again.
-    async fn look_elsewhere(&self, event: &Event, route: &Route, possible: Possible, replay: Replay) -> Possible {
+    pub(super) async fn look_elsewhere(
+        &self,
+        event: &Event,
+        route: &Route,
+        possible: Possible,
+        replay: Replay,
+    ) -> Possible {
         if possible == Possible::Duplicate || replay == Replay::Yes {
             return possible;
         }
@@ -257,7 +228,7 @@ impl Deliverer {
     }
 
     /// Writes down what an attempt of an event on disk came to. Mark first, then remove.
-    async fn settle_spooled(&self, event: &Event, route: &Route, outcome: Outcome, standing: Standing) {
+    pub(super) async fn settle_spooled(&self, event: &Event, route: &Route, outcome: Outcome, standing: Standing) {
         let name: &str = &route.name;
         let error = outcome.describe();
         let settlement = match &outcome {
@@ -304,7 +275,7 @@ impl Deliverer {
 
     /// Writes a settlement down until the disk takes it: an outcome is never forgotten while the process lives. Ends
     /// early only when the shutdown does; then the event is due again at the next start, flagged.
-    async fn write_down(&self, event: &Event, settlement: Settlement) {
+    pub(super) async fn write_down(&self, event: &Event, settlement: Settlement) {
         loop {
             match self.0.spool.settle(event.id, settlement.clone()).await {
                 Ok(()) => break,
@@ -374,7 +345,7 @@ impl Deliverer {
     }
 
     /// Whether `lane` is still the one in operation for its route, and no shutdown has begun.
-    fn goes_on(&self, lane: &Arc<Lane>) -> bool {
+    pub(super) fn goes_on(&self, lane: &Arc<Lane>) -> bool {
         let operates = self.lane(&lane.route.name).is_some_and(|current| Arc::ptr_eq(&current, lane));
         operates && self.0.drain.borrow().is_none()
     }

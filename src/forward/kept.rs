@@ -1,6 +1,6 @@
 //! An event of queue mode that came to disk as in flight and is sent as it is in memory: it need be neither looked for
-//! nor read back. How many there are is bounded by
-//! `Lane::place`; their bodies count in `buffered_bytes`. It decides nothing about outcomes.
+//! nor read back. How many there are is bounded by `Lane::place`; their bodies count in `buffered_bytes`. It decides
+//! nothing about outcomes.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -8,7 +8,7 @@ HOOKGATE_TORTURE ?= 20
 FAULTS := faketime strace mkfs.ext4 e2fsck mount findmnt unshare nsenter prlimit
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test fmt lint docs unit bench bench-scale bench-rest bench-stores bench-parts instructions torture held fuzz sbom image
+.PHONY: help demo test fmt lint docs unit bench bench-scale bench-rest bench-stores bench-parts instructions torture held fuzz fuzz-minute deny sbom image
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -18,10 +18,10 @@ demo: ## build, then play the story: good, bad, stale and repeated events, an ap
 	@$(CARGO) build --release --locked --bin hookgate
 	@$(CARGO) run --release --locked --quiet --bin hookgate -- demo
 
-test: ## everything that has to pass: format, lints, docs, tests
-	@scripts/ensure-tools cargo cc cmake openssl redis-server cargo-nextest
+test: ## everything that has to pass: format, lints, docs, tests, a minute of each reader's fuzz target
+	@scripts/ensure-tools cargo cc c++ cmake openssl redis-server cargo-nextest
 	@scripts/ensure-tools $(FAULTS) || echo 'tests that need these say so and show nothing' >&2
-	@$(MAKE) --no-print-directory --keep-going fmt lint docs unit
+	@$(MAKE) --no-print-directory --keep-going fmt lint docs unit fuzz-minute
 
 fmt: ## check the format
 	@$(CARGO) fmt --all --check
@@ -71,9 +71,17 @@ held: ## ten thousand connections that are held against the release build; print
 	@scripts/ensure-tools cargo cc cmake cargo-nextest
 	@HOOKGATE_TORTURE=1 $(CARGO) nextest run --profile torture --locked --release --no-fail-fast --no-capture --test promises -E 'test(/^held::/)'
 
-fuzz: ## the fuzz targets for FUZZ_SECONDS=60 each: heads, chunks, paths, configurations, records, signatures
-	@scripts/ensure-tools cargo cc cmake
-	@scripts/fuzz
+fuzz: ## all fuzz targets for FUZZ_SECONDS=60 each, built for it: heads, chunks, paths, configurations, records, signatures
+	@scripts/ensure-tools cargo cc c++ cmake
+	@CARGO='$(CARGO)' scripts/fuzz
+
+fuzz-minute: ## the five that read what strangers write, built on what the tests have built
+	@scripts/ensure-tools cargo cc c++ cmake
+	@CARGO='$(CARGO)' scripts/fuzz --with-tests
+
+deny: ## licences, banned crates and sources; known vulnerabilities where their database is at hand
+	@scripts/ensure-tools cargo cargo-deny
+	@CARGO='$(CARGO)' scripts/deny
 
 sbom: ## what the program is made of, as CycloneDX in hookgate.cdx.json
 	@scripts/ensure-tools cargo jq

@@ -19,7 +19,8 @@ fn file() -> (tempfile::TempDir, PathBuf) {
 
 fuzz_target!(|data: &[u8]| {
     // Other files are other people's.
-    if data.windows(4).any(|window| window == b"file" || window == b"incl" || window == b"\\u00" || window == b"\\U00") {
+    if data.windows(4).any(|window| window == b"file" || window == b"incl" || window == b"\\u00" || window == b"\\U00")
+    {
         return;
     }
     let (_, path) = FILE.get_or_init(file);

@@ -18,14 +18,14 @@ fuzz_target!(|body: &[u8]| {
         assert!(body.iter().filter(|byte| **byte == b'&').count() >= 4096, "only too many fields cannot be signed");
         return;
     }
-    let accepts = |request: &Unsigned| {
-        scheme.verify(common::received(request.clone()), &[(0, key)], Some(common::URL)).is_ok()
-    };
+    let accepts =
+        |request: &Unsigned| scheme.verify(common::received(request.clone()), &[(0, key)], Some(common::URL)).is_ok();
     assert!(accepts(&request));
     let mut fields: Vec<&[u8]> = body.split(|byte| *byte == b'&').collect();
     fields.reverse();
     assert!(accepts(&Unsigned { body: fields.join(&b'&').into(), ..request.clone() }));
     let more = [body, b"&zz=1".as_slice()].concat();
-    let repeated = body.windows(4).any(|window| window == b"zz=1") || body.windows(3).any(|window| window == b"%7A" || window == b"%7a");
+    let repeated = body.windows(4).any(|window| window == b"zz=1")
+        || body.windows(3).any(|window| window == b"%7A" || window == b"%7a");
     assert!(repeated || !accepts(&Unsigned { body: more.into(), ..request }));
 });

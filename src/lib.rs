@@ -2,6 +2,7 @@
 
 pub mod admin;
 pub mod app;
+pub mod buffers;
 pub mod claims;
 pub mod cli;
 pub mod clock;

@@ -111,7 +111,7 @@ enum Floor {
 fn floor(room: &str) -> Option<Floor> {
     Some(match room {
         "domain" => Floor::Storey(0),
-        "disk" => Floor::Storey(1),
+        "disk" | "buffers" => Floor::Storey(1),
         "claims" | "spool" => Floor::Storey(2),
         "forward" => Floor::Storey(3),
         "gateway" | "admin" => Floor::Storey(4),

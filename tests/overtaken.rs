@@ -121,7 +121,7 @@ async fn an_event_whose_lease_has_passed_before_it_was_sent_is_sent_flagged() {
     let disk = Disk::open(settings, START, metrics.clone()).unwrap().disk;
     let clock = Clock::anchored_at(START);
     let claims = Claims::new(Arc::new(Embedded::new(disk.clone())), clock);
-    let deliverer = Deliverer::towards(Some(app.clone()), Spool::new(disk), claims.clone(), clock, metrics);
+    let deliverer = Deliverer::towards(app.clone(), Spool::new(disk), claims.clone(), clock, metrics);
     let route = route();
     deliverer.configure(std::slice::from_ref(&route));
     for (number, pause, flagged) in [(1, Duration::ZERO, false), (2, LEASE, true), (3, LEASE / 2, false)] {

@@ -7,6 +7,7 @@ use arc_swap::ArcSwap;
 
 use super::control::{Core, Current};
 use super::{Loaded, Reread, StartFault};
+use crate::buffers::Buffers;
 use crate::claims::Claims;
 use crate::claims::embedded::Embedded;
 use crate::claims::fallback::Fallback;
@@ -46,7 +47,9 @@ pub(super) fn core(
     let spool = Spool::new(disk.clone());
     let stores = stores(config, &disk, &metrics)?;
     let claims = Claims::new(stores.store.clone(), clock);
-    let deliverer = Deliverer::new(spool.clone(), claims.clone(), clock, metrics.clone());
+    let server = &config.server;
+    let buffers = Buffers::new(server.max_buffered_bytes, server.max_header_bytes, metrics.clone());
+    let deliverer = Deliverer::new(spool.clone(), claims.clone(), clock, metrics.clone(), buffers.clone());
     deliverer.configure(&config.routes);
     announce(config, &metrics, clock);
     let recent = Recent::new(log.as_ref().map(LogControl::request_lines));
@@ -57,7 +60,7 @@ pub(super) fn core(
         clock,
         metrics.clone(),
         recent.clone(),
-        config.server.max_buffered_bytes,
+        buffers,
     ));
     let tls = config.server.tls.as_ref().map(|files| Tls::load(tls_settings(files), metrics.clone())).transpose()?;
     let door = Door::new(gateway.clone(), door_limits(config), tls.clone());

@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use super::trust::Trust;
 use super::upstream::{Address, Age, Stream, Upstream};
 use super::wire::{Answer, Request, Reuse};
+use crate::buffers::Buffers;
 use crate::domain::event::Event;
 use crate::domain::message::{put_header, put_line};
 use crate::domain::outcome::{AppAnswer, Outcome, Timeout};
@@ -40,9 +41,9 @@ pub enum Client {
     Stand(Arc<dyn Application>),
 }
 
-/// An HTTP client of one application.
+/// An HTTP client of one application, and what its long answers find room in.
 #[derive(Clone, Debug)]
-pub struct Http(Upstream);
+pub struct Http(Upstream, Buffers);
 
 /// An application without a socket, for simulations.
 #[async_trait]
@@ -64,9 +65,9 @@ pub struct Sending {
 }
 
 impl Client {
-    /// A client for `app`.
+    /// A client for `app`, whose long answers find room in `buffers`.
     #[must_use]
-    pub fn new(app: &AppPolicy) -> Self {
+    pub fn new(app: &AppPolicy, buffers: &Buffers) -> Self {
         let Some(address) = Address::of(&app.url) else {
             return Self::None(format!("`{}` is no address of an application", app.url).into());
         };
@@ -75,7 +76,7 @@ impl Client {
             Err(error) => return Self::None(format!("TLS cannot be set up: {error}").into()),
         };
         match Upstream::new(address, app.connect_timeout, tls) {
-            Ok(upstream) => Self::Http(Http(upstream)),
+            Ok(upstream) => Self::Http(Http(upstream, buffers.clone())),
             Err(error) => Self::None(format!("`{}` cannot be reached over TLS: {error}", app.url).into()),
         }
     }
@@ -143,13 +144,14 @@ impl Http {
         Ok((connection.stream, answer))
     }
 
-    /// The whole answer, or its head alone if the body is too long, too late or broken.
+    /// The whole answer, or its head alone if the body is too long, too late or broken, or finds no room in memory: what the
+    /// status says has come about all the same, and the event must not be sent again for want of what nobody acts upon.
     async fn complete(&self, mut stream: Stream, mut answer: Answer, body_by: Instant) -> AppAnswer {
         let status = answer.status;
         let mut headers = end_to_end(std::mem::take(&mut answer.headers));
         let whole = match answer.body_at_hand() {
             Some(whole) => Ok(whole),
-            None => match tokio::time::timeout_at(body_by, answer.body(&mut stream, MAX_ANSWER_BYTES)).await {
+            None => match tokio::time::timeout_at(body_by, answer.body(&mut stream, MAX_ANSWER_BYTES, &self.1)).await {
                 Ok(read) => read,
                 Err(_) => Err(io::ErrorKind::TimedOut.into()),
             },

@@ -331,7 +331,7 @@ impl First {
     }
 
     /// The disk did not take an event that has no attempt running.
-    async fn not_kept(self, possible: Possible, fault: SpoolFault) {
+    async fn not_kept(self: Box<Self>, possible: Possible, fault: SpoolFault) {
         let processed = if possible == Possible::Duplicate { Processed::Perhaps } else { Processed::Not };
         self.give_up(processed, Settled::Unavailable(fault.into())).await;
     }

@@ -34,6 +34,7 @@ use self::detached::Detached;
 use self::limits::{BreakerState, Lane, Learnt, SharedBreaker, Slot};
 use self::trust::Trust;
 use self::turns::Turns;
+use crate::buffers::Buffers;
 use crate::claims::{Claims, Held};
 use crate::clock::Clock;
 use crate::domain::event::{Event, EventId};
@@ -60,8 +61,7 @@ struct Inner {
     lanes: ArcSwap<HashMap<Arc<str>, Arc<Lane>>>,
     /// Per application address; outlives a change of the configuration.
     breakers: Mutex<HashMap<String, Arc<SharedBreaker>>>,
-    /// A simulation's application, in place of all clients.
-    stand: Option<Arc<dyn Application>>,
+    towards: Towards,
     /// Per application and way to it; outlives a change of the configuration.
     clients: Mutex<HashMap<(String, Duration, Trust), Client>>,
     /// Events on disk with an attempt running or about to: they are not picked again.
@@ -84,25 +84,37 @@ struct Inner {
     disk_rests_until: Mutex<Option<Instant>>,
 }
 
+/// Where events go.
+enum Towards {
+    /// To the applications of the configuration, whose answers these have room for.
+    Applications(Buffers),
+    /// To a simulation's application, in the place of all of them.
+    Stand(Arc<dyn Application>),
+}
+
 /// The sender's retry horizon where the provider's is not known.
 const UNKNOWN_HORIZON: Duration = Duration::from_secs(24 * 3600);
 
 impl Deliverer {
     /// A deliverer without routes; [`Self::configure`] gives it some.
     #[must_use]
-    pub fn new(spool: Spool, claims: Claims, clock: Clock, metrics: Arc<Metrics>) -> Self {
-        Self::towards(None, spool, claims, clock, metrics)
+    pub fn new(spool: Spool, claims: Claims, clock: Clock, metrics: Arc<Metrics>, buffers: Buffers) -> Self {
+        Self::with(Towards::Applications(buffers), spool, claims, clock, metrics)
     }
 
     /// As [`Self::new`], with `stand` in the place of every application.
     #[must_use]
     pub fn towards(
-        stand: Option<Arc<dyn Application>>,
+        stand: Arc<dyn Application>,
         spool: Spool,
         claims: Claims,
         clock: Clock,
         metrics: Arc<Metrics>,
     ) -> Self {
+        Self::with(Towards::Stand(stand), spool, claims, clock, metrics)
+    }
+
+    fn with(towards: Towards, spool: Spool, claims: Claims, clock: Clock, metrics: Arc<Metrics>) -> Self {
         Self(Arc::new(Inner {
             spool,
             claims,
@@ -110,7 +122,7 @@ impl Deliverer {
             metrics,
             lanes: ArcSwap::default(),
             breakers: Mutex::default(),
-            stand,
+            towards,
             clients: Mutex::default(),
             running: Mutex::default(),
             sending: Mutex::default(),
@@ -218,12 +230,13 @@ impl Deliverer {
     }
 
     fn client(&self, route: &Route) -> Client {
-        if let Some(stand) = &self.0.stand {
-            return Client::Stand(stand.clone());
-        }
+        let buffers = match &self.0.towards {
+            Towards::Applications(buffers) => buffers,
+            Towards::Stand(stand) => return Client::Stand(stand.clone()),
+        };
         let mut clients = self.0.clients.lock().unwrap_or_else(PoisonError::into_inner);
         let which = (route.app.url.clone(), route.app.connect_timeout, Trust::of(&route.app));
-        clients.entry(which).or_insert_with(|| Client::new(&route.app)).clone()
+        clients.entry(which).or_insert_with(|| Client::new(&route.app, buffers)).clone()
     }
 
     /// One attempt, measured and learnt from. The slot is given back when it ends: nobody waits for the disk with it.

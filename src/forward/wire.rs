@@ -4,9 +4,10 @@
 use std::future::poll_fn;
 use std::io;
 use std::mem::MaybeUninit;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
@@ -14,6 +15,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::upstream::Stream;
+use crate::buffers::{Buffers, Reserved, Use};
 use crate::domain::chunks::Chunks;
 
 /// Longest head of an answer in bytes, interim answers included.
@@ -24,6 +26,14 @@ const MAX_LINES: usize = 256;
 
 /// Most bytes read at once.
 const PIECE: usize = 16 * 1024;
+
+/// The body of an answer up to this length is an ordinary one and not counted: a route has `app.max_in_flight` of them.
+const SHORT: usize = 64 * 1024;
+
+/// How often the body of an answer that finds no room in memory looks again, and after which time each: a second in all, in
+/// which others may be done with theirs. It waits with an attempt's slot.
+const ROOM_WAITS: u32 = 50;
+const ROOM_PAUSE: Duration = Duration::from_millis(20);
 
 /// A request on its way.
 pub(super) struct Request<'a> {
@@ -56,6 +66,49 @@ enum Framing {
     End,
     /// Nobody can say: the head contradicts itself.
     Unclear,
+}
+
+/// A body that is being read.
+struct Body {
+    bytes: BytesMut,
+    most: usize,
+    room: Reserved,
+}
+
+/// How far a body has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Progress {
+    Done,
+    /// There is no room in memory for what comes next.
+    WantsRoom,
+}
+
+impl Body {
+    /// Whether there is room for `more` bytes; what is [`SHORT`] needs none.
+    fn has_room_for(&mut self, more: usize) -> bool {
+        let length = self.bytes.len() + more;
+        length <= SHORT || self.room.grow_to(length).is_ok()
+    }
+
+    fn whole(self) -> Bytes {
+        let Self { bytes, room, .. } = self;
+        if bytes.len() <= SHORT {
+            return bytes.freeze();
+        }
+        Bytes::from_owner(Counted { bytes: bytes.freeze(), _room: room })
+    }
+}
+
+/// Bytes and what they take of the gateway's memory, given back with the last of them.
+struct Counted {
+    bytes: Bytes,
+    _room: Reserved,
+}
+
+impl AsRef<[u8]> for Counted {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
 }
 
 /// What is to become of a connection.
@@ -166,13 +219,24 @@ impl Answer {
         Some((body, self.reuse()))
     }
 
-    /// Reads the whole body; one longer than `most` bytes, or broken, is an error.
-    pub(super) async fn body(mut self, stream: &mut Stream, most: usize) -> io::Result<(Bytes, Reuse)> {
-        let mut body = BytesMut::new();
-        let mut read = pin!(poll_fn(|cx| self.poll_body(cx, stream, &mut body, most)));
-        read.as_mut().await?;
-        let reuse = self.reuse();
-        Ok((body.freeze(), reuse))
+    /// Reads the whole body; one longer than `most` bytes, or broken, is an error. What it takes of `buffers` it takes as long
+    /// as anybody has the body.
+    pub(super) async fn body(
+        mut self,
+        stream: &mut Stream,
+        most: usize,
+        buffers: &Buffers,
+    ) -> io::Result<(Bytes, Reuse)> {
+        let mut body = Body { bytes: BytesMut::new(), most, room: buffers.reserve(Use::Answers) };
+        let mut waits = ROOM_WAITS;
+        while poll_fn(|cx| self.poll_body(cx, stream, &mut body)).await? == Progress::WantsRoom {
+            if waits == 0 {
+                return Err(io::ErrorKind::OutOfMemory.into());
+            }
+            waits -= 1;
+            tokio::time::sleep(ROOM_PAUSE).await;
+        }
+        Ok((body.whole(), self.reuse()))
     }
 
     /// Bytes that nobody asked for, or an end that only the connection's end tells, close it.
@@ -181,15 +245,13 @@ impl Answer {
         if known && self.stays_open && self.rest.is_empty() { Reuse::Keep } else { Reuse::Close }
     }
 
-    fn poll_body(
-        &mut self,
-        cx: &mut Context<'_>,
-        stream: &mut Stream,
-        body: &mut BytesMut,
-        most: usize,
-    ) -> Poll<io::Result<()>> {
+    fn poll_body(&mut self, cx: &mut Context<'_>, stream: &mut Stream, body: &mut Body) -> Poll<io::Result<Progress>> {
         let broken = |what| Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, what)));
         loop {
+            if !body.has_room_for(self.rest.len()) {
+                return Poll::Ready(Ok(Progress::WantsRoom));
+            }
+            let Body { bytes: body, most, .. } = &mut *body;
             match &mut self.framing {
                 Framing::Unclear => return broken("the answer does not say how long it is"),
                 Framing::Length(length) => {
@@ -197,7 +259,7 @@ impl Answer {
                     let here = self.rest.len().min(usize::try_from(left).unwrap_or(usize::MAX));
                     body.extend_from_slice(&self.rest.split_to(here));
                     if left == u64::try_from(here).unwrap_or(u64::MAX) {
-                        return Poll::Ready(Ok(()));
+                        return Poll::Ready(Ok(Progress::Done));
                     }
                 }
                 Framing::Chunked(chunks) => {
@@ -206,17 +268,17 @@ impl Answer {
                     };
                     self.rest.advance(read);
                     if chunks.is_done() {
-                        return Poll::Ready(Ok(()));
+                        return Poll::Ready(Ok(Progress::Done));
                     }
                 }
                 Framing::End => body.extend_from_slice(&std::mem::take(&mut self.rest)),
             }
-            if body.len() > most {
+            if body.len() > *most {
                 return broken("the answer is too long");
             }
             if ready!(poll_piece(cx, stream, &mut self.rest))? == 0 {
                 let complete = matches!(self.framing, Framing::End);
-                return if complete { Poll::Ready(Ok(())) } else { broken("the answer broke off") };
+                return if complete { Poll::Ready(Ok(Progress::Done)) } else { broken("the answer broke off") };
             }
         }
     }

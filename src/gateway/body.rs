@@ -1,67 +1,15 @@
 //! Reading a request's body: whole, within its deadline, its cap and the gateway's memory. It believes nothing.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-
 use bytes::{Bytes, BytesMut};
 use tokio::time::Instant;
 
 use super::guard::{Broken, Guard};
+use crate::buffers::{Buffers, Reserved, Use};
 use crate::domain::fault::Fault;
 use crate::domain::outcome::Settled;
 use crate::domain::refusal::Refusal;
-use crate::telemetry::Metrics;
 
 const GO_ON: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
-
-/// All request bodies in memory together, bounded by `server.max_buffered_bytes`.
-#[derive(Clone)]
-pub(crate) struct Buffers {
-    used: Arc<AtomicUsize>,
-    most: usize,
-    metrics: Arc<Metrics>,
-}
-
-/// Some bytes of the bound in use; given back when dropped.
-pub(crate) struct Reserved {
-    bytes: usize,
-    buffers: Buffers,
-}
-
-impl Buffers {
-    /// A bound of `most` bytes.
-    pub(crate) fn new(most: usize, metrics: Arc<Metrics>) -> Self {
-        metrics.buffered_bytes_capacity.set(i64::try_from(most).unwrap_or(i64::MAX));
-        Self { used: Arc::default(), most, metrics }
-    }
-
-    fn reserve(&self) -> Reserved {
-        Reserved { bytes: 0, buffers: self.clone() }
-    }
-}
-
-impl Reserved {
-    /// Takes `bytes` more, or says that the bound is reached.
-    fn grow(&mut self, bytes: usize) -> Result<(), Fault> {
-        let most = self.buffers.most;
-        let grown = self.buffers.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
-            used.checked_add(bytes).filter(|sum| *sum <= most)
-        });
-        if grown.is_err() {
-            return Err(Fault::Overloaded);
-        }
-        self.bytes += bytes;
-        self.buffers.metrics.buffered_bytes.add(i64::try_from(bytes).unwrap_or(i64::MAX));
-        Ok(())
-    }
-}
-
-impl Drop for Reserved {
-    fn drop(&mut self) {
-        self.buffers.used.fetch_sub(self.bytes, Ordering::Relaxed);
-        self.buffers.metrics.buffered_bytes.sub(i64::try_from(self.bytes).unwrap_or(i64::MAX));
-    }
-}
 
 /// Why a body is not there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,7 +50,7 @@ pub(crate) async fn read(
     if announced.is_some_and(|length| usize::try_from(length).is_ok_and(|length| length > cap)) {
         return Err(Unread::Refused(Refusal::BodyTooLarge));
     }
-    let mut reserved = buffers.reserve();
+    let mut reserved = buffers.reserve(Use::Bodies);
     // What came with its head needs no copy and no alarm.
     if let Some(body) = guard.rest() {
         reserved.grow(body.len()).map_err(Unread::Unavailable)?;

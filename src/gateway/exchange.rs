@@ -18,6 +18,7 @@ use super::receive::Received;
 use super::reply::Reply;
 use super::request::Request;
 use super::site::Site;
+use crate::buffers::Reserved;
 use crate::domain::inbound::Inbound;
 use crate::domain::message::{put_header, put_line};
 use crate::domain::outcome::Settled;
@@ -53,6 +54,8 @@ struct Asked {
     must_be_told: bool,
     /// Those of its route, or of none.
     series: Arc<RouteSeries>,
+    /// What its head takes of the gateway's memory, if that is a long one.
+    long_head: Option<Reserved>,
 }
 
 impl Gateway {
@@ -80,6 +83,7 @@ impl Gateway {
             after: if request.keeps_alive() { after } else { After::Closes },
             must_be_told: request.must_be_told(),
             series: self.metrics.series(route.as_ref().map_or(NO_ROUTE, |route| &route.name)),
+            long_head: guard.take_long_head(),
         };
         let received = match &route {
             Some(route) => self.read_and_receive(guard, request, site, route, &mut asked).await,
@@ -128,7 +132,8 @@ impl Gateway {
             https: origin.https,
             remote: origin.remote,
         };
-        self.receive(inbound, route, origin, asked.arrived, memory).await
+        let memory = (memory, asked.long_head.take());
+        self.receive(inbound, route, &asked.origin, asked.arrived, memory).await
     }
 
     /// Writes the reply, counts the request and writes its line: once per request, whatever became of it.

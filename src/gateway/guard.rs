@@ -5,7 +5,8 @@
 //! It ends an idle connection after `idle_timeout` or when told to, answers 408 to a head that is not complete
 //! `header_timeout` after its first byte, 431 to one longer than `max_header_bytes` and 400 to one that `head` does not
 //! let in, and notes the first byte's moment. The parser gets whole heads only, and not one byte after the end of a
-//! body: what follows is kept for the next request. A body that is not complete `body_timeout` after its head and a reply
+//! body: what follows is kept for the next request. What of a head is longer than [`SMALL`] counts against the gateway's
+//! memory until its request is over, and a head that finds no room there is answered 503. A body that is not complete `body_timeout` after its head and a reply
 //! that the sender does not take within `write_timeout` break the connection, whoever reads or writes.
 
 mod passing;
@@ -25,11 +26,13 @@ use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
 use super::alarm::Alarm;
+use super::body::Unread;
 use super::connections::{Connection, Phase};
 use super::farewell::Farewell;
 use super::head::{self, Framing, Judged};
 use super::reply;
 use super::side::Side;
+use crate::buffers::{Buffers, Reserved, Use};
 use crate::domain::chunks::Chunks;
 use crate::domain::refusal::Refusal;
 
@@ -37,6 +40,10 @@ pub(crate) use self::wire::Broken;
 
 /// Most bytes read at once where it is not known how many come.
 const PIECE: usize = 16 * 1024;
+
+/// A head up to this length is an ordinary one, which finds room whatever others do: as much as common servers let an
+/// application see. What is longer counts against the gateway's memory.
+const SMALL: usize = 8 * 1024;
 
 /// The limits of a head.
 #[derive(Clone, Copy, Debug)]
@@ -51,8 +58,11 @@ pub(crate) struct HeadLimits {
 
 /// What stands behind the guard.
 pub(crate) trait House: Send + Sync {
-    /// A head that began at `began` was refused; it is counted and logged like any other request.
-    fn refused(&self, connection: &Connection, refusal: Refusal, began: Instant);
+    /// A head that began at `began` was not let in; it is counted and logged like any other request.
+    fn refused(&self, connection: &Connection, why: Unread, began: Instant);
+
+    /// What long heads find room in.
+    fn buffers(&self) -> &Buffers;
 
     /// How long a sender may take over a body, as configured now.
     fn body_timeout(&self) -> Duration;
@@ -83,6 +93,8 @@ pub(crate) struct Guard {
     /// Whether a blank line before the head was passed over.
     forgiven: bool,
     stage: Stage,
+    /// What a long head takes, until its request is over.
+    long_head: Option<Reserved>,
     /// What Pingora wrote and did not flush yet.
     unsent: BytesMut,
     /// How the connection ends; there once a head was refused.
@@ -134,6 +146,7 @@ impl Guard {
             looked: 0,
             forgiven: false,
             stage: Stage::Head,
+            long_head: None,
             unsent: BytesMut::new(),
             farewell: None,
         }
@@ -158,11 +171,11 @@ impl Guard {
             let phase = self.note_first_byte();
             self.arm(phase);
             if let Phase::Head(began) = phase {
-                match self.judge() {
+                match self.judge().map_err(Unread::Refused).and_then(|judged| self.count_in(judged)) {
                     Ok(Some(())) => return Poll::Ready(Ok(Coming::Request)),
                     Ok(None) => {}
-                    Err(refusal) => {
-                        self.refuse(refusal, began);
+                    Err(why) => {
+                        self.refuse(why, began);
                         return self.poll_farewell(cx).map_ok(|()| Coming::Nothing);
                     }
                 }
@@ -181,6 +194,9 @@ impl Guard {
 
     /// A request that was served is behind us; the rest of a body that nobody wanted must not be taken for the next.
     fn turn_over(&mut self) {
+        if self.stage == Stage::Body(0) {
+            self.long_head = None;
+        }
         self.stage = match self.stage {
             Stage::Body(0) => Stage::Head,
             Stage::Body(_) | Stage::Chunked(_) => Stage::Ended,
@@ -227,6 +243,16 @@ impl Guard {
         Ok(Some(()))
     }
 
+    /// Has what is long of a head count, as far as it has come.
+    fn count_in(&mut self, judged: Option<()>) -> Result<Option<()>, Unread> {
+        let length = if judged.is_some() { self.head().len() } else { self.pending.len() };
+        if length > SMALL {
+            let held = self.long_head.get_or_insert_with(|| self.house.buffers().reserve(Use::Heads));
+            held.grow_to(length - SMALL).map_err(Unread::Unavailable)?;
+        }
+        Ok(judged)
+    }
+
     /// Takes a part of the head out and says how long it was.
     fn cut(&mut self, part: Range<usize>) -> usize {
         let rest = self.pending.split_off(part.end.min(self.pending.len()));
@@ -262,7 +288,7 @@ impl Guard {
         }
         match phase {
             Phase::Head(began) => {
-                self.refuse(Refusal::RequestTimeout, began);
+                self.refuse(Unread::Refused(Refusal::RequestTimeout), began);
                 self.poll_farewell(cx)
             }
             Phase::Idle(_) | Phase::Busy(_) => {
@@ -273,10 +299,15 @@ impl Guard {
     }
 
     /// Refuses a head past the parser, which sees the connection end once the sender had time to read why.
-    fn refuse(&mut self, refusal: Refusal, began: Instant) {
+    fn refuse(&mut self, why: Unread, began: Instant) {
         self.stage = Stage::Refused;
-        self.farewell = Some(Farewell::new(reply::raw_refusal(refusal)));
-        self.house.refused(&self.connection, refusal, began);
+        self.pending = BytesMut::new();
+        self.long_head = None;
+        self.farewell = Some(Farewell::new(match why {
+            Unread::Refused(refusal) => reply::raw_refusal(refusal),
+            Unread::Unavailable(fault) => reply::raw_fault(fault),
+        }));
+        self.house.refused(&self.connection, why, began);
     }
 
     fn poll_farewell(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

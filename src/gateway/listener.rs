@@ -18,19 +18,20 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::Gateway;
+use super::body::Unread;
 use super::connections::{Caps, Connection, Connections, Entry, Phase, Source};
 use super::exchange::{After, milliseconds};
 use super::forwarded::Spoke;
 use super::guard::{Guard, HeadLimits, House};
 use super::proxy::Proxy;
-use super::reply;
+use super::reply::{self, Reply};
 use super::request;
 use super::side::Side;
 use super::site::{Destination, Site};
 use super::tls::Tls;
+use crate::buffers::Buffers;
 use crate::domain::fault::Fault;
 use crate::domain::outcome::Settled;
-use crate::domain::refusal::Refusal;
 use crate::telemetry::NO_ROUTE;
 
 /// How long a connection is idle before a stop closes it: a request may be on its way.
@@ -267,11 +268,16 @@ async fn turn_away(mut stream: TcpStream) {
 }
 
 impl House for Gateway {
-    fn refused(&self, connection: &Connection, refusal: Refusal, began: Instant) {
-        let settled = Settled::Refused(refusal);
+    fn refused(&self, connection: &Connection, why: Unread, began: Instant) {
+        let settled = Settled::from(why);
         self.metrics.answered(NO_ROUTE, &settled, began.elapsed());
-        tracing::info!(route = NO_ROUTE, disposition = settled.disposition(), reason = refusal.as_str(),
-            status = refusal.status().as_u16(), remote = %connection.remote.ip(), ack_ms = milliseconds(began.elapsed()), "request");
+        let (disposition, reason) = (settled.disposition(), settled.reason());
+        tracing::info!(route = NO_ROUTE, disposition, reason, status = Reply::of(settled, None).status.as_u16(),
+            remote = %connection.remote.ip(), ack_ms = milliseconds(began.elapsed()), "request");
+    }
+
+    fn buffers(&self) -> &Buffers {
+        &self.buffers
     }
 
     fn body_timeout(&self) -> Duration {

@@ -32,11 +32,11 @@ pub use self::forwarded::{Origin, Spoke};
 pub use self::receive::Received;
 pub use self::refused::KeptRefusal;
 
-use self::body::Buffers;
 use self::date::HttpDate;
 use self::forgeries::Forgeries;
 use self::refused::Refusals;
 use self::site::Site;
+use crate::buffers::Buffers;
 use crate::claims::Claims;
 use crate::clock::Clock;
 use crate::domain::suspicion::ClockWatch;
@@ -63,7 +63,7 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// A gateway that serves `site` and holds at most `max_buffered_bytes` of request bodies in memory.
+    /// A gateway that serves `site` and holds in memory what `buffers` has room for.
     #[must_use]
     pub fn new(
         site: Site,
@@ -72,9 +72,8 @@ impl Gateway {
         clock: Clock,
         metrics: Arc<Metrics>,
         recent: Recent,
-        max_buffered_bytes: usize,
+        buffers: Buffers,
     ) -> Self {
-        let buffers = Buffers::new(max_buffered_bytes, metrics.clone());
         let refusals = Refusals::new(metrics.clone());
         let clock_watch = Mutex::default();
         let clock_in_doubt = AtomicBool::new(false);

@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use http::header::{CONNECTION, EXPECT};
+use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, TRANSFER_ENCODING};
 use http::{HeaderName, Method, StatusCode, Version};
 use pingora::ErrorSource;
 use pingora::http::{RequestHeader, ResponseHeader};
@@ -23,6 +23,8 @@ use super::forwarded::Origin;
 use super::listener::{self, Visit};
 use super::reply::Reply;
 use super::site::Site;
+use crate::buffers::{Reserved, Use};
+use crate::domain::fault::Fault;
 use crate::domain::outcome::Settled;
 use crate::domain::refusal::Refusal;
 use crate::telemetry::NO_ROUTE;
@@ -33,9 +35,31 @@ pub(super) const LINGER_BYTES: usize = 256 * 1024;
 /// How long that may take.
 pub(super) const LINGER: std::time::Duration = std::time::Duration::from_secs(2);
 
+/// What a request takes that passes through: Pingora's session, its connection to the application and its tasks.
+const PASSAGE_BYTES: usize = 48 * 1024;
+
+/// What its body takes besides, if it has one: Pingora keeps the beginning for another try and some pieces on their way.
+const BODY_BYTES: usize = 96 * 1024;
+
+/// What a long answer takes besides while its sender reads slowly: up to ten pieces as large as [`RECEIVE_BYTES`] lets them be.
+const ANSWER_BYTES: usize = 208 * 1024;
+
+/// An answer up to this length takes nothing worth counting.
+const SHORT_ANSWER_BYTES: usize = 16 * 1024;
+
+/// What the system keeps of an application's answer before it is read (it doubles this). It is what bounds the pieces that
+/// Pingora reads, whose own buffers of 64 KiB would be filled otherwise.
+const RECEIVE_BYTES: usize = 16 * 1024;
+
+/// What Pingora is told where there is no room for what wants to pass through.
+const NO_ROOM: &str = "no room in memory";
+
 /// One request on its way through Pingora's phases.
 pub(crate) struct Passage {
     arrived: Instant,
+    /// What it takes of the gateway's memory.
+    room: Reserved,
+    is_turned_away: bool,
     /// Set once the request is known to pass through.
     passthrough: Option<(Arc<Site>, Origin)>,
 }
@@ -60,7 +84,8 @@ impl ProxyHttp for Proxy {
             connection.enter(Phase::Busy(began));
         }
         let arrived = connection.map_or(began, |connection| connection.arrived(began));
-        Passage { arrived, passthrough: None }
+        let room = self.0.buffers.reserve(Use::Passages);
+        Passage { arrived, room, is_turned_away: false, passthrough: None }
     }
 
     async fn request_filter(&self, session: &mut Session, passage: &mut Passage) -> pingora::Result<bool> {
@@ -77,6 +102,8 @@ impl ProxyHttp for Proxy {
         let (peer, chance) = (connection.remote.ip(), fastrand::u128(..));
         let origin = Origin::of(peer, connection.spoke, headers, &site.trusted_proxies, now, chance);
         passage.passthrough = Some((site, origin));
+        let body = if has_body(session.req_header()) { BODY_BYTES } else { 0 };
+        passage.take(PASSAGE_BYTES + body)?;
         if waits_for_continue(session.req_header()) {
             // The application is asked for nothing: what it gets is bounded all the same.
             go_on(session.as_downstream_mut()).await?;
@@ -106,6 +133,7 @@ impl ProxyHttp for Proxy {
         peer.options.total_connection_timeout = Some(app.connect_timeout);
         peer.options.read_timeout = Some(app.attempt_timeout);
         peer.options.write_timeout = Some(site.write_timeout);
+        peer.options.tcp_recv_buf = Some(RECEIVE_BYTES);
         peer.options.http_upstream_request_policy = HttpUpstreamRequestPolicy::deny_upgrades();
         Ok(Box::new(peer))
     }
@@ -137,19 +165,24 @@ impl ProxyHttp for Proxy {
 
     async fn upstream_response_filter(
         &self,
-        _: &mut Session,
+        session: &mut Session,
         upstream: &mut ResponseHeader,
-        _: &mut Passage,
+        passage: &mut Passage,
     ) -> pingora::Result<()> {
         if upstream.status == StatusCode::SWITCHING_PROTOCOLS {
             let error = Error::explain(ErrorType::InvalidHTTPHeader, "the application switched protocols unasked");
             return Err(error.into_up());
+        }
+        let asks_for_head = session.req_header().method == Method::HEAD;
+        if !asks_for_head && length(upstream).is_none_or(|length| length > SHORT_ANSWER_BYTES) {
+            passage.take(ANSWER_BYTES)?;
         }
         Ok(())
     }
 
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, passage: &mut Passage) -> FailToProxy {
         let settled = blame(error).filter(|_| session.response_written().is_none());
+        passage.is_turned_away = matches!(settled, Some(Settled::Unavailable(_)));
         let mut status = 0;
         if let (Some(settled), Some((site, origin))) = (settled, &passage.passthrough) {
             session.set_keepalive(None);
@@ -164,8 +197,8 @@ impl ProxyHttp for Proxy {
     async fn logging(&self, session: &mut Session, error: Option<&Error>, passage: &mut Passage) {
         if let Some((_, origin)) = passage.passthrough.take() {
             let status = session.response_written().map_or(0, |response| response.status.as_u16());
-            self.0.metrics.passed_through(passage.arrived.elapsed());
-            tracing::info!(route = NO_ROUTE, disposition = "passthrough", status, request_id = origin.request_id,
+            let (disposition, reason) = self.count(passage);
+            tracing::info!(route = NO_ROUTE, disposition, reason, status, request_id = origin.request_id,
                 remote = %origin.remote, ack_ms = milliseconds(passage.arrived.elapsed()), error = error.map(ToString::to_string),
                 "request");
         }
@@ -177,6 +210,38 @@ impl ProxyHttp for Proxy {
     fn suppress_error_log(&self, _: &Session, _: &Passage, _: &Error) -> bool {
         true
     }
+}
+
+impl Proxy {
+    /// Counts a request that is over, and says how it ended and why.
+    fn count(&self, passage: &Passage) -> (&'static str, Option<&'static str>) {
+        let took = passage.arrived.elapsed();
+        if !passage.is_turned_away {
+            self.0.metrics.passed_through(took);
+            return ("passthrough", None);
+        }
+        let settled = Settled::Unavailable(Fault::Overloaded);
+        self.0.metrics.answered(NO_ROUTE, &settled, took);
+        (settled.disposition(), settled.reason())
+    }
+}
+
+impl Passage {
+    /// Has so many more bytes of memory, or is turned away.
+    fn take(&mut self, bytes: usize) -> pingora::Result<()> {
+        self.room.grow(bytes).map_err(|_| Error::explain(ErrorType::Custom(NO_ROOM), "the gateway's memory is taken"))
+    }
+}
+
+/// Whether a request has a body; the guard has judged its framing.
+fn has_body(head: &RequestHeader) -> bool {
+    let length = head.headers.get(CONTENT_LENGTH);
+    head.headers.contains_key(TRANSFER_ENCODING) || length.is_some_and(|length| length.as_bytes() != b"0")
+}
+
+/// How long an answer says it is.
+fn length(head: &ResponseHeader) -> Option<usize> {
+    head.headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
 /// Writes `reply` with its exact length.
@@ -202,6 +267,7 @@ async fn write(session: &mut Session, reply: Reply, request_id: &str) -> pingora
 /// Whose doing it is that a request did not pass through; `None`: the sender is gone.
 fn blame(error: &Error) -> Option<Settled> {
     match (error.esource(), error.etype()) {
+        (_, ErrorType::Custom(NO_ROOM)) => Some(Settled::Unavailable(Fault::Overloaded)),
         (ErrorSource::Downstream, ErrorType::ConnectionClosed | ErrorType::WriteError | ErrorType::WriteTimedout) => {
             None
         }

@@ -151,8 +151,10 @@ pub const CATALOGUE: &[Spec] = &[
         &[],
         "1 if the TLS files could be used when they last changed, or there are none.",
     ),
-    gauge("buffered_bytes", &[], "Bytes of request bodies in memory."),
+    gauge("buffered_bytes", &[], "Bytes in memory that count against server.max_buffered_bytes, bodies above all."),
     gauge("buffered_bytes_capacity", &[], "server.max_buffered_bytes."),
+    gauge("buffered_share_bytes", &["use"], "Those of them that are no bodies of requests, by what they are."),
+    counter("buffered_full_total", &["use"], "Times that there was no room for more, by what it was for."),
     gauge("refused_kept_bytes", &[], "Bytes of refused requests kept in memory to be explained; bound: 8 MiB."),
     gauge("config_last_reload_successful", &[], "1 if the last load of the configuration succeeded."),
     gauge("config_last_reload_timestamp_seconds", &[], "When the configuration in force was loaded."),
@@ -174,6 +176,10 @@ pub const SPOOL_STATES: [&str; 2] = ["pending", "dead"];
 pub const SPOOL_OPS: [&str; 6] = ["open", "commit", "read", "checkpoint", "recover", "damage"];
 /// `what` came over from a damaged database, or could not be read.
 pub const SALVAGED: [&str; 3] = ["event", "mark", "unreadable_page"];
+/// `use` of bytes in memory that have a share of the bound.
+pub const BUFFER_SHARES: [&str; 3] = ["heads", "answers", "passages"];
+/// `use` of bytes in memory that has none: it may take the whole bound.
+pub const BUFFER_WHOLE: &str = "bodies";
 /// `reason` of a TLS handshake that came to nothing.
 pub const TLS_FAILURES: [&str; 2] = ["failed", "timeout"];
 /// `reason` of a dead letter.

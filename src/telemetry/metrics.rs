@@ -130,6 +130,10 @@ pub struct Metrics {
     pub buffered_bytes: IntGauge,
     /// Most bytes in memory.
     pub buffered_bytes_capacity: IntGauge,
+    /// `use`.
+    pub buffered_share_bytes: IntGaugeVec,
+    /// `use`.
+    pub buffered_full_total: IntCounterVec,
     /// Bytes in memory now.
     pub refused_kept_bytes: IntGauge,
     /// 1 from the start: without a configuration there is no process.
@@ -206,6 +210,8 @@ impl Metrics {
             tls_last_reload_successful: make.gauge("tls_last_reload_successful")?,
             buffered_bytes: make.gauge("buffered_bytes")?,
             buffered_bytes_capacity: make.gauge("buffered_bytes_capacity")?,
+            buffered_share_bytes: make.gauges("buffered_share_bytes")?,
+            buffered_full_total: make.counters("buffered_full_total")?,
             refused_kept_bytes: make.gauge("refused_kept_bytes")?,
             config_last_reload_successful: make.gauge("config_last_reload_successful")?,
             config_last_reload_timestamp_seconds: make.real_gauge("config_last_reload_timestamp_seconds")?,
@@ -273,6 +279,11 @@ impl Metrics {
         }
         for op in catalogue::SPOOL_OPS {
             self.spool_errors_total.with_label_values(&[op]);
+        }
+        self.buffered_full_total.with_label_values(&[catalogue::BUFFER_WHOLE]);
+        for what in catalogue::BUFFER_SHARES {
+            self.buffered_share_bytes.with_label_values(&[what]);
+            self.buffered_full_total.with_label_values(&[what]);
         }
         self.tls_last_reload_successful.set(1);
         for reason in catalogue::TLS_FAILURES {

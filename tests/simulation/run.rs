@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Once};
 use std::time::Duration;
 
+use hookgate::buffers::Buffers;
 use hookgate::claims::Claims;
 use hookgate::claims::embedded::Embedded;
 use hookgate::claims::fallback::Fallback;
@@ -249,11 +250,12 @@ impl Core {
             None => local.clone(),
         };
         let (spool, claims) = (Spool::new(disk.clone()), Claims::new(store, clock));
-        let app = Some(Arc::new(App(world.clone())) as _);
+        let app = Arc::new(App(world.clone()));
         let deliverer = Deliverer::towards(app, spool.clone(), claims.clone(), clock, metrics.clone());
         deliverer.configure(&plan.routes);
         let site = Site::new(&plan.routes, Vec::new(), plan.routes[0].app.clone());
-        let gateway = Gateway::new(site, claims, deliverer.clone(), clock, metrics, Recent::default(), usize::MAX);
+        let buffers = Buffers::new(usize::MAX, 0, metrics.clone());
+        let gateway = Gateway::new(site, claims, deliverer.clone(), clock, metrics, Recent::default(), buffers);
         Ok(Self { gateway: Arc::new(gateway), deliverer, disk, spool, local, tended, clock })
     }
 

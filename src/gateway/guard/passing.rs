@@ -17,7 +17,7 @@ use pingora::protocols::{
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
-use super::{Coming, Guard, PIECE, Stage};
+use super::{Coming, Guard, PIECE, SMALL, Stage};
 use crate::domain::chunks::Chunks;
 use crate::gateway::connections::Phase;
 use crate::gateway::head::Framing;
@@ -98,10 +98,11 @@ impl Guard {
     }
 
     /// The request is complete: what comes next waits until it is answered, and only that nothing comes any more is
-    /// told. Of a sender that sends more ahead than a head may be long no end is noticed before the answer.
+    /// told. Of a sender that sends more ahead than an ordinary head no end is noticed before the answer.
     fn poll_ahead(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while self.pending.len() <= self.limits.max_header_bytes {
-            if ready!(self.poll_more(cx))? == 0 {
+        while self.pending.len() <= SMALL {
+            let room = SMALL.saturating_sub(self.pending.len()).saturating_add(1);
+            if ready!(self.poll_pending(cx, room))? == 0 {
                 return Poll::Ready(Ok(()));
             }
         }

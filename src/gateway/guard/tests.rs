@@ -11,11 +11,16 @@ use crate::telemetry::Metrics;
 
 const BODY_TIMEOUT: Duration = Duration::from_secs(5);
 const WRITE_TIMEOUT: Duration = Duration::from_secs(7);
+const LONGEST: usize = 32 * 1024;
 
-struct Quiet;
+struct Quiet(Buffers);
 
 impl House for Quiet {
-    fn refused(&self, _: &Connection, _: Refusal, _: Instant) {}
+    fn refused(&self, _: &Connection, _: Unread, _: Instant) {}
+
+    fn buffers(&self) -> &Buffers {
+        &self.0
+    }
 
     fn body_timeout(&self) -> Duration {
         BODY_TIMEOUT
@@ -28,6 +33,12 @@ impl House for Quiet {
 
 /// A guarded connection and its other end.
 async fn guarded() -> (Guard, TcpStream) {
+    let metrics = Arc::new(Metrics::new(&[]).expect("metrics"));
+    guarded_in(&Buffers::new(usize::MAX, LONGEST, metrics)).await
+}
+
+/// The same with room for long heads in `buffers`.
+async fn guarded_in(buffers: &Buffers) -> (Guard, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let sender = TcpStream::connect(listener.local_addr().expect("bound")).await.expect("a connection");
     let (stream, remote) = listener.accept().await.expect("the connection");
@@ -38,9 +49,9 @@ async fn guarded() -> (Guard, TcpStream) {
     let limits = HeadLimits {
         header_timeout: Duration::from_secs(10),
         idle_timeout: Duration::from_secs(60),
-        max_header_bytes: 32 * 1024,
+        max_header_bytes: LONGEST,
     };
-    (Guard::new(Side::Plain(stream), entry.connection.clone(), limits, Arc::new(Quiet)), sender)
+    (Guard::new(Side::Plain(stream), entry.connection.clone(), limits, Arc::new(Quiet(buffers.clone()))), sender)
 }
 
 #[tokio::test(start_paused = true)]
@@ -158,4 +169,107 @@ async fn a_blank_line_ahead_is_forgiven_once_however_it_comes_in() {
     let mut byte = [0; 1];
     let (read, ()) = tokio::join!(guard.read(&mut byte), sending);
     assert_eq!(read.expect("an end"), 0, "nothing of it is handed on");
+}
+
+/// A head of `length` bytes, but for its last two if it is a part.
+fn head_of(length: usize) -> Vec<u8> {
+    let start = "POST / HTTP/1.1\r\nHost: h\r\nX-Long: ";
+    format!("{start}{}\r\n\r\n", "a".repeat(length - start.len() - 4)).into_bytes()
+}
+
+fn room_for(bytes: usize) -> (Buffers, Arc<Metrics>) {
+    let metrics = Arc::new(Metrics::new(&[]).expect("metrics"));
+    // A quarter of it is for heads.
+    (Buffers::new(4 * bytes, 0, metrics.clone()), metrics)
+}
+
+/// What is counted at a moment when all that was sent has been read.
+async fn counted(guard: &mut Guard, metrics: &Metrics) -> i64 {
+    let more = tokio::time::timeout(Duration::from_millis(50), guard.next()).await;
+    assert!(more.is_err(), "no request is complete");
+    metrics.buffered_bytes.get()
+}
+
+#[tokio::test]
+async fn of_a_head_counts_what_is_longer_than_an_ordinary_one_for_as_long_as_its_request_lasts() {
+    let (buffers, metrics) = room_for(20_000);
+    let (mut guard, mut sender) = guarded_in(&buffers).await;
+    let head = head_of(20_000);
+    sender.write_all(&head[..SMALL]).await.expect("an open connection");
+    assert_eq!(counted(&mut guard, &metrics).await, 0);
+    sender.write_all(&head[SMALL..15_000]).await.expect("an open connection");
+    assert_eq!(counted(&mut guard, &metrics).await, 15_000 - 8192);
+    sender
+        .write_all(&[&head[15_000..], b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"].concat())
+        .await
+        .expect("an open connection");
+    assert!(guard.next().await.is_some());
+    guard.connection.enter(Phase::Busy(Instant::now()));
+    assert_eq!(guard.take_head().len(), 20_000);
+    assert_eq!(metrics.buffered_bytes.get(), 20_000 - 8192, "what comes behind the head is no part of it");
+    let kept = guard.take_long_head();
+    guard.connection.enter(Phase::Idle(Instant::now()));
+    assert!(guard.next().await.is_some(), "the next request");
+    assert_eq!(metrics.buffered_bytes.get(), 20_000 - 8192, "who took it has it still");
+    drop(kept);
+    assert_eq!(metrics.buffered_bytes.get(), 0);
+}
+
+#[tokio::test]
+async fn what_a_long_head_took_and_nobody_else_did_is_given_back_when_its_request_is_over() {
+    let (buffers, metrics) = room_for(20_000);
+    let (mut guard, mut sender) = guarded_in(&buffers).await;
+    let head = head_of(20_000);
+    for round in 0..3 {
+        sender.write_all(&head).await.expect("an open connection");
+        read_head(&mut guard, &head).await;
+        assert_eq!(metrics.buffered_bytes.get(), 20_000 - 8192, "in round {round}");
+        guard.connection.enter(Phase::Idle(Instant::now()));
+    }
+    sender.write_all(&head_of(100)).await.expect("an open connection");
+    read_head(&mut guard, &head_of(100)).await;
+    assert_eq!(metrics.buffered_bytes.get(), 0);
+}
+
+#[tokio::test]
+async fn a_long_head_that_finds_no_room_is_told_to_come_back_and_gives_back_what_it_took() {
+    let (buffers, metrics) = room_for(10_000);
+    let (mut first, mut long) = guarded_in(&buffers).await;
+    long.write_all(&head_of(16_000)[..15_998]).await.expect("an open connection");
+    assert_eq!(counted(&mut first, &metrics).await, 15_998 - 8192);
+    let (mut second, mut other) = guarded_in(&buffers).await;
+    other.write_all(&head_of(8192 + 2000)).await.expect("an open connection");
+    assert!(second.next().await.is_some(), "there is room for one that is a little longer");
+    let (mut third, mut late) = guarded_in(&buffers).await;
+    let sending = async {
+        late.write_all(&head_of(16_000)[..15_000]).await.expect("an open connection");
+        late.readable().await.expect("an open connection");
+        late.shutdown().await.expect("an open connection");
+        let mut reply = String::new();
+        late.read_to_string(&mut reply).await.expect("no reset");
+        reply
+    };
+    let (reply, coming) = tokio::join!(sending, third.next());
+    assert!(coming.is_none());
+    let told = reply.starts_with("HTTP/1.1 503 ") && reply.contains("Retry-After: ");
+    assert!(told && reply.ends_with("\"overloaded\"}"), "{reply}");
+    assert_eq!(metrics.buffered_bytes.get(), (15_998 - 8192) + 2000, "it keeps nothing");
+    assert_eq!(metrics.buffered_full_total.with_label_values(&["heads"]).get(), 1);
+    let (mut ordinary, mut sender) = guarded_in(&buffers).await;
+    sender.write_all(&head_of(SMALL)).await.expect("an open connection");
+    assert!(ordinary.next().await.is_some(), "an ordinary head needs no room");
+    drop((first, second));
+    assert_eq!(metrics.buffered_bytes.get(), 0);
+}
+
+#[tokio::test]
+async fn what_is_sent_ahead_of_an_answer_takes_little() {
+    let (mut guard, mut sender) = guarded().await;
+    let head = b"GET /1 HTTP/1.1\r\nHost: h\r\n\r\n";
+    sender.write_all(head).await.expect("an open connection");
+    read_head(&mut guard, head).await;
+    sender.write_all(&[b'x'; 30_000]).await.expect("an open connection");
+    let early = tokio::time::timeout(Duration::from_millis(50), guard.read_u8()).await;
+    assert!(early.is_err());
+    assert_eq!(guard.pending.len(), SMALL + 1);
 }

@@ -11,6 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWrite};
 use tokio::time::Instant;
 
 use super::{Coming, Guard, PIECE, Stage};
+use crate::buffers::Reserved;
 use crate::domain::chunks::Chunks;
 use crate::gateway::connections::Phase;
 use crate::gateway::farewell::Farewell;
@@ -52,6 +53,11 @@ impl Guard {
             Framing::Chunked => Stage::Chunked(Chunks::new()),
         };
         self.take(end)
+    }
+
+    /// What the head that was taken takes of the gateway's memory, if it is a long one; to be kept as long as what it says.
+    pub(crate) fn take_long_head(&mut self) -> Option<Reserved> {
+        self.long_head.take()
     }
 
     /// How long the rest of the body is; `None`: only its chunks say.

@@ -80,7 +80,7 @@ pub(super) struct RawServer {
     /// Most of them from one IPv4 address or IPv6 network of 64 bits. Peers in `trusted_proxies` are not counted; as long
     /// as none is named there, nor are peers from private, shared, link-local and loopback addresses.
     pub(super) max_connections_per_source: Option<Count<1, 1_000_000>>,
-    /// All request bodies in memory together; past it 503.
+    /// All request bodies in memory together, with long heads, long answers and what passes through; past it 503.
     pub(super) max_buffered_bytes: Option<Size>,
     /// Networks whose X-Forwarded-For is believed.
     pub(super) trusted_proxies: Option<Vec<Text<IpNet>>>,

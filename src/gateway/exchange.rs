@@ -10,7 +10,7 @@ use http::{HeaderName, Method};
 use tokio::time::Instant;
 
 use super::Gateway;
-use super::body::{self, Expects};
+use super::body::{self, Expects, Unread};
 use super::connections::{Connection, Phase};
 use super::forwarded::Origin;
 use super::guard::Guard;
@@ -19,6 +19,7 @@ use super::reply::Reply;
 use super::request::Request;
 use super::site::Site;
 use crate::buffers::Reserved;
+use crate::domain::fault::Fault;
 use crate::domain::inbound::Inbound;
 use crate::domain::message::{put_header, put_line};
 use crate::domain::outcome::Settled;
@@ -105,21 +106,30 @@ impl Gateway {
         if !route.takes(&request.method, &request.headers, request.query.as_deref()) {
             return Settled::Refused(Refusal::MethodNotAllowed).into();
         }
+        let answer_by = asked.arrived + route.ack.budget.saturating_sub(route.ack.reserve);
         let origin = &asked.origin;
         if !route.allow_from.is_empty() && !route.allow_from.iter().any(|net| net.contains(&origin.remote)) {
             return Settled::Refused(Refusal::SourceNotAllowed).into();
         }
-        if let Some(settled) = self.turn_away(route, origin) {
-            return settled.into();
-        }
-        let answer_by = asked.arrived + route.ack.budget.saturating_sub(route.ack.reserve);
+        let let_in = match self.let_in(route, origin, guard.left(), answer_by).await {
+            Ok(let_in) => let_in,
+            Err(settled) => return settled.into(),
+        };
         let deadline = answer_by.min(Instant::now() + site.body_timeout);
         let expects = if request.waits_for_continue() { Expects::Continue } else { Expects::Nothing };
-        let (body, memory) = match body::read(guard, expects, route.max_body_bytes, deadline, &self.buffers).await {
+        let cap = let_in.cap(route.max_body_bytes);
+        let (body, memory) = match body::read(guard, expects, cap, deadline, &self.buffers).await {
             Ok(read) => read,
+            // It did not say that its body is too long to wait for a turn with it; without that it is not.
+            Err(Unread::Refused(Refusal::BodyTooLarge)) if cap < route.max_body_bytes => {
+                return Settled::Unavailable(Fault::Overloaded).into();
+            }
             Err(unread) => return Settled::from(unread).into(),
         };
         asked.body_bytes = body.len();
+        if let Some(settled) = self.turn_away(route, &asked.origin, let_in) {
+            return settled.into();
+        }
         let length = f64::from(u32::try_from(body.len()).unwrap_or(u32::MAX));
         asked.series.request_body_bytes.observe(length);
         let inbound = Inbound {

@@ -5,6 +5,10 @@
 //! fewer as they cost more; twice
 //! [`MOST_SOURCES`] sources of either kind are remembered, those that were not seen for longest go first. A source that
 //! is forgotten begins anew, which costs the gateway a burst and no sender anything.
+//!
+//! Behind a balancer that nobody named many senders look like one source. Of such a source nobody is turned away by chance
+//! alone: past the burst its requests with short bodies are checked one after the other at the same pace, in the order in
+//! which they came ([`Forgeries::place`]), so that an honest one has its turn, and with it credit for all of them.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -23,6 +27,10 @@ pub(super) const BURST: u32 = 1000;
 const EVERY: Duration = Duration::from_millis(10);
 /// A bad signature under a body of so many bytes counts twice, under one of twice as many thrice.
 const DEAR_BYTES: usize = 16 * 1024;
+/// The longest body of a request that waits for its turn: a bad signature under it counts once.
+pub(super) const SHORT_BYTES: usize = DEAR_BYTES - 1;
+/// The longest wait for a turn: as many wait as a source may have connections by default.
+const LONGEST_WAIT: Duration = Duration::from_secs(10);
 /// For so long after a signature of a source verified, none of its requests is turned away.
 const CREDIT: Duration = Duration::from_secs(24 * 3600);
 /// Sources that are remembered, twice over, of those that failed and of those that verified.
@@ -35,6 +43,19 @@ pub(crate) struct Forgeries {
     spent_until: Mutex<Remembered>,
     /// When a signature of a source verified last.
     verified_at: Mutex<Remembered>,
+    /// The last place in the queue of a source that was given away.
+    last_place: Mutex<Remembered>,
+}
+
+/// When a request of a source that many may share is checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// At once.
+    None,
+    /// At its turn. Its body may have [`SHORT_BYTES`].
+    At(Instant),
+    /// Not now: the queue is longer than it can wait, or its body is long.
+    TurnedAway,
 }
 
 impl Forgeries {
@@ -42,6 +63,27 @@ impl Forgeries {
     pub(crate) fn turns_away(&self, source: Source, now: Instant) -> bool {
         let spent = lock(&self.spent_until).get(source).is_some_and(|until| until > now + EVERY * BURST);
         spent && !self.has_credit(source, now)
+    }
+
+    /// The place of a request of `source`, which many may share, with a body of `announced` bytes, `None` if only its chunks
+    /// say; it can wait for `patience`.
+    pub(crate) fn place(&self, source: Source, announced: Option<u64>, patience: Duration, now: Instant) -> Place {
+        if self.has_credit(source, now) {
+            return Place::None;
+        }
+        let free = lock(&self.spent_until).get(source).and_then(|until| until.checked_sub(EVERY * BURST));
+        let mut last = lock(&self.last_place);
+        let behind = last.get(source).map(|last| last + EVERY);
+        let turn = free.max(behind).unwrap_or(now);
+        if turn <= now {
+            return Place::None;
+        }
+        let short = announced.is_none_or(|bytes| usize::try_from(bytes).is_ok_and(|bytes| bytes <= SHORT_BYTES));
+        if !short || turn > now + patience.min(LONGEST_WAIT) {
+            return Place::TurnedAway;
+        }
+        last.set(source, turn);
+        Place::At(turn)
     }
 
     fn has_credit(&self, source: Source, now: Instant) -> bool {
@@ -72,6 +114,12 @@ fn lock(these: &Mutex<Remembered>) -> std::sync::MutexGuard<'_, Remembered> {
 pub(crate) fn source_of(client: IpAddr, proxies: &[IpNet]) -> Option<Source> {
     let named = proxies.iter().any(|net| net.contains(&client.to_canonical()));
     (!named).then(|| Source::of_client(client))
+}
+
+/// Whether `client` may be a balancer in front of many senders that nobody named: whoever connects from an address that the
+/// internet does not route is taken for one as long as no proxy is named, as for connections.
+pub(crate) fn is_shared(client: IpAddr, proxies: &[IpNet]) -> bool {
+    Source::of(client, proxies).is_none()
 }
 
 /// Whether it is the signature that is wrong. A validly signed request with a wrong time is no forgery.
@@ -170,6 +218,56 @@ mod tests {
         let later = now + CREDIT;
         forge(&forgeries, shared, 10 * BURST, later);
         assert!(forgeries.turns_away(shared, later), "but not for ever");
+    }
+
+    #[test]
+    fn who_shares_a_source_with_forgers_waits_for_its_turn_and_no_longer_than_it_can() {
+        let (forgeries, now) = (Forgeries::default(), Instant::now());
+        let shared = source("10.0.0.1");
+        let (short, patience) = (Some(1000), Duration::from_secs(5));
+        assert_eq!(forgeries.place(shared, short, patience, now), Place::None);
+        forge(&forgeries, shared, BURST, now);
+        assert_eq!(forgeries.place(shared, short, patience, now), Place::None, "a burst is let in");
+        forge(&forgeries, shared, 1, now);
+        for turn in 1..=500 {
+            assert_eq!(forgeries.place(shared, short, patience, now), Place::At(now + EVERY * turn));
+        }
+        assert_eq!(forgeries.place(shared, short, patience, now), Place::TurnedAway, "it cannot wait for so long");
+        let endless = Duration::from_secs(3600);
+        let mut turns = 500;
+        while let Place::At(turn) = forgeries.place(shared, None, endless, now) {
+            turns += 1;
+            assert_eq!(turn, now + EVERY * turns);
+        }
+        assert_eq!(turns, 1000, "nobody waits longer than the longest wait");
+        assert_eq!(forgeries.place(shared, Some(16 * 1024), endless, now + LONGEST_WAIT / 2), Place::TurnedAway);
+        assert_eq!(forgeries.place(source("10.0.0.2"), short, patience, now), Place::None, "nobody else waits");
+        let later = now + EVERY * 600;
+        let behind = forgeries.place(shared, short, patience, later);
+        assert_eq!(behind, Place::At(now + EVERY * 1001), "who comes later does not overtake");
+        forgeries.note(shared, None, 0, later);
+        assert_eq!(forgeries.place(shared, None, patience, later), Place::None, "one good signature is for all");
+    }
+
+    #[test]
+    fn the_pace_of_a_shared_source_is_that_of_any_other() {
+        let (forgeries, start) = (Forgeries::default(), Instant::now());
+        let shared = source("10.0.0.1");
+        forge(&forgeries, shared, BURST, start);
+        let end = start + Duration::from_secs(20);
+        // A hundred forgers, each of whom comes again as soon as it was told.
+        let mut forgers = vec![start; 100];
+        let mut checked = 0;
+        while let Some(forger) = forgers.iter_mut().min().filter(|at| **at < end) {
+            match forgeries.place(shared, Some(0), Duration::from_secs(10), *forger) {
+                Place::None => {}
+                Place::At(turn) => *forger = turn,
+                Place::TurnedAway => panic!("there is room for a hundred"),
+            }
+            forge(&forgeries, shared, 1, *forger);
+            checked += 1;
+        }
+        assert!((1900..=2200).contains(&checked), "{checked} were checked in 20 s");
     }
 
     #[test]

@@ -45,6 +45,9 @@ const PIECE: usize = 16 * 1024;
 /// application see. What is longer counts against the gateway's memory.
 const SMALL: usize = 8 * 1024;
 
+/// A head that has come to this length is given memory for the longest one at once.
+const GROWN_ONCE: usize = 4 * PIECE;
+
 /// The limits of a head.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct HeadLimits {
@@ -243,9 +246,15 @@ impl Guard {
         Ok(Some(()))
     }
 
-    /// Has what is long of a head count, as far as it has come.
+    /// Has what is long of a head count, before any more of it is read. Of one that still grows the memory that was taken for
+    /// it counts, and not only the part that is filled: the system may give it in pieces of two mebibytes.
     fn count_in(&mut self, judged: Option<()>) -> Result<Option<()>, Unread> {
-        let length = if judged.is_some() { self.head().len() } else { self.pending.len() };
+        let length = match self.pending.len() {
+            _ if judged.is_some() => self.head().len(),
+            length if length >= GROWN_ONCE => self.limits.max_header_bytes.max(length),
+            length if length > SMALL => self.pending.capacity(),
+            length => length,
+        };
         if length > SMALL {
             let held = self.long_head.get_or_insert_with(|| self.house.buffers().reserve(Use::Heads));
             held.grow_to(length - SMALL).map_err(Unread::Unavailable)?;
@@ -264,7 +273,7 @@ impl Guard {
     /// Reads what there is, at most one byte more than a head may have.
     fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let room = self.limits.max_header_bytes.saturating_sub(self.pending.len()).saturating_add(1);
-        if self.pending.len() >= 4 * PIECE {
+        if self.pending.len() >= GROWN_ONCE {
             // Grown once to its end: what it grew out of would be given back only later. No more is used than comes.
             self.pending.reserve(room);
         }

@@ -49,7 +49,7 @@ const SHORT_ANSWER_BYTES: usize = 16 * 1024;
 
 /// What the system keeps of an application's answer before it is read (it doubles this). It is what bounds the pieces that
 /// Pingora reads, whose own buffers of 64 KiB would be filled otherwise.
-const RECEIVE_BYTES: usize = 16 * 1024;
+const RECEIVE_BYTES: usize = 8 * 1024;
 
 /// What Pingora is told where there is no room for what wants to pass through.
 const NO_ROOM: &str = "no room in memory";

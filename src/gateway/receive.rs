@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
 use super::Gateway;
-use super::forgeries;
+use super::forgeries::{self, Place};
 use super::forwarded::Origin;
 use crate::claims::{Held, Verdict};
 use crate::domain::admission::Admission;
@@ -57,9 +57,6 @@ impl Gateway {
         memory: impl Send + 'static,
     ) -> Received {
         let deadline = arrived + route.ack.budget.saturating_sub(route.ack.reserve);
-        if let Some(settled) = self.turn_away(route, origin) {
-            return settled.into();
-        }
         let event = match self.admit(inbound, route, origin, arrived) {
             Admitted::Believed(event) => event,
             Admitted::Unbelieved(event) => {
@@ -81,18 +78,53 @@ impl Gateway {
         Received { settled, event: Some(id), event_type }
     }
 
-    /// The answer to a request whose source has sent too many bad signatures of late, before anything of its body is
-    /// looked at: a 503, for if it was honest after all it has to come again. Asked again it takes nothing more.
-    pub(super) fn turn_away(&self, route: &Route, origin: &Origin) -> Option<Settled> {
+    /// Whether a request of a source that has sent too many bad signatures of late is served, before anything of its body is
+    /// looked at. If not, the answer is a 503: if it was honest after all it has to come again. Asked again it takes nothing
+    /// more. A request of a source that many may share waits for its turn here, where there is one before `answer_by`.
+    pub(super) async fn let_in(
+        &self,
+        route: &Route,
+        origin: &Origin,
+        announced: Option<u64>,
+        answer_by: Instant,
+    ) -> Result<LetIn, Settled> {
         if route.enforcement == Enforcement::Observe {
+            return Ok(LetIn::Freely);
+        }
+        let (source, shared) = {
+            let site = self.site.load();
+            let Some(source) = forgeries::source_of(origin.remote, &site.trusted_proxies) else {
+                return Ok(LetIn::Freely);
+            };
+            (source, forgeries::is_shared(origin.remote, &site.trusted_proxies))
+        };
+        let now = Instant::now();
+        if !shared {
+            return if self.forgeries.turns_away(source, now) { Err(self.turned_away()) } else { Ok(LetIn::Freely) };
+        }
+        match self.forgeries.place(source, announced, answer_by.saturating_duration_since(now) / 2, now) {
+            Place::None => Ok(LetIn::Freely),
+            Place::At(turn) => {
+                tokio::time::sleep_until(turn).await;
+                Ok(LetIn::AtItsTurn)
+            }
+            Place::TurnedAway => Err(self.turned_away()),
+        }
+    }
+
+    /// Whether a request that was let in is turned away after all, now that its body is here: others of its source may have
+    /// been found bad meanwhile. Who had its turn is not.
+    pub(super) fn turn_away(&self, route: &Route, origin: &Origin, let_in: LetIn) -> Option<Settled> {
+        if route.enforcement == Enforcement::Observe || let_in == LetIn::AtItsTurn {
             return None;
         }
         let source = forgeries::source_of(origin.remote, &self.site.load().trusted_proxies)?;
-        if !self.forgeries.turns_away(source, Instant::now()) {
-            return None;
-        }
+        self.forgeries.turns_away(source, Instant::now()).then(|| self.turned_away())
+    }
+
+    fn turned_away(&self) -> Settled {
         self.metrics.forgers_turned_away_total.inc();
-        Some(Settled::Unavailable(Fault::Overloaded))
+        Settled::Unavailable(Fault::Overloaded)
     }
 
     /// Remembers of the sender whether its signature was good.
@@ -205,6 +237,25 @@ impl Gateway {
             series.event_age_seconds.observe(age);
         } else if route.scheme.has_signed_at() {
             self.metrics.signed_time_missing_total.with_label_values(&[&*route.name]).inc();
+        }
+    }
+}
+
+/// How a request was let in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum LetIn {
+    /// As long as its source is not turned away.
+    Freely,
+    /// It has waited for its turn. Its body may have [`forgeries::SHORT_BYTES`].
+    AtItsTurn,
+}
+
+impl LetIn {
+    /// Most bytes of its body, of a route that takes `most`.
+    pub(super) fn cap(self, most: usize) -> usize {
+        match self {
+            Self::Freely => most,
+            Self::AtItsTurn => most.min(forgeries::SHORT_BYTES),
         }
     }
 }

@@ -24,6 +24,7 @@ use tracing_subscriber::reload;
 
 use super::Metrics;
 use super::bridge::{Bridge, HTTP_SERVER};
+use super::panics;
 use super::request_lines::RequestLines;
 use super::sampling::Sampling;
 use super::sink::{self, Flush, Sink};
@@ -171,6 +172,7 @@ pub fn init(settings: Settings, metrics: &Arc<Metrics>) -> Result<Logs, LogFault
     tracing::subscriber::set_global_default(subscriber).map_err(|_| LogFault::Twice)?;
     log::set_boxed_logger(Box::new(Bridge::new(Arc::clone(metrics)))).map_err(|_| LogFault::Twice)?;
     log::set_max_level(log::LevelFilter::Warn);
+    panics::withhold_messages();
     Ok(Logs { control, flush })
 }
 
@@ -308,7 +310,7 @@ pub(super) fn quote(line: &mut String, text: &str) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use log::Log;
 
     use super::*;
@@ -318,6 +320,11 @@ mod tests {
     use crate::telemetry::sink::tests::Paper;
 
     const JSON: Settings = Settings { format: Format::Json, level: Level::Info, colour: Colour::Allowed };
+
+    /// What is written in JSON when `act` runs.
+    pub(in crate::telemetry) fn said_of(act: impl FnOnce()) -> String {
+        logged(JSON, Terminal::No, |_, _| act())
+    }
 
     /// What is written when `act` runs under these settings.
     fn logged(settings: Settings, terminal: Terminal, act: impl FnOnce(&LogControl, &Arc<Metrics>)) -> String {

@@ -7,6 +7,7 @@ pub mod catalogue;
 pub mod http;
 pub mod logs;
 pub mod metrics;
+mod panics;
 mod process;
 pub mod recent;
 pub mod request_lines;

@@ -22,6 +22,18 @@ fn an_event_is_remembered_longer_than_its_signed_time_is_accepted() {
 }
 
 #[test]
+fn the_longest_head_fits_into_memory() {
+    let text = |memory: &str| {
+        format!(
+            "[server]\nmax_header_bytes = \"64KiB\"\nmax_buffered_bytes = \"{memory}\"\n{ROUTE}max_body_bytes = \"1KiB\"\n"
+        )
+    };
+    fine(&text("64KiB"));
+    let fault = fault(&text("63KiB"));
+    assert_fault(&fault, Conflict, "server.max_buffered_bytes", &at(3, 22));
+}
+
+#[test]
 fn the_key_that_the_route_gave_is_the_one_that_is_wrong() {
     let fault = fault(&format!("{VEEDEO}[routes.v.signed_at]\nmax_age = \"24h\"\n"));
     assert_fault(&fault, Conflict, "routes.v.signed_at.max_age", &at(6, 11));

@@ -40,6 +40,28 @@ fn a_rejection_is_passed_on_kept_as_a_dead_letter_and_forgotten() {
 }
 
 #[test]
+fn a_long_answer_without_room_in_memory_loses_its_body_and_the_event_is_delivered() {
+    // Answers have half of it.
+    let world = world_with(&["server.max_buffered_bytes = '1MiB'"]);
+    let full = |world: &World| world.gateway.metrics().count("hookgate_buffered_full_total", &[("use", "answers")]);
+    world.app.first([accept().with("X-Said", "a").body(vec![b'a'; 400_000])]);
+    let reply = world.veedeo(task("fits"));
+    assert_eq!((reply.status, reply.body.len(), full(&world)), (200, 400_000, 0));
+    world.app.first([accept().with("X-Said", "b").body(vec![b'b'; 700_000])]);
+    let reply = world.veedeo(task("does not fit"));
+    assert_eq!((reply.status, reply.body.len(), reply.headers.get("x-said")), (200, 0, None));
+    assert!(full(&world) > 0);
+    assert_eq!(world.veedeo(task("does not fit")).json("duplicate"), true, "the application has it");
+    world.app.first([answer(422).body(vec![b'c'; 700_000])]);
+    assert_eq!(world.veedeo(task("rejected")).status, 422, "what the status says counts");
+    assert_eq!(world.app.count(), 3);
+    assert_eq!(world.gateway.metrics().count("hookgate_deliveries_total", &[]), 0, "nothing went to disk");
+    eventually("the memory is given back", Duration::from_secs(5), || {
+        (world.gateway.metrics().find("hookgate_buffered_bytes", &[])? == 0.0).then_some(())
+    });
+}
+
+#[test]
 fn an_absorbed_rejection_is_acknowledged_and_kept() {
     let world = world_with(&["ack.on_app_rejection = 'absorb'"]);
     world.app.first([answer(422)]);

@@ -142,6 +142,23 @@ fn asked(gateway: &Gateway) -> Vec<(String, String)> {
     said
 }
 
+/// What the list of processes says of this one and of its threads to every user of the machine.
+fn listed(pid: u32) -> Vec<(String, String)> {
+    let process = format!("/proc/{pid}");
+    let mut files = vec![format!("{process}/cmdline"), format!("{process}/stat"), format!("{process}/status")];
+    for thread in std::fs::read_dir(format!("{process}/task")).unwrap().flatten() {
+        files.push(thread.path().join("comm").display().to_string());
+    }
+    assert!(files.len() > 5, "{files:?}");
+    let read = |path: String| {
+        let text = String::from_utf8_lossy(&std::fs::read(&path).unwrap_or_default()).replace('\0', " ");
+        (path, text)
+    };
+    let said: Vec<(String, String)> = files.into_iter().map(read).collect();
+    assert!(said[0].1.contains(" run "), "{:?}", said[0]);
+    said
+}
+
 /// Names of all files below `folder`, and what is in those of the spool.
 fn files(folder: &Path, found: &mut Vec<(String, String)>) {
     for entry in std::fs::read_dir(folder).unwrap().flatten() {
@@ -185,6 +202,7 @@ fn live(level: &str, format: &str) {
     assert_ne!(invalid.code, Some(0), "{invalid:?}");
     told.push(("validate".into(), format!("{}\n{}", invalid.stdout, invalid.stderr)));
     pause(Duration::from_millis(300));
+    told.extend(listed(gateway.pid()));
     files(&gateway.folder(), &mut told);
     gateway.stop();
     let said = gateway.said();

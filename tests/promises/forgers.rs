@@ -1,6 +1,9 @@
 //! Bad signatures in numbers: their source is turned away for a while, and never one whose signatures verify. P12, P15.
 
-use crate::world::clock::now_unix;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use crate::world::clock::{now_unix, pause};
 use crate::world::events::task;
 use crate::world::sender::{Line, Reply, Request};
 use crate::world::sign::Provider;
@@ -57,6 +60,39 @@ fn a_source_of_bad_signatures_is_turned_away_for_a_while_and_nobody_else() {
     assert_eq!(statuses(&send_all(&world, "203.0.113.10", [good("another")].into_iter())), [200]);
     assert_eq!(statuses(&send_all(&world, "2001:db8::1", [good("a third")].into_iter())), [200]);
     assert_eq!(world.app.count(), 2);
+}
+
+#[test]
+fn behind_a_balancer_that_nobody_named_an_honest_sender_has_its_turn_among_forgers() {
+    let world = world_with(&[]);
+    send_all(&world, "203.0.113.9", (0..BURST).map(forged));
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let flood = |thread: usize| {
+            let mut told = Vec::new();
+            while !done.load(Ordering::SeqCst) {
+                told.extend(send_all(&world, "203.0.113.9", [forged(thread)].into_iter()));
+            }
+            told
+        };
+        let forgers: Vec<_> = (0..20).map(|thread| scope.spawn(move || flood(thread))).collect();
+        pause(Duration::from_millis(500));
+        let long = Provider::GitHub.sign(vec![b'x'; 20_000]);
+        assert_eq!(statuses(&send_all(&world, "203.0.113.10", [long].into_iter())), [503], "long bodies have no turn");
+        let first = world.send(&good("honest"));
+        done.store(true, Ordering::SeqCst);
+        assert_eq!(first.status, 200);
+        assert!(first.took < Duration::from_secs(3), "took {:?}", first.took);
+        let told: Vec<Reply> = forgers.into_iter().flat_map(|forger| forger.join().unwrap()).collect();
+        assert!(told.len() >= 20 && told.len() < 500, "{} were checked", told.len());
+        assert_eq!(statuses(&told), [401], "they had their turns too");
+    });
+    assert_eq!(
+        statuses(&send_all(&world, "203.0.113.9", (0..BURST).map(forged))),
+        [401],
+        "one good signature is for all"
+    );
+    assert_eq!(statuses(&send_all(&world, "203.0.113.9", [good("second")].into_iter())), [200]);
 }
 
 #[test]

@@ -246,8 +246,7 @@ fn readers_that_hardly_read_are_cut_and_nobody_else_notices() {
     let app = LeanApp::start();
     let gateway = gateway(&app, &["app.max_in_flight = 64"]);
     let request = b"GET /big HTTP/1.1\r\nHost: hooks.example.com\r\n\r\n".to_vec();
-    // Each takes two descriptors of the gateway and two of this process, of the twenty thousand that there are here.
-    let crowd = Crowd { size: size().min(7000), patience: deadline() + LATE, ..crowd(&[Manner::SlowRead(request)]) };
+    let crowd = Crowd { patience: deadline() + LATE, ..crowd(&[Manner::SlowRead(request)]) };
     let from = Instant::now();
     let (held, seen) = beside(&gateway, &plain(&gateway), || crowd.hold(&gateway.address()));
     // What the system still has for such a reader comes to it after the cut: only the gateway knows when it was.
@@ -259,6 +258,42 @@ fn readers_that_hardly_read_are_cut_and_nobody_else_notices() {
     );
     assert!(seen.counted < LATE, "slow read: the gateway held some for {:?} past deadline and delay", seen.counted);
     judge("slow read", &seen, 256);
+    judge_room(&gateway, "passages", if large() { Some(1000) } else { None });
+}
+
+/// Fails unless all that was counted for `what` is given back, and unless at least so many times there was no room.
+fn judge_room(gateway: &Gateway, what: &str, turned_away: Option<u64>) {
+    let metrics = gateway.metrics();
+    let full = metrics.count("hookgate_buffered_full_total", &[("use", what)]);
+    eprintln!("held | {what} | {full} found no room");
+    assert_eq!(metrics.find("hookgate_buffered_share_bytes", &[("use", what)]), Some(0.0), "{what}: not given back");
+    assert!(turned_away.is_none_or(|least| full >= least), "{what}: {full} found no room");
+}
+
+#[test]
+fn bodies_that_pass_through_and_stop_are_cut_and_nobody_else_notices() {
+    let app = LeanApp::start();
+    let gateway = gateway(&app, &[]);
+    let mut request = b"POST /big HTTP/1.1\r\nHost: hooks.example.com\r\nContent-Length: 1048576\r\n\r\n".to_vec();
+    request.resize(request.len() + 200_000, b'b');
+    let crowd = crowd(&[Manner::Still(request)]);
+    let (held, seen) = beside(&gateway, &plain(&gateway), || crowd.hold(&gateway.address()));
+    judge_cuts("bodies that pass through", &held, seen.counted);
+    judge("bodies that pass through", &seen, 256);
+    judge_room(&gateway, "passages", if large() { Some(1000) } else { None });
+}
+
+#[test]
+fn what_wants_to_pass_through_without_room_is_told_to_come_back_and_webhooks_go_on() {
+    let app = LeanApp::start();
+    let gateway = gateway(&app, &["server.max_buffered_bytes = '4MiB'"]);
+    let request = b"GET /big HTTP/1.1\r\nHost: hooks.example.com\r\n\r\n".to_vec();
+    let crowd = Crowd { size: 50, patience: deadline() + LATE, ..crowd(&[Manner::SlowRead(request)]) };
+    let (_, seen) = beside(&gateway, &plain(&gateway), || crowd.hold(&gateway.address()));
+    judge("slow read without room", &seen, 256);
+    judge_room(&gateway, "passages", Some(10));
+    let turned_away = [("route", "_none"), ("disposition", "unavailable")];
+    assert!(gateway.metrics().count("hookgate_requests_total", &turned_away) >= 10);
 }
 
 /// Nearly a mebibyte of a head that does not end, in a few long lines.
@@ -270,24 +305,35 @@ fn long_head() -> Vec<u8> {
     head
 }
 
-fn hold_long_heads(what: &str, more: &[&str]) -> Vec<Held> {
+fn hold_long_heads(what: &str, more: &[&str], without_room: Option<u64>) -> Vec<Held> {
     let app = LeanApp::start();
     let gateway = gateway(&app, more);
     let crowd = Crowd { size: size() / 5, ..crowd(&[Manner::Still(long_head())]) };
     let (held, seen) = beside(&gateway, &plain(&gateway), || crowd.hold(&gateway.address()));
     judge_cuts(what, &held, seen.counted);
     judge(what, &seen, 128);
+    judge_room(&gateway, "heads", without_room);
     held
 }
 
 #[test]
 fn long_heads_that_do_not_end_take_little_memory() {
-    hold_long_heads("900 kB of head", &["server.max_header_bytes = '1MiB'"]);
+    let without_room = if large() { 1000 } else { 0 };
+    hold_long_heads("900 kB of head", &["server.max_header_bytes = '1MiB'"], Some(without_room));
+}
+
+#[test]
+fn long_heads_without_room_are_told_to_come_back_and_nobody_else_notices() {
+    let more = ["server.max_header_bytes = '1MiB'", "server.max_buffered_bytes = '8MiB'"];
+    let held = hold_long_heads("900 kB of head, room for two", &more, Some(30));
+    let told = |status: u16| held.iter().filter(|one| one.status == status).count();
+    assert!(told(503) >= 30, "{} of {}", told(503), held.len());
+    assert_eq!(told(503) + told(408), held.len());
 }
 
 #[test]
 fn heads_past_the_limit_are_refused_before_their_deadline() {
-    let held = hold_long_heads("900 kB of head, 32 KiB allowed", &[]);
+    let held = hold_long_heads("900 kB of head, 32 KiB allowed", &[], None);
     for one in &held {
         let lasted = one.ended.map(|ended| ended - one.began).unwrap();
         assert!(lasted < deadline(), "it was refused by its length: {lasted:?}");

@@ -55,6 +55,10 @@ impl Check<'_> {
         }
         if server.max_buffered_bytes == 0 {
             self.fault(FaultKind::Value, &keys(&["server", "max_buffered_bytes"]), "0 bytes", "more than nothing");
+        } else if server.max_buffered_bytes < server.max_header_bytes {
+            let found = format!("{} bytes", server.max_buffered_bytes);
+            let expected = "at least `server.max_header_bytes`: long heads count against it";
+            self.fault(FaultKind::Conflict, &keys(&["server", "max_buffered_bytes"]), found, expected);
         }
     }
 

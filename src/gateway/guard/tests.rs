@@ -198,7 +198,11 @@ async fn of_a_head_counts_what_is_longer_than_an_ordinary_one_for_as_long_as_its
     sender.write_all(&head[..SMALL]).await.expect("an open connection");
     assert_eq!(counted(&mut guard, &metrics).await, 0);
     sender.write_all(&head[SMALL..15_000]).await.expect("an open connection");
-    assert_eq!(counted(&mut guard, &metrics).await, 15_000 - 8192);
+    assert_eq!(
+        counted(&mut guard, &metrics).await,
+        16 * 1024 - 8192,
+        "the memory that was taken, and not only what is filled"
+    );
     sender
         .write_all(&[&head[15_000..], b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"].concat())
         .await
@@ -213,6 +217,16 @@ async fn of_a_head_counts_what_is_longer_than_an_ordinary_one_for_as_long_as_its
     assert_eq!(metrics.buffered_bytes.get(), 20_000 - 8192, "who took it has it still");
     drop(kept);
     assert_eq!(metrics.buffered_bytes.get(), 0);
+}
+
+#[tokio::test]
+async fn a_head_that_is_given_memory_for_the_longest_one_counts_as_such() {
+    let metrics = Arc::new(Metrics::new(&[]).expect("metrics"));
+    let (mut guard, mut sender) = guarded_in(&Buffers::new(usize::MAX, 0, metrics.clone())).await;
+    guard.limits.max_header_bytes = 200_000;
+    sender.write_all(&head_of(150_000)[..100_000]).await.expect("an open connection");
+    assert_eq!(counted(&mut guard, &metrics).await, 200_000 - 8192);
+    assert!(guard.pending.capacity() <= 200_000 + PIECE, "{}", guard.pending.capacity());
 }
 
 #[tokio::test]
@@ -268,7 +282,7 @@ async fn what_is_sent_ahead_of_an_answer_takes_little() {
     let head = b"GET /1 HTTP/1.1\r\nHost: h\r\n\r\n";
     sender.write_all(head).await.expect("an open connection");
     read_head(&mut guard, head).await;
-    sender.write_all(&[b'x'; 30_000]).await.expect("an open connection");
+    sender.write_all(&vec![b'x'; 30_000]).await.expect("an open connection");
     let early = tokio::time::timeout(Duration::from_millis(50), guard.read_u8()).await;
     assert!(early.is_err());
     assert_eq!(guard.pending.len(), SMALL + 1);

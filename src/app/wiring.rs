@@ -159,7 +159,11 @@ pub(super) fn reconfigure(stores: &Stores, config: &Config) {
 /// Where the files of TLS are.
 pub(crate) fn tls_settings(files: &ServerTls) -> TlsSettings {
     let pair = |(cert, key): &(_, _)| CertificateFiles { cert: Clone::clone(cert), key: Clone::clone(key) };
-    TlsSettings { certificates: files.certificates.iter().map(pair).collect(), client_ca: files.client_ca.clone() }
+    TlsSettings {
+        certificates: files.certificates.iter().map(pair).collect(),
+        client_ca: files.client_ca.clone(),
+        h2: files.h2,
+    }
 }
 
 /// Sets the gauges that say what is configured, and makes every route's series exist.

@@ -100,7 +100,7 @@ pub(super) struct RawTls {
     pub(super) also: Option<Vec<RawCertificate>>,
     /// Certificates of authorities, PEM: who has none of theirs gets no connection.
     pub(super) client_ca: Option<Text<Name>>,
-    /// HTTP/2. Not implemented yet.
+    /// Whether HTTP/2 is offered to senders; HTTP/1.1 always is.
     pub(super) h2: Option<bool>,
 }
 

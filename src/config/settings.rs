@@ -80,6 +80,8 @@ pub struct ServerTls {
     pub certificates: Vec<(PathBuf, PathBuf)>,
     /// Authorities of the senders' certificates.
     pub client_ca: Option<PathBuf>,
+    /// Whether HTTP/2 is offered.
+    pub h2: bool,
 }
 
 /// How repeated events are recognised; the ttl belongs to the route.

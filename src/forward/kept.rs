@@ -112,7 +112,7 @@ mod tests {
         let claims = Claims::new(Arc::new(Embedded::new(disk.clone())), clock);
         let app = Arc::new(App { allowed: Semaphore::new(allowed), seen: Mutex::default() });
         let spool = Spool::new(disk);
-        let deliverer = Deliverer::towards(Some(app.clone()), spool.clone(), claims.clone(), clock, metrics);
+        let deliverer = Deliverer::towards(app.clone(), spool.clone(), claims.clone(), clock, metrics);
         let mut route = fixture("r");
         route.ack.mode = AckMode::Queue;
         route.app.max_in_flight = 1;

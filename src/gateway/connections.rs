@@ -27,6 +27,17 @@ pub(crate) struct Connection {
     close_from: OnceLock<Instant>,
     /// Since when the sender may have been waiting to be accepted; for its first request.
     waiting_since: Mutex<Option<Instant>>,
+    /// How many requests may come over it.
+    pub(crate) carries: Carries,
+}
+
+/// How many requests may come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Carries {
+    /// One after the other.
+    Many,
+    /// This one: it is one of many on a connection.
+    One,
 }
 
 /// What a connection is doing.
@@ -41,6 +52,21 @@ pub(crate) enum Phase {
 }
 
 impl Connection {
+    /// One request on this connection, whose first byte came at `began`. It is in no table: who serves the connection
+    /// serves it to its end.
+    pub(crate) fn request(&self, began: Instant) -> Self {
+        let waiting_since = self.waiting_since.lock().unwrap_or_else(PoisonError::into_inner).take();
+        Self {
+            remote: self.remote,
+            spoke: self.spoke,
+            phase: Mutex::new(Phase::Head(began)),
+            close: Notify::new(),
+            close_from: OnceLock::new(),
+            waiting_since: Mutex::new(waiting_since),
+            carries: Carries::One,
+        }
+    }
+
     /// What the connection is doing.
     pub(crate) fn phase(&self) -> Phase {
         *self.phase.lock().unwrap_or_else(PoisonError::into_inner)
@@ -227,6 +253,7 @@ impl Connections {
             close: Notify::new(),
             close_from: OnceLock::new(),
             waiting_since: Mutex::new(waiting_since),
+            carries: Carries::Many,
         });
         let mut open = self.0.open.lock().unwrap_or_else(PoisonError::into_inner);
         open.make_room(source, self.0.caps)?;

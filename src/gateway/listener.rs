@@ -19,16 +19,17 @@ use tokio::time::Instant;
 
 use super::Gateway;
 use super::body::Unread;
-use super::connections::{Caps, Connection, Connections, Entry, Phase, Source};
+use super::connections::{Caps, Carries, Connection, Connections, Entry, Phase, Source};
 use super::exchange::{After, milliseconds};
 use super::forwarded::Spoke;
 use super::guard::{Guard, HeadLimits, House};
+use super::http2::{self, Place, Places};
 use super::proxy::Proxy;
 use super::reply::{self, Reply};
 use super::request;
 use super::side::Side;
 use super::site::{Destination, Site};
-use super::tls::Tls;
+use super::tls::{Tls, speaks_http2};
 use crate::buffers::Buffers;
 use crate::domain::fault::Fault;
 use crate::domain::outcome::Settled;
@@ -64,6 +65,7 @@ pub struct Door {
     connections: Connections,
     limits: DoorLimits,
     tls: Option<Tls>,
+    places: Places,
     closing: Arc<AtomicBool>,
     stop: watch::Sender<bool>,
 }
@@ -100,6 +102,7 @@ impl Door {
             connections,
             limits,
             tls,
+            places: Places::new(caps),
             closing: Arc::default(),
             stop: watch::channel(false).0,
         };
@@ -175,20 +178,54 @@ impl Door {
         }
         let connection = entry.connection.clone();
         let Some(stream) = self.shake_hands(stream, &connection).await else { return };
-        let limits = HeadLimits {
+        match stream {
+            Side::Tls(tls) if speaks_http2(&tls) => http2::serve(&self, Side::Tls(tls), &connection).await,
+            side @ (Side::Plain(_) | Side::Tls(_) | Side::Stream(_)) => self.serve_from(side, &connection).await,
+        }
+        drop(entry);
+    }
+
+    /// Serves the requests that come from `side`.
+    pub(super) async fn serve_from(&self, side: Side, connection: &Arc<Connection>) {
+        let guard = Guard::new(side, connection.clone(), self.head_limits(), self.house());
+        self.serve_requests(guard, connection).await;
+    }
+
+    /// The limits of every head.
+    pub(super) const fn head_limits(&self) -> HeadLimits {
+        HeadLimits {
             header_timeout: self.limits.header_timeout,
             idle_timeout: self.limits.idle_timeout,
             max_header_bytes: self.limits.max_header_bytes,
-        };
-        self.serve_requests(Guard::new(stream, connection.clone(), limits, self.gateway.clone()), &connection).await;
-        drop(entry);
+        }
+    }
+
+    /// What stands behind every guard.
+    pub(super) fn house(&self) -> Arc<dyn House> {
+        self.gateway.clone()
+    }
+
+    /// A place for one more request of HTTP/2 on this connection. `None`: there is none.
+    pub(super) fn place(&self, connection: &Connection) -> Option<Place> {
+        self.places.take(Source::of(connection.remote.ip(), &self.gateway.site.load().trusted_proxies))
+    }
+
+    /// Counts what HTTP/2 refused before a request was read.
+    pub(super) fn count_refused(&self, reason: &str) {
+        self.gateway.metrics.http2_refused_total.with_label_values(&[reason]).inc();
+    }
+
+    /// Whether connections close after the request they serve.
+    pub(super) fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Relaxed)
     }
 
     /// Serves one request after the other until no more comes or may come.
     async fn serve_requests(&self, mut guard: Guard, connection: &Arc<Connection>) {
         while let Some(began) = guard.next().await {
             let site = self.gateway.site.load_full();
-            let after = if self.closing.load(Ordering::Relaxed) { After::Closes } else { After::StaysOpen };
+            let last = self.is_closing() || connection.carries == Carries::One;
+            let after = if last { After::Closes } else { After::StaysOpen };
             let route = match site.find(request::path(guard.head())) {
                 Destination::Route(route) => Some(route),
                 Destination::Nowhere => None,

@@ -13,6 +13,7 @@ mod forwarded;
 pub mod fuzzed;
 mod guard;
 mod head;
+mod http2;
 pub mod listener;
 mod proxy;
 mod receive;

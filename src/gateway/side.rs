@@ -1,4 +1,4 @@
-//! The sender's side of a connection: a plain stream or one inside TLS. It knows no HTTP.
+//! The sender's side of a connection: a plain stream, one inside TLS, or one request of many on such a one. It knows no HTTP.
 
 use std::io;
 use std::os::fd::AsRawFd;
@@ -12,6 +12,8 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
+use super::http2::Stream;
+
 /// What bytes of a sender come through. It buffers nothing of its own: thousands of connections wait.
 #[derive(Debug)]
 pub(crate) enum Side {
@@ -19,13 +21,17 @@ pub(crate) enum Side {
     Plain(TcpStream),
     /// Encrypted.
     Tls(Box<TlsStream<TcpStream>>),
+    /// A request of HTTP/2, as HTTP/1.1 says the same.
+    Stream(Box<Stream>),
 }
 
 impl Side {
-    fn socket(&self) -> &TcpStream {
+    /// The socket, if it is this one's alone.
+    fn socket(&self) -> Option<&TcpStream> {
         match self {
-            Self::Plain(stream) => stream,
-            Self::Tls(stream) => stream.get_ref().0,
+            Self::Plain(stream) => Some(stream),
+            Self::Tls(stream) => Some(stream.get_ref().0),
+            Self::Stream(_) => None,
         }
     }
 }
@@ -39,6 +45,7 @@ impl AsyncRead for Side {
                 Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => Poll::Ready(Ok(())),
                 read @ (Poll::Ready(_) | Poll::Pending) => read,
             },
+            Self::Stream(side) => Pin::new(side.as_mut()).poll_read(cx, buf),
         }
     }
 }
@@ -48,6 +55,7 @@ impl AsyncWrite for Side {
         match self.get_mut() {
             Self::Plain(side) => Pin::new(side).poll_write(cx, bytes),
             Self::Tls(side) => Pin::new(side.as_mut()).poll_write(cx, bytes),
+            Self::Stream(side) => Pin::new(side.as_mut()).poll_write(cx, bytes),
         }
     }
 
@@ -55,6 +63,7 @@ impl AsyncWrite for Side {
         match self.get_mut() {
             Self::Plain(side) => Pin::new(side).poll_flush(cx),
             Self::Tls(side) => Pin::new(side.as_mut()).poll_flush(cx),
+            Self::Stream(side) => Pin::new(side.as_mut()).poll_flush(cx),
         }
     }
 
@@ -62,6 +71,7 @@ impl AsyncWrite for Side {
         match self.get_mut() {
             Self::Plain(side) => Pin::new(side).poll_shutdown(cx),
             Self::Tls(side) => Pin::new(side.as_mut()).poll_shutdown(cx),
+            Self::Stream(side) => Pin::new(side.as_mut()).poll_shutdown(cx),
         }
     }
 }
@@ -76,12 +86,12 @@ impl Shutdown for Side {
 
 impl UniqueID for Side {
     fn id(&self) -> UniqueIDType {
-        self.socket().as_raw_fd()
+        self.socket().map_or(-1, AsRawFd::as_raw_fd)
     }
 }
 
 impl GetSocketDigest for Side {
     fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
-        Some(Arc::new(SocketDigest::from_raw_fd(self.socket().as_raw_fd())))
+        self.socket().map(|socket| Arc::new(SocketDigest::from_raw_fd(socket.as_raw_fd())))
     }
 }

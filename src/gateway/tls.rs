@@ -1,7 +1,8 @@
 //! TLS on the senders' address: certificates by the name that is asked for, client certificates where they are wanted,
 //! and files that may change under a running gateway. It answers no request.
 //!
-//! TLS 1.2 and 1.3 with `rustls`' own choice of suites (<https://docs.rs/rustls>); the one protocol offered is HTTP/1.1.
+//! TLS 1.2 and 1.3 with `rustls`' own choice of suites (<https://docs.rs/rustls>); HTTP/2 is offered where it is asked for, and
+//! HTTP/1.1 always.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -26,8 +27,16 @@ use crate::telemetry::Metrics;
 /// How often the files are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
+/// What HTTP/2 is called in a handshake (RFC 9113 section 3.2).
+const HTTP2: &[u8] = b"h2";
+
 /// Most certificates of a chain and of a list of authorities: a file with more is not what it is taken for.
 const MOST_CERTIFICATES: usize = 1024;
+
+/// Whether HTTP/2 was agreed on.
+pub(crate) fn speaks_http2(stream: &TlsStream<TcpStream>) -> bool {
+    stream.get_ref().1.alpn_protocol() == Some(HTTP2)
+}
 
 /// Where certificates are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +45,8 @@ pub struct TlsSettings {
     pub certificates: Vec<CertificateFiles>,
     /// Authorities of which every sender must have a certificate.
     pub client_ca: Option<PathBuf>,
+    /// Whether HTTP/2 is offered besides HTTP/1.1.
+    pub h2: bool,
 }
 
 /// A certificate with its chain and its key, both PEM.
@@ -171,7 +182,8 @@ fn server_config(settings: &TlsSettings) -> Result<(Arc<ServerConfig>, Vec<i64>)
         }
     };
     let mut config = builder.with_cert_resolver(Arc::new(ByName(shown)));
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    let offered: &[&[u8]] = if settings.h2 { &[HTTP2, b"http/1.1"] } else { &[b"http/1.1"] };
+    config.alpn_protocols = offered.iter().map(|name| name.to_vec()).collect();
     Ok((Arc::new(config), validity))
 }
 

@@ -140,6 +140,7 @@ pub const CATALOGUE: &[Spec] = &[
         &[],
         "Requests answered 503 because their source sent too many bad signatures.",
     ),
+    counter("http2_refused_total", &["reason"], "Connections and requests of HTTP/2 ended before a request was read."),
     counter("tls_handshake_failures_total", &["reason"], "TLS handshakes of senders that came to nothing."),
     gauge(
         "tls_certificate_not_after_timestamp_seconds",
@@ -180,6 +181,18 @@ pub const SALVAGED: [&str; 3] = ["event", "mark", "unreadable_page"];
 pub const BUFFER_SHARES: [&str; 3] = ["heads", "answers", "passages"];
 /// `use` of bytes in memory that has none: it may take the whole bound.
 pub const BUFFER_WHOLE: &str = "bodies";
+/// `reason` of a connection or request of HTTP/2 that was ended before a request was read.
+pub const HTTP2_REFUSALS: [&str; 9] = [
+    "no_place",
+    "late_head",
+    "reply_not_taken",
+    "protocol_error",
+    "resets",
+    "empty_frames",
+    "control_frames",
+    "priority_frames",
+    "window_updates",
+];
 /// `reason` of a TLS handshake that came to nothing.
 pub const TLS_FAILURES: [&str; 2] = ["failed", "timeout"];
 /// `reason` of a dead letter.

@@ -121,6 +121,8 @@ pub struct Metrics {
     /// Requests answered 503 because of their source's bad signatures.
     pub forgers_turned_away_total: IntCounter,
     /// `reason`.
+    pub http2_refused_total: IntCounterVec,
+    /// `reason`.
     pub tls_handshake_failures_total: IntCounterVec,
     /// `certificate`; Unix seconds.
     pub tls_certificate_not_after_timestamp_seconds: IntGaugeVec,
@@ -205,6 +207,7 @@ impl Metrics {
             connections_capacity: make.gauge("connections_capacity")?,
             connections_turned_away_total: make.counter("connections_turned_away_total")?,
             forgers_turned_away_total: make.counter("forgers_turned_away_total")?,
+            http2_refused_total: make.counters("http2_refused_total")?,
             tls_handshake_failures_total: make.counters("tls_handshake_failures_total")?,
             tls_certificate_not_after_timestamp_seconds: make.gauges("tls_certificate_not_after_timestamp_seconds")?,
             tls_last_reload_successful: make.gauge("tls_last_reload_successful")?,
@@ -286,6 +289,9 @@ impl Metrics {
             self.buffered_full_total.with_label_values(&[what]);
         }
         self.tls_last_reload_successful.set(1);
+        for reason in catalogue::HTTP2_REFUSALS {
+            self.http2_refused_total.with_label_values(&[reason]);
+        }
         for reason in catalogue::TLS_FAILURES {
             self.tls_handshake_failures_total.with_label_values(&[reason]);
         }

@@ -53,7 +53,7 @@ const CASES: &[Case] = &[
         6,
         "absent.crt: there is no such file",
     ),
-    ("[server]\ntls = { cert = \"c\", key = \"k\", h2 = true }\n", NotImplemented, "server.tls.h2 = true", 2, 32, ""),
+    ("[server]\ntls = { cert = \"c\", key = \"k\", h2 = \"on\" }\n", Value, "server.tls.h2", 2, 37, "on"),
     ("[server]\ntls = { cert = \"c\" }\n", Missing, "server.tls.key", 2, 1, ""),
     (
         "[dedup]\nstore = \"redis\"\n[dedup.redis]\nurl = \"http://a\"\n",

@@ -32,6 +32,8 @@ mod explain;
 mod forgers;
 mod framing;
 mod front;
+mod h2_floods;
+mod h2_requests;
 mod handover;
 mod handshakes;
 mod held;

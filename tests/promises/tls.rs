@@ -64,7 +64,7 @@ impl Papers {
     }
 
     /// A gateway with `first.crt`, and these lines.
-    fn gateway(&self, app: &App, more: &[&str]) -> Gateway {
+    pub(crate) fn gateway(&self, app: &App, more: &[&str]) -> Gateway {
         self.write("first", &["hooks.example.com"]);
         let own = [self.line("cert", "first.crt"), self.line("key", "first.key")];
         let own: Vec<&str> = own.iter().map(String::as_str).collect();

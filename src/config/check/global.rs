@@ -99,9 +99,6 @@ impl Check<'_> {
     /// Where the files of TLS are.
     pub(super) fn tls(&mut self, raw: &RawTls) -> Option<ServerTls> {
         let path = keys(&["server", "tls"]);
-        if raw.h2 == Some(true) {
-            self.unbuilt(&keys(&["server", "tls", "h2"]), " = true");
-        }
         let directory = self.layers.directory(&keys(&["server", "tls", "cert"])).to_owned();
         let mut certificates = Vec::new();
         let first = std::iter::once((&raw.cert, &raw.key, path.clone()));
@@ -117,7 +114,7 @@ impl Check<'_> {
             }
         }
         let client_ca = raw.client_ca.as_ref().map(|file| directory.join(&file.0.0));
-        Some(ServerTls { certificates, client_ca }).filter(|tls| !tls.certificates.is_empty())
+        Some(ServerTls { certificates, client_ca, h2: raw.h2 == Some(true) }).filter(|tls| !tls.certificates.is_empty())
     }
 
     /// A key that is known and not built yet; `how`: only if it is given so.

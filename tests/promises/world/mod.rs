@@ -7,6 +7,7 @@ pub(crate) mod chance;
 pub(crate) mod clock;
 pub(crate) mod events;
 pub(crate) mod gateway;
+pub(crate) mod http2;
 pub(crate) mod mounts;
 pub(crate) mod needs;
 pub(crate) mod output;

@@ -271,7 +271,7 @@ impl Door {
             }
             Err(_) => "timeout",
         };
-        self.gateway.metrics.tls_handshake_failures_total.with_label_values(&[reason]).inc();
+        self.gateway.metrics.tls.handshake_failures_total.with_label_values(&[reason]).inc();
         None
     }
 

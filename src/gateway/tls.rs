@@ -110,12 +110,12 @@ impl Tls {
             Ok((config, validity)) => {
                 self.0.config.store(config);
                 self.0.show(&validity);
-                self.0.metrics.tls_last_reload_successful.set(1);
+                self.0.metrics.tls.last_reload_successful.set(1);
                 tracing::info!("the TLS certificates were read anew");
                 Ok(())
             }
             Err(fault) => {
-                self.0.metrics.tls_last_reload_successful.set(0);
+                self.0.metrics.tls.last_reload_successful.set(0);
                 tracing::error!(%fault, "the TLS files have changed and cannot be used: the ones before stay in use");
                 Err(fault)
             }
@@ -140,10 +140,10 @@ impl Tls {
 
 impl Inner {
     fn show(&self, validity: &[i64]) {
-        self.metrics.tls_last_reload_successful.set(1);
+        self.metrics.tls.last_reload_successful.set(1);
         for (files, not_after) in self.settings.certificates.iter().zip(validity) {
             let name = files.cert.display().to_string();
-            self.metrics.tls_certificate_not_after_timestamp_seconds.with_label_values(&[&name]).set(*not_after);
+            self.metrics.tls.certificate_not_after_timestamp_seconds.with_label_values(&[&name]).set(*not_after);
         }
     }
 }

@@ -6,13 +6,13 @@
 
 use std::time::Duration;
 
-use prometheus::core::Collector;
 use prometheus::{
-    Counter, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    Counter, Gauge, GaugeVec, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry,
+    TextEncoder,
 };
-use prometheus::{IntGaugeVec, Opts, Registry, TextEncoder};
 
-use super::catalogue::{self, CATALOGUE, Kind, Spec};
+use super::catalogue;
+use super::maker::Maker;
 use super::process::Process;
 use super::series::Known;
 use crate::domain::outcome::{Outcome, Settled};
@@ -122,12 +122,8 @@ pub struct Metrics {
     pub forgers_turned_away_total: IntCounter,
     /// `reason`.
     pub http2_refused_total: IntCounterVec,
-    /// `reason`.
-    pub tls_handshake_failures_total: IntCounterVec,
-    /// `certificate`; Unix seconds.
-    pub tls_certificate_not_after_timestamp_seconds: IntGaugeVec,
-    /// 1 from the start.
-    pub tls_last_reload_successful: IntGauge,
+    /// `tls_*`.
+    pub tls: TlsMetrics,
     /// Bytes in memory now.
     pub buffered_bytes: IntGauge,
     /// Most bytes in memory.
@@ -150,6 +146,26 @@ pub struct Metrics {
     pub log_lines_dropped_total: IntCounter,
     /// No labels.
     pub http_server_errors_total: IntCounter,
+}
+
+/// Metrics of the listener for senders where it speaks TLS.
+pub struct TlsMetrics {
+    /// `reason`.
+    pub handshake_failures_total: IntCounterVec,
+    /// `certificate`; Unix seconds.
+    pub certificate_not_after_timestamp_seconds: IntGaugeVec,
+    /// 1 from the start.
+    pub last_reload_successful: IntGauge,
+}
+
+impl TlsMetrics {
+    fn new(make: &Maker) -> Result<Self, prometheus::Error> {
+        Ok(Self {
+            handshake_failures_total: make.counters("tls_handshake_failures_total")?,
+            certificate_not_after_timestamp_seconds: make.gauges("tls_certificate_not_after_timestamp_seconds")?,
+            last_reload_successful: make.gauge("tls_last_reload_successful")?,
+        })
+    }
 }
 
 impl Metrics {
@@ -208,9 +224,7 @@ impl Metrics {
             connections_turned_away_total: make.counter("connections_turned_away_total")?,
             forgers_turned_away_total: make.counter("forgers_turned_away_total")?,
             http2_refused_total: make.counters("http2_refused_total")?,
-            tls_handshake_failures_total: make.counters("tls_handshake_failures_total")?,
-            tls_certificate_not_after_timestamp_seconds: make.gauges("tls_certificate_not_after_timestamp_seconds")?,
-            tls_last_reload_successful: make.gauge("tls_last_reload_successful")?,
+            tls: TlsMetrics::new(&make)?,
             buffered_bytes: make.gauge("buffered_bytes")?,
             buffered_bytes_capacity: make.gauge("buffered_bytes_capacity")?,
             buffered_share_bytes: make.gauges("buffered_share_bytes")?,
@@ -288,12 +302,12 @@ impl Metrics {
             self.buffered_share_bytes.with_label_values(&[what]);
             self.buffered_full_total.with_label_values(&[what]);
         }
-        self.tls_last_reload_successful.set(1);
+        self.tls.last_reload_successful.set(1);
         for reason in catalogue::HTTP2_REFUSALS {
             self.http2_refused_total.with_label_values(&[reason]);
         }
         for reason in catalogue::TLS_FAILURES {
-            self.tls_handshake_failures_total.with_label_values(&[reason]);
+            self.tls.handshake_failures_total.with_label_values(&[reason]);
         }
         for what in catalogue::SALVAGED {
             self.spool_salvaged_total.with_label_values(&[what]);
@@ -363,77 +377,9 @@ impl std::fmt::Debug for Metrics {
     }
 }
 
-/// Makes metrics from their catalogue entries and registers them.
-struct Maker {
-    registry: Registry,
-}
-
-impl Maker {
-    fn counters(&self, name: &str) -> Result<IntCounterVec, prometheus::Error> {
-        let spec = spec(name)?;
-        self.register(IntCounterVec::new(options(spec), spec.labels)?)
-    }
-
-    fn counter(&self, name: &str) -> Result<IntCounter, prometheus::Error> {
-        self.register(IntCounter::with_opts(options(spec(name)?))?)
-    }
-
-    fn real_counter(&self, name: &str) -> Result<Counter, prometheus::Error> {
-        self.register(Counter::with_opts(options(spec(name)?))?)
-    }
-
-    fn gauges(&self, name: &str) -> Result<IntGaugeVec, prometheus::Error> {
-        let spec = spec(name)?;
-        self.register(IntGaugeVec::new(options(spec), spec.labels)?)
-    }
-
-    fn gauge(&self, name: &str) -> Result<IntGauge, prometheus::Error> {
-        self.register(IntGauge::with_opts(options(spec(name)?))?)
-    }
-
-    fn real_gauges(&self, name: &str) -> Result<GaugeVec, prometheus::Error> {
-        let spec = spec(name)?;
-        self.register(GaugeVec::new(options(spec), spec.labels)?)
-    }
-
-    fn real_gauge(&self, name: &str) -> Result<Gauge, prometheus::Error> {
-        self.register(Gauge::with_opts(options(spec(name)?))?)
-    }
-
-    fn histograms(&self, name: &str) -> Result<HistogramVec, prometheus::Error> {
-        let spec = spec(name)?;
-        self.register(HistogramVec::new(histogram_options(spec), spec.labels)?)
-    }
-
-    fn histogram(&self, name: &str) -> Result<Histogram, prometheus::Error> {
-        self.register(Histogram::with_opts(histogram_options(spec(name)?))?)
-    }
-
-    fn register<M: Collector + Clone + 'static>(&self, metric: M) -> Result<M, prometheus::Error> {
-        self.registry.register(Box::new(metric.clone()))?;
-        Ok(metric)
-    }
-}
-
-fn spec(name: &str) -> Result<&'static Spec, prometheus::Error> {
-    let found = CATALOGUE.iter().find(|spec| spec.name == name);
-    found.ok_or_else(|| prometheus::Error::Msg(format!("the metrics catalogue has no {name}")))
-}
-
-fn options(spec: &Spec) -> Opts {
-    Opts::new(spec.name, spec.help).namespace("hookgate")
-}
-
-fn histogram_options(spec: &Spec) -> HistogramOpts {
-    let options = HistogramOpts::new(spec.name, spec.help).namespace("hookgate");
-    match spec.kind {
-        Kind::Histogram(buckets) => options.buckets(buckets.to_vec()),
-        Kind::Counter | Kind::Gauge => options,
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::catalogue::CATALOGUE;
     use super::*;
     use crate::domain::fault::Fault;
 
@@ -447,7 +393,7 @@ mod tests {
         metrics.ack_budget_seconds.with_label_values(&["veedeo"]).set(30.0);
         metrics.dedup_store_up.with_label_values(&["embedded"]).set(1);
         metrics.secrets_loaded_timestamp_seconds.with_label_values(&["veedeo"]).set(1.0);
-        metrics.tls_certificate_not_after_timestamp_seconds.with_label_values(&["tls.crt"]).set(1);
+        metrics.tls.certificate_not_after_timestamp_seconds.with_label_values(&["tls.crt"]).set(1);
         let text = metrics.render();
         assert!(!CATALOGUE.is_empty());
         for spec in CATALOGUE {

@@ -6,6 +6,7 @@ mod bridge;
 pub mod catalogue;
 pub mod http;
 pub mod logs;
+mod maker;
 pub mod metrics;
 mod panics;
 mod process;

@@ -239,6 +239,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("pingora_core", &["src/gateway"]),
     ("pingora_proxy", &["src/gateway"]),
     ("pingora_http", &["src/gateway"]),
+    ("h2", &["src/gateway/http2"]),
     ("prometheus", &["src/telemetry"]),
 ];
 

@@ -84,7 +84,11 @@ pub(super) async fn serve(door: &Door, side: Side, connection: &Arc<Connection>)
     connection.enter(Phase::Idle(Instant::now()));
     match shaken {
         Ok(Ok(link)) => Served::new(door.clone(), link, tally, connection.clone()).run().await,
-        Ok(Err(error)) => blame(&error).into_iter().for_each(|reason| door.count_refused(reason)),
+        Ok(Err(error)) => {
+            if let Some(reason) = blame(&error) {
+                door.count_refused(reason);
+            }
+        }
         Err(_) => door.count_refused("late_head"),
     }
 }

@@ -3,7 +3,7 @@
 //!
 //! A JSON line is one object: `ts` (RFC 3339, UTC), `level` (lower case), `msg`, `target`, then the event's own fields.
 //! Our own modules log at the configured level, libraries at warn and above, the HTTP server only through
-//! `bridge.rs`. This file decides how lines look and which are written, not what is in them.
+//! `bridge.rs`, the library for HTTP/2 not at all. This file decides how lines look and which are written, not what is in them.
 
 use std::fmt::{self, Write as _};
 use std::io::{self, IsTerminal};
@@ -28,6 +28,9 @@ use super::panics;
 use super::request_lines::RequestLines;
 use super::sampling::Sampling;
 use super::sink::{self, Flush, Sink};
+
+/// The library that speaks HTTP/2 with senders.
+const HTTP2: &str = "h2";
 
 /// How a line looks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -212,6 +215,8 @@ fn targets(level: Level) -> Targets {
         .with_default(level.filter().min(LevelFilter::WARN))
         .with_target("hookgate", level.filter())
         .with_target(HTTP_SERVER, LevelFilter::OFF)
+        // What senders do to it is counted; a line for each would be theirs to write.
+        .with_target(HTTP2, LevelFilter::OFF)
 }
 
 /// What the fields of a line usually take.

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use rustix::process::Signal;
 
+use crate::h2_heads::GOOD;
 use crate::tls::Papers;
 use crate::world::act::{Act, Gate, accept, answer};
 use crate::world::app::App;
@@ -13,8 +14,7 @@ use crate::world::clock::{SOON, eventually, pause};
 use crate::world::events::{task, wide_task};
 use crate::world::gateway::Gateway;
 use crate::world::http2::{
-    CONTINUATION, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, Hand, Link, PING, RST_STREAM, SETTINGS, fields,
-    frame, offering, reason,
+    DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, Hand, Link, PING, SETTINGS, fields, frame, offering, reason,
 };
 use crate::world::sender::Request;
 use crate::world::sign::Provider;
@@ -23,7 +23,7 @@ const H2: &str = "server.tls.h2 = true";
 const THROUGH: &str = "passthrough.paths = ['/through/*']";
 
 /// An application, and a gateway with HTTP/2 and these lines in front of it.
-fn world(lines: &[&str]) -> (Papers, App, Gateway) {
+pub(crate) fn world(lines: &[&str]) -> (Papers, App, Gateway) {
     let (papers, app) = (Papers::new(), App::start());
     let gateway = papers.gateway(&app, &[&[H2, THROUGH], lines].concat());
     (papers, app, gateway)
@@ -87,7 +87,7 @@ fn what_passes_through_does_so_over_http_2_with_any_framing_of_the_answer() {
     let link = Link::open(&gateway, &papers);
     let long = "x".repeat(300_000);
     let chunked = |body: &str| {
-        let head = "HTTP/1.1 201 Created\r\nTransfer-Encoding: chunked\r\nX-A: 1\r\n\r\n";
+        let head = "HTTP/1.1 201 Created\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n";
         Act::Raw(format!("{head}{:x}\r\n{body}\r\n0\r\n\r\n", body.len()).into_bytes())
     };
     let until_closed = Act::Raw(b"HTTP/1.1 200 OK\r\n\r\nto the end".to_vec());
@@ -97,7 +97,7 @@ fn what_passes_through_does_so_over_http_2_with_any_framing_of_the_answer() {
         (chunked("in chunks"), 201, "in chunks"),
         (chunked(&long), 201, long.as_str()),
         (until_closed, 200, "to the end"),
-        (Act::Raw(b"HTTP/1.1 204 No Content\r\n\r\n".to_vec()), 204, ""),
+        (Act::Raw(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n".to_vec()), 204, ""),
         (answer(404), 404, "{\"app\":404}"),
     ] {
         for request in [Request::get("/through/a?b=c"), Request::post("/through/a?b=c", long.as_str())] {
@@ -113,7 +113,7 @@ fn what_passes_through_does_so_over_http_2_with_any_framing_of_the_answer() {
         }
     }
     let head = Request { method: "HEAD".into(), ..Request::get("/through/a") };
-    app.always(Act::Raw(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n".to_vec()));
+    app.always(Act::Raw(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\n".to_vec()));
     let reply = link.send(&head).unwrap();
     assert_eq!((reply.status, reply.body.len(), reply.headers.all("content-length")), (200, 0, vec!["5".to_owned()]));
     app.always(Act::HangUp);
@@ -158,149 +158,6 @@ fn what_is_refused_is_refused_with_its_reason_and_the_connection_stays() {
         .map(|one| one.value)
         .sum::<f64>();
     assert!((refused - 7.0).abs() < f64::EPSILON, "{refused}");
-}
-
-/// The fields of a good request.
-const GOOD: [(&str, &[u8]); 4] =
-    [(":method", b"POST"), (":scheme", b"https"), (":authority", b"h"), (":path", b"/through/a")];
-
-/// How a request with these fields ends: its status, or `None` if it is reset or the connection ends.
-fn outcome(gateway: &Gateway, papers: &Papers, sent: &[(&str, &[u8])], body: &[u8]) -> Option<String> {
-    let mut hand = Hand::open(gateway, papers);
-    hand.write(&[frame(HEADERS, END_HEADERS, 1, &fields(sent)), frame(DATA, END_STREAM, 1, body)].concat()).unwrap();
-    let first = std::iter::from_fn(|| hand.next(SOON)).find(|frame| {
-        matches!(frame.kind, HEADERS | RST_STREAM | GOAWAY) && (frame.kind == GOAWAY || frame.stream == 1)
-    });
-    first.filter(|frame| frame.kind == HEADERS).map(|frame| match frame.payload[0] {
-        // The fields that have a number of their own (RFC 7541 appendix A).
-        0x88 => "200".into(),
-        0x8c => "400".into(),
-        0x8d => "404".into(),
-        _ => String::from_utf8_lossy(&frame.payload).into_owned(),
-    })
-}
-
-#[test]
-fn a_head_that_two_readers_could_read_differently_is_refused() {
-    let (papers, app, gateway) = world(&[]);
-    assert_eq!(outcome(&gateway, &papers, &GOOD, b"body").as_deref(), Some("200"));
-    assert_eq!(app.count(), 1);
-    let with = |more: &[(&'static str, &'static [u8])]| [&GOOD, more].concat();
-    let but = |name: &str, value: &'static [u8]| {
-        GOOD.map(|(own, old)| if own == name { (own, value) } else { (own, old) }).to_vec()
-    };
-    let without = |name: &str| GOOD.into_iter().filter(|(own, _)| *own != name).collect::<Vec<_>>();
-    let bad: Vec<Vec<(&str, &[u8])>> = vec![
-        with(&[("connection", b"close")]),
-        with(&[("connection", b"x-a"), ("x-a", b"1")]),
-        with(&[("keep-alive", b"1")]),
-        with(&[("proxy-connection", b"close")]),
-        with(&[("transfer-encoding", b"chunked")]),
-        with(&[("upgrade", b"h2c")]),
-        with(&[("te", b"gzip")]),
-        with(&[("content-length", b"3")]),
-        with(&[("content-length", b"5")]),
-        with(&[("content-length", b"04")]),
-        with(&[("content-length", b"+4")]),
-        with(&[("content-length", b"4"), ("content-length", b"4")]),
-        with(&[("content-length", b"4, 4")]),
-        with(&[("host", b"other")]),
-        with(&[("host", b"h"), ("host", b"h")]),
-        with(&[("host", b"")]),
-        with(&[("X-Upper", b"1")]),
-        with(&[("x a", b"1")]),
-        with(&[("x:a", b"1")]),
-        with(&[("", b"1")]),
-        with(&[("x-a", b"1\r\nx-b: 2")]),
-        with(&[("x-a", b"1\nx-b: 2")]),
-        with(&[("x-a", b"1\0")]),
-        with(&[("x-a\r\nx-b", b"1")]),
-        with(&[("expect", b"other")]),
-        with(&[(":path", b"/through/b")]),
-        with(&[(":method", b"GET")]),
-        with(&[(":status", b"200")]),
-        with(&[(":other", b"1")]),
-        with(&[(":protocol", b"websocket")]),
-        with(&[("x-a", b"1"), (":authority", b"h")]),
-        without(":method"),
-        without(":scheme"),
-        without(":path"),
-        without(":authority"),
-        but(":method", b"CONNECT"),
-        but(":method", b"TRACE"),
-        but(":method", b"PO ST"),
-        but(":method", b"POST /x HTTP/1.1\r\nx"),
-        but(":method", b""),
-        but(":scheme", b"ftp"),
-        but(":scheme", b"https://h/x HTTP/1.1\r\n\r\n"),
-        but(":authority", b"u@h"),
-        but(":authority", b"h, h"),
-        but(":authority", b"h h"),
-        but(":authority", b"h/x"),
-        but(":authority", b"h\r\nx: y"),
-        but(":authority", b"h:99999"),
-        but(":authority", b""),
-        but(":path", b""),
-        but(":path", b"*"),
-        but(":path", b"through/a"),
-        but(":path", b"http://h/through/a"),
-        but(":path", b"/through/a b"),
-        but(":path", b"/through/a HTTP/1.1\r\nx: y"),
-        but(":path", b"/through/\xff"),
-        but(":path", b"/through/\0"),
-        but(":path", b"/through/a\t"),
-        but(":path", b"/through/<"),
-    ];
-    assert!(bad.len() > 50);
-    for sent in &bad {
-        let seen = outcome(&gateway, &papers, sent, b"body");
-        assert!(matches!(seen.as_deref(), None | Some("400")), "{seen:?}: {sent:?}");
-        let of_a_route: Vec<(&str, &[u8])> = sent
-            .iter()
-            .map(
-                |(name, value)| {
-                    if *value == b"/through/a" { (*name, &b"/webhooks/veedeo"[..]) } else { (*name, *value) }
-                },
-            )
-            .collect();
-        let seen = outcome(&gateway, &papers, &of_a_route, b"body");
-        assert!(matches!(seen.as_deref(), None | Some("400" | "404")), "{seen:?}: {sent:?}");
-    }
-    assert_eq!(app.count(), 1, "{:?}", app.seen().last());
-    for good in [
-        with(&[("te", b"trailers")]),
-        with(&[("host", b"H")]),
-        with(&[("content-length", b"4")]),
-        with(&[("x-a", b"\xc3\xa9 \t1")]),
-        but(":scheme", b"http"),
-        [without(":authority"), vec![("host", &b"h"[..])]].concat(),
-    ] {
-        assert_eq!(outcome(&gateway, &papers, &good, b"body").as_deref(), Some("200"), "{good:?}");
-    }
-    let seen = app.seen();
-    assert!(seen.iter().all(|seen| seen.body == b"body" && seen.header("host").eq_ignore_ascii_case("h")), "{seen:?}");
-    assert!(seen.iter().all(|seen| seen.headers.all("te").is_empty()), "{seen:?}");
-}
-
-#[test]
-fn trailers_are_dropped_and_cookies_go_on_in_one_line() {
-    let (papers, app, gateway) = world(&[]);
-    let mut hand = Hand::open(&gateway, &papers);
-    let sent = [&GOOD[..], &[("cookie", b"a=1"), ("cookie", b"b=2")]].concat();
-    let trailers = fields(&[("x-late", b"1"), ("host", b"other")]);
-    let whole = [
-        frame(HEADERS, 0, 1, &fields(&sent)[..9]),
-        frame(CONTINUATION, END_HEADERS, 1, &fields(&sent)[9..]),
-        frame(DATA, 0, 1, b"bo"),
-        frame(DATA, 0, 1, b"dy"),
-        frame(HEADERS, END_HEADERS | END_STREAM, 1, &trailers),
-    ];
-    hand.write(&whole.concat()).unwrap();
-    assert_eq!(hand.until(HEADERS, 1).unwrap().payload[0], 0x88);
-    let seen = app.only();
-    assert_eq!(seen.body, b"body");
-    assert_eq!(seen.headers.all("cookie"), ["a=1; b=2"]);
-    assert_eq!((seen.headers.all("x-late").len(), seen.headers.all("host")), (0, vec!["h".to_owned()]));
 }
 
 #[test]

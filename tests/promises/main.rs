@@ -33,6 +33,7 @@ mod forgers;
 mod framing;
 mod front;
 mod h2_floods;
+mod h2_heads;
 mod h2_requests;
 mod handover;
 mod handshakes;

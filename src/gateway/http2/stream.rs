@@ -164,7 +164,9 @@ fn poll_room(send: &mut SendStream<Bytes>, cx: &mut Context<'_>, most: usize) ->
     loop {
         match send.capacity() {
             0 => match ready!(send.poll_capacity(cx)) {
-                Some(room) => drop(room.map_err(broken)?),
+                Some(room) => {
+                    room.map_err(broken)?;
+                }
                 None => return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
             },
             room => return Poll::Ready(Ok(room.min(most))),

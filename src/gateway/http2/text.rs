@@ -77,7 +77,7 @@ pub(super) fn reply(text: &[u8], method: &Method) -> Option<(Response<()>, Codin
     parsed.parse(text).ok()?;
     let status = StatusCode::from_u16(parsed.code?).ok()?;
     let mut headers = HeaderMap::with_capacity(parsed.headers.len());
-    for line in parsed.headers.iter() {
+    for line in &*parsed.headers {
         headers.append(HeaderName::from_bytes(line.name.as_bytes()).ok()?, HeaderValue::from_bytes(line.value).ok()?);
     }
     let length = headers.get(CONTENT_LENGTH).map(|length| length.to_str().ok().and_then(|text| text.parse().ok()));

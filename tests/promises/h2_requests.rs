@@ -224,8 +224,8 @@ fn a_request_that_its_sender_takes_back_is_an_event_all_the_same() {
     drop((response, body));
     pause(Duration::from_millis(200));
     gate.open();
-    let line = gateway.wait_for_log(&["\"disposition\":\"delivered\""]);
-    assert!(line.contains("\"taken\":false"), "{line}");
+    let told = gateway.wait_for_log(&["\"disposition\":\"delivered\""]);
+    assert!(told.contains("\"taken\":false"), "{told}");
     app.always(accept());
     assert_eq!(link.send(&request).unwrap().text(), "{\"received\":true,\"duplicate\":true}");
     assert_eq!(app.count(), 1);

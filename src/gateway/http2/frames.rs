@@ -16,7 +16,7 @@ const EMPTY_IN_A_ROW: u64 = 1;
 /// Most PRIORITY frames, for each request and once more.
 const PRIORITIES_PER_STREAM: u64 = 100;
 
-/// Most WINDOW_UPDATE frames for each DATA frame that we sent.
+/// Most `WINDOW_UPDATE` frames for each DATA frame that we sent.
 const UPDATES_PER_DATA: u64 = 10;
 
 /// Most frames that have to be answered or are for nobody (SETTINGS, PING, unknown ones), and some more for each
@@ -58,7 +58,7 @@ pub(super) enum Excess {
     Control,
     /// PRIORITY frames.
     Priority,
-    /// WINDOW_UPDATE frames.
+    /// `WINDOW_UPDATE` frames.
     Updates,
 }
 

@@ -5,9 +5,11 @@
 //! It ends an idle connection after `idle_timeout` or when told to, answers 408 to a head that is not complete
 //! `header_timeout` after its first byte, 431 to one longer than `max_header_bytes` and 400 to one that `head` does not
 //! let in, and notes the first byte's moment. The parser gets whole heads only, and not one byte after the end of a
-//! body: what follows is kept for the next request. What of a head is longer than [`SMALL`] counts against the gateway's
-//! memory until its request is over, and a head that finds no room there is answered 503. A body that is not complete `body_timeout` after its head and a reply
+//! body: what follows is kept for the next request. A body that is not complete `body_timeout` after its head and a reply
 //! that the sender does not take within `write_timeout` break the connection, whoever reads or writes.
+//!
+//! What of a head is longer than [`SMALL`] counts against the gateway's memory until its request is over; one that finds no
+//! room there is answered 503.
 
 mod passing;
 mod wire;

@@ -8,7 +8,7 @@ HOOKGATE_TORTURE ?= 20
 FAULTS := faketime strace mkfs.ext4 e2fsck mount findmnt unshare nsenter prlimit
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test fmt lint docs unit bench bench-scale bench-rest bench-stores bench-parts instructions torture held fuzz fuzz-minute deny sbom image
+.PHONY: help demo test fmt lint docs unit bench bench-scale bench-rest bench-stores bench-parts instructions torture held fuzz fuzz-minute mutants deny sbom image
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -78,6 +78,10 @@ fuzz: ## all fuzz targets for FUZZ_SECONDS=60 each, built for it: heads, chunks,
 fuzz-minute: ## the five that read what strangers write, built on what the tests have built
 	@scripts/ensure-tools cargo cc c++ cmake
 	@CARGO='$(CARGO)' scripts/fuzz --with-tests
+
+mutants: ## change what decides over events in one place after the other; prints what no test notices. MUTANTS='-f FILE'
+	@scripts/ensure-tools cargo cc cmake openssl redis-server cargo-nextest cargo-mutants
+	@$(CARGO) mutants --output target $(MUTANTS)
 
 deny: ## licences, banned crates and sources; known vulnerabilities where their database is at hand
 	@scripts/ensure-tools cargo cargo-deny

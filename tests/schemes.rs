@@ -465,6 +465,45 @@ fn every_item_of_a_batch_shows_the_secret_or_none_is_taken() {
 }
 
 #[test]
+fn a_batch_of_signed_items_is_taken_up_to_sixteen_and_never_in_part() {
+    let text = "each = \"/v/*\"\nsigned = \"{item:/a}\"\nsignature = { item = \"/s\", encoding = \"base64\" }";
+    let scheme = written(text).expect("a sound scheme");
+    let mut mac = Hmac::<Sha256>::new_from_slice(b"a secret of this test alone").expect("a key");
+    mac.update(b"1");
+    let item = format!("{{\"a\":\"1\",\"s\":\"{}\"}}", BASE64.encode(&mac.finalize().into_bytes()));
+    let key = scheme.prepare(&Secret::new(b"a secret of this test alone".to_vec())).expect("a key");
+    let verdict = |signed: usize, unsigned: usize| {
+        let items = [vec![&*item; signed], vec!["{\"a\":\"1\"}"; unsigned]].concat();
+        let body = format!("{{\"v\":[{}]}}", items.join(","));
+        scheme.verify(received(request(body.as_bytes())), &[(0, &key)], None).map(|_| ()).map_err(Refusal::from)
+    };
+    assert_eq!((verdict(1, 0), verdict(16, 0)), (Ok(()), Ok(())));
+    assert_eq!(verdict(15, 1), Err(Refusal::SignatureMissing));
+    for (signed, unsigned) in [(17, 0), (17, 1), (17, 40), (40, 0)] {
+        assert_eq!(verdict(signed, unsigned), Err(Refusal::SignatureRepeated), "{signed} and {unsigned}");
+    }
+}
+
+#[test]
+fn what_a_check_costs_is_counted_in_the_headers_that_carry_a_signature_alone() {
+    let scheme = builtin("standardwebhooks");
+    let hashings = |lines: &[(&'static str, &'static str)]| {
+        let line = |(name, value): &(&'static str, &'static str)| {
+            (HeaderName::from_static(name), HeaderValue::from_static(value))
+        };
+        scheme.hashings(&lines.iter().map(line).collect())
+    };
+    assert_eq!(hashings(&[]), 1);
+    assert_eq!(hashings(&[("webhook-signature", "v1a,a v1a,b")]), 3, "public keys hash the message each anew");
+    assert_eq!(hashings(&[("x-other", "v1a,a v1a,b"), ("webhook-id", "v1a,a")]), 1, "these carry none");
+}
+
+#[test]
+fn a_scheme_says_whether_it_signs_when_an_event_happened() {
+    assert!(builtin("veedeo").has_signed_at() && !builtin("github").has_signed_at());
+}
+
+#[test]
 fn a_token_may_stand_in_the_body() {
     let json = "kind = \"token\"\nsignature = { json = \"/auth/token\" }";
     assert_eq!(shown(json, r#"{"auth":{"token":"new-secret-0123456789"}}"#), Ok(1));

@@ -252,4 +252,50 @@ mod tests {
         breaker.probe_ended(at(5));
         assert_eq!(breaker.ask(event(4), at(12)), Permit::Wait(at(16)));
     }
+
+    #[test]
+    fn a_probe_that_takes_long_is_waited_for_from_the_moment_the_next_is_due() {
+        let mut breaker = down();
+        assert_eq!(breaker.ask(event(3), at(5)), Permit::Probe(at(5)));
+        assert_eq!(breaker.ask(event(4), at(9)), Permit::Wait(at(10)));
+        assert_eq!(breaker.ask(event(4), at(10)), Permit::Wait(at(15)), "a moment that has come is none to wait for");
+    }
+
+    #[test]
+    fn an_old_probe_that_was_not_sent_is_not_another_one() {
+        let mut breaker = down();
+        assert_eq!(breaker.ask(event(3), at(5)), Permit::Probe(at(5)));
+        breaker.succeeded(event(8));
+        (1..3).for_each(|number| breaker.failed(event(number), Blame::Either, at(6)));
+        assert_eq!(breaker.ask(event(3), at(11)), Permit::Probe(at(11)));
+        breaker.probe_unused(at(5));
+        assert_eq!(breaker.ask(event(4), at(12)), Permit::Wait(at(16)));
+    }
+
+    #[test]
+    fn as_many_events_are_remembered_as_there_is_room_for_and_then_they_are_down_together() {
+        let mut breaker = Breaker::new(BreakerPolicy { failures: 1030, ..POLICY });
+        (0..1024).for_each(|number| breaker.failed(event(number), Blame::Either, at(0)));
+        assert!(breaker.has_failed(event(0)) && breaker.has_failed(event(1023)));
+        (1024..1029).for_each(|number| breaker.failed(event(number), Blame::Either, at(0)));
+        assert!(!breaker.has_failed(event(0)) && breaker.has_failed(event(1028)), "the old ones made room");
+        assert_eq!((breaker.suspects.len(), breaker.failed.len()), (1024, 5));
+        assert_eq!(breaker.ask(event(1028), at(0)), Permit::Go, "it is not open yet");
+        breaker.failed(event(1029), Blame::Either, at(0));
+        assert_eq!(breaker.ask(event(5000), at(0)), Permit::Wait(at(5)), "no more suspects can be had");
+    }
+
+    #[test]
+    fn refused_connections_are_counted_apart_and_from_the_last_success_on() {
+        let mut breaker = Breaker::new(POLICY);
+        breaker.failed(event(1), Blame::Application, at(0));
+        breaker.succeeded(event(1));
+        assert!(!breaker.knows_failures());
+        breaker.failed(event(1), Blame::Application, at(0));
+        breaker.failed(event(1), Blame::Either, at(0));
+        assert!(breaker.knows_failures());
+        assert_eq!(breaker.ask(event(2), at(0)), Permit::Go, "one refused connection is not two");
+        breaker.failed(event(1), Blame::Application, at(0));
+        assert_eq!(breaker.ask(event(2), at(0)), Permit::Wait(at(5)));
+    }
 }

@@ -274,4 +274,65 @@ mod tests {
             assert_eq!(rest(status, "120", ""), None, "only 429 and 503 ask: {status}");
         }
     }
+
+    fn answered(status: u16) -> Outcome {
+        let status = StatusCode::from_u16(status).unwrap();
+        Outcome::of_answer(AppAnswer { status, headers: HeaderMap::new(), body: Bytes::from_static(b"a secret") })
+    }
+
+    #[test]
+    fn a_status_says_whether_the_event_is_taken_rejected_or_worth_another_attempt() {
+        for (status, word) in [
+            (101, "failed"),
+            (199, "failed"),
+            (200, "accepted"),
+            (299, "accepted"),
+            (300, "failed"),
+            (399, "failed"),
+            (400, "rejected"),
+            (407, "rejected"),
+            (408, "failed"),
+            (420, "rejected"),
+            (421, "failed"),
+            (425, "failed"),
+            (429, "failed"),
+            (499, "rejected"),
+            (500, "failed"),
+            (999, "failed"),
+        ] {
+            assert_eq!(answered(status).as_str(), word, "{status}");
+        }
+    }
+
+    #[test]
+    fn the_operator_reads_what_was_seen_and_no_byte_of_a_body() {
+        let lost = |timed_out| Outcome::Unknown { error: "nothing came".to_owned(), timed_out };
+        for (outcome, word, text) in [
+            (answered(200), "accepted", ""),
+            (answered(404), "rejected", "the application answered 404 Not Found"),
+            (answered(502), "failed", "the application answered 502 Bad Gateway"),
+            (Outcome::Unreachable("refused".to_owned()), "unreachable", "refused"),
+            (lost(Timeout::No), "failed", "nothing came"),
+            (lost(Timeout::Elapsed), "timeout", "nothing came"),
+        ] {
+            assert_eq!((outcome.as_str(), &*outcome.describe()), (word, text));
+            assert!(Outcome::WORDS.contains(&word));
+            assert_eq!(outcome.is_unknown(), text == "nothing came", "{word}: only then it may have been processed");
+        }
+    }
+
+    #[test]
+    fn a_reason_goes_with_what_was_refused_and_with_what_is_our_doing() {
+        for (settled, disposition, reason) in [
+            (Settled::Spooled, "spooled", None),
+            (Settled::Duplicate, "duplicate", None),
+            (Settled::Filtered, "filtered", None),
+            (Settled::AppFailed(Err(StatusCode::BAD_GATEWAY)), "app_failed", None),
+            (Settled::Refused(Refusal::NoRoute), "refused", Some("no_route")),
+            (Settled::Unavailable(Fault::SpoolFull), "unavailable", Some("spool_full")),
+        ] {
+            assert_eq!((settled.disposition(), settled.reason()), (disposition, reason));
+            assert!(Settled::DISPOSITIONS.contains(&disposition));
+        }
+    }
 }

@@ -57,6 +57,24 @@ mod tests {
     }
 
     #[test]
+    fn sizes_are_hexadecimal_however_their_digits_come() {
+        let body = format!("1a\r\n{}\r\n0A0\r\n{}\r\n0\r\n\r\n", "x".repeat(26), "y".repeat(160));
+        for size in [1, 2, 3, 7, 1000] {
+            assert_eq!(chunks(body.as_bytes(), size), Some(body.len()), "{size}");
+        }
+    }
+
+    #[test]
+    fn a_trailer_is_text_to_its_end() {
+        for (byte, fits) in [('\t', true), (' ', true), ('~', true), ('\0', false), ('\x01', false), ('\x7f', false)] {
+            let text = format!("0\r\na: {byte}\r\n\r\n");
+            for size in [1, 7, 1000] {
+                assert_eq!(chunks(text.as_bytes(), size).is_some(), fits, "{byte:?} in pieces of {size}");
+            }
+        }
+    }
+
+    #[test]
     fn extensions_and_trailers_have_4096_bytes_at_most() {
         // The name and the colon count, the line's end does not.
         for (value, fits) in [(4094, true), (4095, false)] {

@@ -170,6 +170,17 @@ mod tests {
     }
 
     #[test]
+    fn a_way_of_signing_is_named_by_its_kind_and_its_hash() {
+        let named = |kind, hash| key(kind, hash, b"k").1.describe();
+        assert_eq!(named("hmac", HashName::Sha512), "hmac-sha512");
+        assert_eq!(named("hash", HashName::Sha256), "sha256");
+        assert_eq!(
+            (Proof::Ed25519.describe(), Proof::P256.describe()),
+            ("ed25519".to_owned(), "ecdsa-p256".to_owned())
+        );
+    }
+
+    #[test]
     fn every_candidate_is_compared() {
         let (key, proof) = key("hmac", HashName::Sha256, b"k");
         let (other, _) = self::key("hmac", HashName::Sha256, b"k2");
@@ -189,5 +200,7 @@ mod tests {
         assert_eq!(key.compute(proof, &message), Some(Sha256::digest(b"km").to_vec()));
         assert!(key.fits(proof, &message, &[Candidate::from_slice(&Sha256::digest(b"km"))]));
         assert!(!key.fits(proof, &message, &[Candidate::from_slice(&Sha256::digest(b"m"))]));
+        let right = Candidate::from_slice(&Sha256::digest(b"km"));
+        assert!(key.fits(proof, &message, &[right.clone(), right]), "twice is as good as once");
     }
 }

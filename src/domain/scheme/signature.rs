@@ -305,6 +305,14 @@ mod tests {
     }
 
     #[test]
+    fn sixteen_groups_are_tried_and_seventeen_refused() {
+        let grouped = Notation { group: Some(b' '), ..stripe() };
+        let many = |n: usize| "t=1,v1=aa ".repeat(n);
+        assert_eq!(grouped.groups(&[many(16).as_bytes()]).map(|groups| groups.len()), Ok(16));
+        assert_eq!(grouped.groups(&[many(17).as_bytes()]), Err(Refusal::SignatureRepeated));
+    }
+
+    #[test]
     fn sixteen_signatures_are_tried_and_seventeen_refused() {
         let many = |n: usize| format!("t=1{}", ",v1=aa".repeat(n));
         assert!(stripe().groups(&[many(16).as_bytes()]).is_ok());

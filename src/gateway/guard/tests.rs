@@ -287,3 +287,48 @@ async fn what_is_sent_ahead_of_an_answer_takes_little() {
     assert!(early.is_err());
     assert_eq!(guard.pending.len(), SMALL + 1);
 }
+
+/// Sends a head with `framing` and then `body` in pieces of `size`, and gives what the gateway's own reader makes of it.
+async fn read_in_pieces(framing: &str, body: &str, size: usize) -> Result<BytesMut, Broken> {
+    let (mut guard, mut sender) = guarded().await;
+    let head = format!("POST / HTTP/1.1\r\nHost: h\r\n{framing}\r\n\r\n");
+    let sending = async {
+        sender.write_all(head.as_bytes()).await.expect("an open connection");
+        for piece in body.as_bytes().chunks(size) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            sender.write_all(piece).await.expect("an open connection");
+        }
+        sender.shutdown().await.expect("an open connection");
+    };
+    let reading = async {
+        guard.next().await.expect("a request");
+        assert_eq!(guard.take_head(), head.as_bytes());
+        let mut read = BytesMut::new();
+        while guard.more(&mut read).await.expect("an open connection")? > 0 {}
+        assert_eq!(guard.left(), Some(0));
+        Ok(read)
+    };
+    tokio::join!(sending, reading).1
+}
+
+#[tokio::test]
+async fn a_body_comes_whole_however_it_is_framed_and_cut() {
+    let letters = "abcdefghijklmnopqrstuvwxyz";
+    for size in [1, 5, 1000] {
+        let read = read_in_pieces("Content-Length: 26", letters, size).await.expect("it is whole");
+        assert_eq!(read, letters);
+        let chunks = format!("1a\r\n{letters}\r\n0\r\n\r\n");
+        let read = read_in_pieces("Transfer-Encoding: chunked", &chunks, size).await.expect("it is whole");
+        assert_eq!(read, letters);
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_ends_early_or_is_framed_wrongly_is_broken() {
+    for size in [1, 5, 1000] {
+        assert!(read_in_pieces("Content-Length: 26", "abc", size).await.is_err(), "{size}");
+        for chunks in ["1a\r\nabc", "3\r\nabc\r\n", "3\r\nabcd\r\n0\r\n\r\n", "x\r\n"] {
+            assert!(read_in_pieces("Transfer-Encoding: chunked", chunks, size).await.is_err(), "{chunks:?} {size}");
+        }
+    }
+}

@@ -339,7 +339,9 @@ mod tests {
         let mut tally = tally([]);
         for _ in 0..100 {
             tally.went(&frame(9, DATA, 0, 1), Instant::now());
-            times(20, &frame(4, WINDOW_UPDATE, 0, 1)).iter().for_each(|frame| tally.came(frame, Instant::now()));
+            for frame in &times(20, &frame(4, WINDOW_UPDATE, 0, 1)) {
+                tally.came(frame, Instant::now());
+            }
         }
         assert_eq!(tally.excess(), None);
     }

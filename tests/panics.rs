@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use hookgate::buffers::Buffers;
 use hookgate::claims::Claims;
 use hookgate::claims::embedded::Embedded;
 use hookgate::clock::Clock;
@@ -94,11 +95,11 @@ async fn world() -> World {
     let disk = Disk::open(settings, START, metrics.clone()).unwrap().disk;
     let clock = Clock::anchored_at(START);
     let claims = Claims::new(Arc::new(Embedded::new(disk.clone())), clock);
-    let stand = Some(app.clone() as Arc<dyn Application>);
-    let deliverer = Deliverer::towards(stand, Spool::new(disk), claims.clone(), clock, metrics.clone());
+    let deliverer = Deliverer::towards(app.clone(), Spool::new(disk), claims.clone(), clock, metrics.clone());
     deliverer.configure(&config.routes);
+    let buffers = Buffers::new(1 << 20, 8192, metrics.clone());
     let site = Site::new(&config.routes, Vec::new(), config.app.clone());
-    let gateway = Gateway::new(site, claims, deliverer.clone(), clock, metrics.clone(), Recent::default(), 1 << 20);
+    let gateway = Gateway::new(site, claims, deliverer.clone(), clock, metrics.clone(), Recent::default(), buffers);
     let hour = Duration::from_secs(3600);
     let limits = DoorLimits {
         max_connections: 10,

@@ -53,8 +53,8 @@ struct Asked {
     /// What the sender wants.
     after: After,
     must_be_told: bool,
-    /// Those of its route, or of none.
-    series: Arc<RouteSeries>,
+    /// Those of its route.
+    series: Option<Arc<RouteSeries>>,
     /// What its head takes of the gateway's memory, if that is a long one.
     long_head: Option<Reserved>,
 }
@@ -83,7 +83,7 @@ impl Gateway {
             is_head: request.method == Method::HEAD,
             after: if request.keeps_alive() { after } else { After::Closes },
             must_be_told: request.must_be_told(),
-            series: self.metrics.series(route.as_ref().map_or(NO_ROUTE, |route| &route.name)),
+            series: route.as_ref().map(|route| self.metrics.series(&route.name)),
             long_head: guard.take_long_head(),
         };
         let received = match &route {
@@ -131,7 +131,9 @@ impl Gateway {
             return settled.into();
         }
         let length = f64::from(u32::try_from(body.len()).unwrap_or(u32::MAX));
-        asked.series.request_body_bytes.observe(length);
+        if let Some(series) = &asked.series {
+            series.request_body_bytes.observe(length);
+        }
         let inbound = Inbound {
             method: request.method,
             path: request.path,
@@ -153,7 +155,10 @@ impl Gateway {
         let (disposition, reason) = (settled.disposition(), settled.reason());
         let took = asked.arrived.elapsed();
         let answered_at = self.clock.at(asked.arrived + took);
-        self.metrics.answered_in(&asked.series, name, &settled, took);
+        match &asked.series {
+            Some(series) => self.metrics.answered_in(series, name, &settled, took),
+            None => self.metrics.answered(name, &settled, took),
+        }
         if route.is_some_and(|route| took > route.ack.budget) {
             self.metrics.ack_budget_exceeded_total.with_label_values(&[name]).inc();
         }

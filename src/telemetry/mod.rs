@@ -5,6 +5,7 @@
 mod bridge;
 pub mod catalogue;
 pub mod http;
+mod json;
 pub mod logs;
 mod maker;
 pub mod metrics;

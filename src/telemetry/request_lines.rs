@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use super::logs::quote;
+use super::json::quote;
 use super::recent::Answered;
 use super::sampling::Sampling;
 use super::sink::Sink;

@@ -13,16 +13,6 @@ pub(crate) fn set() -> Vec<String> {
     refused.collect()
 }
 
-/// Has the kernel give the heap its memory in pages, and not in pieces of 2 MiB of which every thread would touch a part: at
-/// rest those took two thirds of the process's own memory. To be called before there is a heap to speak of.
-pub(crate) fn small_pages() {
-    #[cfg(target_os = "linux")]
-    {
-        // A kernel without huge pages has nothing to refuse; the process runs as well with them.
-        let _off = rustix::thread::disable_transparent_huge_pages(true);
-    }
-}
-
 /// Programs that are handed the picture get it whatever the limit says; nor may another process of the user look in.
 #[cfg(target_os = "linux")]
 fn no_dump() -> rustix::io::Result<()> {

@@ -35,7 +35,6 @@ use clap::{CommandFactory, FromArgMatches};
 
 use self::args::{Arguments, Command};
 use self::output::say;
-use crate::app::limits;
 use crate::clock::Clock;
 use crate::config::Environment;
 
@@ -107,7 +106,6 @@ struct Context {
 /// Reads the command line, does what it says, and ends with its code.
 #[must_use]
 pub fn main() -> ExitCode {
-    limits::small_pages();
     let exit = match asked() {
         Ok(arguments) => begin(arguments),
         Err(error) => {

@@ -192,8 +192,7 @@ async fn counted(guard: &mut Guard, metrics: &Metrics) -> i64 {
 
 #[tokio::test]
 async fn of_a_head_counts_what_is_longer_than_an_ordinary_one_for_as_long_as_its_request_lasts() {
-    // Room for one of them, however it is cut on the way and its memory grows, and not for what three of them left behind.
-    let (buffers, metrics) = room_for(30_000);
+    let (buffers, metrics) = room_for(20_000);
     let (mut guard, mut sender) = guarded_in(&buffers).await;
     let head = head_of(20_000);
     sender.write_all(&head[..SMALL]).await.expect("an open connection");

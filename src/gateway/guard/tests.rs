@@ -237,7 +237,9 @@ async fn what_a_long_head_took_and_nobody_else_did_is_given_back_when_its_reques
     for round in 0..3 {
         sender.write_all(&head).await.expect("an open connection");
         read_head(&mut guard, &head).await;
-        assert_eq!(metrics.buffered_bytes.get(), 20_000 - 8192, "in round {round}");
+        // As much as it is, or as was taken for it while it grew.
+        let counted = metrics.buffered_bytes.get();
+        assert!((20_000 - 8192..2 * 20_000).contains(&counted), "{counted} in round {round}");
         guard.connection.enter(Phase::Idle(Instant::now()));
     }
     sender.write_all(&head_of(100)).await.expect("an open connection");

@@ -231,7 +231,7 @@ async fn a_head_that_is_given_memory_for_the_longest_one_counts_as_such() {
 
 #[tokio::test]
 async fn what_a_long_head_took_and_nobody_else_did_is_given_back_when_its_request_is_over() {
-    let (buffers, metrics) = room_for(20_000);
+    let (buffers, metrics) = room_for(40_000);
     let (mut guard, mut sender) = guarded_in(&buffers).await;
     let head = head_of(20_000);
     for round in 0..3 {

@@ -183,14 +183,14 @@ impl Gateway {
         self.running.is_some()
     }
 
-    /// The id of its thread of this name.
+    /// The id of its thread of this name, which a thread gives itself when it first runs.
     pub(crate) fn thread(&self, name: &str) -> u32 {
-        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid())).expect("the gateway runs");
-        let id = tasks
-            .flatten()
-            .find(|task| std::fs::read_to_string(task.path().join("comm")).is_ok_and(|comm| comm.trim_end() == name));
-        let id = id.unwrap_or_else(|| panic!("the gateway has no thread {name}")).file_name();
-        id.to_string_lossy().parse().expect("a thread id")
+        eventually(&format!("a thread {name} of the gateway"), SOON, || {
+            let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid())).expect("the gateway runs");
+            let comm = |task: &std::fs::DirEntry| std::fs::read_to_string(task.path().join("comm"));
+            let found = tasks.flatten().find(|task| comm(task).is_ok_and(|comm| comm.trim_end() == name));
+            found.map(|task| task.file_name().to_string_lossy().parse().expect("a thread id"))
+        })
     }
 
     /// The processor time it has used so far.

@@ -160,7 +160,7 @@ impl Gateway {
             Some(Ok(reply)) => Ok(Admission::Handshake(reply)),
             Some(Err(refusal)) => Err(Refused::new(refusal, inbound)),
             None => route.verify(inbound, now).and_then(|verified| {
-                series.secret_matched(verified.secret());
+                self.metrics.secret_matched(&series, &route.name, verified.secret());
                 self.note_signature(origin, None, body.len());
                 said = route.scheme.signed_time(&verified);
                 route.admit(verified, now, id, received_at)

@@ -11,7 +11,7 @@ use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
 /// What the fields of a line usually take.
-const LINE_BYTES: usize = 512;
+pub(super) const LINE_BYTES: usize = 512;
 
 /// Writes an event as one JSON object.
 pub(super) struct Json;

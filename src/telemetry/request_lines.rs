@@ -16,9 +16,6 @@ use super::sink::Sink;
 /// Who the lines say they come from.
 const TARGET: &str = "hookgate::gateway::exchange";
 
-/// What a line usually takes, in bytes.
-pub(super) const LINE_BYTES: usize = 512;
-
 /// Writes the lines of answered requests. Clones write into the same log.
 #[derive(Clone)]
 pub struct RequestLines {

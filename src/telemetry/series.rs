@@ -54,6 +54,14 @@ impl Metrics {
         });
     }
 
+    /// Counts a signature that the secret at this position made; it may be one that a reload has taken away meanwhile.
+    pub fn secret_matched(&self, series: &RouteSeries, route: &str, position: usize) {
+        match series.secrets.get(position) {
+            Some(matches) => matches.inc(),
+            None => self.secret_matches_total.with_label_values(&[route, position.to_string().as_str()]).inc(),
+        }
+    }
+
     /// As [`Self::answered`], with the route's series at hand.
     pub fn answered_in(&self, series: &RouteSeries, route: &str, settled: &Settled, took: Duration) {
         if let Some(reason) = settled.reason() {
@@ -87,13 +95,6 @@ impl RouteSeries {
         }
     }
 
-    /// Counts a signature that the secret at this position made.
-    pub fn secret_matched(&self, position: usize) {
-        if let Some(matches) = self.secrets.get(position) {
-            matches.inc();
-        }
-    }
-
     /// Counts an attempt and how long it took.
     pub fn attempted(&self, outcome: &Outcome, took: Duration) {
         let word = outcome.as_str();
@@ -101,5 +102,28 @@ impl RouteSeries {
             attempts.inc();
         }
         self.attempt_duration.observe(took.as_secs_f64());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_counted_in_the_series_of_a_route_is_what_its_labels_show_after_a_reload_too() {
+        let labels = |secrets| [RouteLabels { name: "r".into(), secrets }];
+        let metrics = Metrics::new(&labels(2)).unwrap();
+        let before = metrics.series("r");
+        metrics.cover(&labels(1));
+        let after = metrics.series("r");
+        for series in [&before, &after] {
+            metrics.secret_matched(series, "r", 1);
+            metrics.answered_in(series, "r", &Settled::Duplicate, Duration::ZERO);
+            series.attempted(&Outcome::Unreachable(String::new()), Duration::ZERO);
+        }
+        assert_eq!(metrics.secret_matches_total.with_label_values(&["r", "1"]).get(), 2);
+        assert_eq!(metrics.requests_total.with_label_values(&["r", "duplicate"]).get(), 2);
+        assert_eq!(metrics.attempts_total.with_label_values(&["r", "unreachable"]).get(), 2);
+        assert_eq!(metrics.attempt_duration_seconds.with_label_values(&["r"]).get_sample_count(), 2);
     }
 }

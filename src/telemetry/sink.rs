@@ -13,8 +13,9 @@ use std::time::{Duration, Instant};
 use tracing_subscriber::fmt::MakeWriter;
 
 use super::Metrics;
+use super::json::LINE_BYTES;
 use super::recent::Answered;
-use super::request_lines::{self, LINE_BYTES};
+use super::request_lines;
 
 /// Lines that may wait: several seconds of a busy gateway, and at most 32 MiB together.
 pub const MOST_LINES: usize = 4096;

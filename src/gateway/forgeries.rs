@@ -9,6 +9,9 @@
 //! Behind a balancer that nobody named many senders look like one source. Of such a source nobody is turned away by chance
 //! alone: past the burst its requests with short bodies are checked one after the other at the same pace, in the order in
 //! which they came ([`Forgeries::place`]), so that an honest one has its turn, and with it credit for all of them.
+//!
+//! Who is turned away with a long body is told so after [`PAUSE`]: until then it sends no more than the socket holds, so that
+//! a flood of such bodies takes the time of its senders and not of the machine.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -29,6 +32,8 @@ const EVERY: Duration = Duration::from_millis(10);
 const DEAR_BYTES: usize = 16 * 1024;
 /// The longest body of a request that waits for its turn: a bad signature under it counts once.
 pub(super) const SHORT_BYTES: usize = DEAR_BYTES - 1;
+/// How long the answer waits to one that is turned away and has not said that its body is short.
+pub(super) const PAUSE: Duration = Duration::from_millis(100);
 /// The longest wait for a turn: as many wait as a source may have connections by default.
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
 /// For so long after a signature of a source verified, none of its requests is turned away.
@@ -78,8 +83,7 @@ impl Forgeries {
         if turn <= now {
             return Place::None;
         }
-        let short = announced.is_none_or(|bytes| usize::try_from(bytes).is_ok_and(|bytes| bytes <= SHORT_BYTES));
-        if !short || turn > now + patience.min(LONGEST_WAIT) {
+        if !announced.is_none_or(is_short) || turn > now + patience.min(LONGEST_WAIT) {
             return Place::TurnedAway;
         }
         last.set(source, turn);
@@ -103,6 +107,11 @@ impl Forgeries {
             Some(_) => {}
         }
     }
+}
+
+/// Whether a bad signature under a body of `bytes` counts once.
+pub(super) fn is_short(bytes: u64) -> bool {
+    usize::try_from(bytes).is_ok_and(|bytes| bytes <= SHORT_BYTES)
 }
 
 fn lock(these: &Mutex<Remembered>) -> std::sync::MutexGuard<'_, Remembered> {

@@ -80,7 +80,8 @@ impl Gateway {
 
     /// Whether a request of a source that has sent too many bad signatures of late is served, before anything of its body is
     /// looked at. If not, the answer is a 503: if it was honest after all it has to come again. Asked again it takes nothing
-    /// more. A request of a source that many may share waits for its turn here, where there is one before `answer_by`.
+    /// more. A request of a source that many may share waits for its turn here, where there is one before `answer_by`; one
+    /// that is turned away with a long body waits for the answer.
     pub(super) async fn let_in(
         &self,
         route: &Route,
@@ -100,7 +101,8 @@ impl Gateway {
         };
         let now = Instant::now();
         if !shared {
-            return if self.forgeries.turns_away(source, now) { Err(self.turned_away()) } else { Ok(LetIn::Freely) };
+            let away = self.forgeries.turns_away(source, now);
+            return if away { Err(self.turned_away_slowly(announced).await) } else { Ok(LetIn::Freely) };
         }
         match self.forgeries.place(source, announced, answer_by.saturating_duration_since(now) / 2, now) {
             Place::None => Ok(LetIn::Freely),
@@ -108,7 +110,7 @@ impl Gateway {
                 tokio::time::sleep_until(turn).await;
                 Ok(LetIn::AtItsTurn)
             }
-            Place::TurnedAway => Err(self.turned_away()),
+            Place::TurnedAway => Err(self.turned_away_slowly(announced).await),
         }
     }
 
@@ -120,6 +122,13 @@ impl Gateway {
         }
         let source = forgeries::source_of(origin.remote, &self.site.load().trusted_proxies)?;
         self.forgeries.turns_away(source, Instant::now()).then(|| self.turned_away())
+    }
+
+    async fn turned_away_slowly(&self, announced: Option<u64>) -> Settled {
+        if !announced.is_some_and(forgeries::is_short) {
+            tokio::time::sleep(forgeries::PAUSE).await;
+        }
+        self.turned_away()
     }
 
     fn turned_away(&self) -> Settled {

@@ -12,6 +12,9 @@ use crate::world::{World, world_with};
 /// How many bad signatures are checked at once.
 const BURST: usize = 1000;
 
+/// How long the answer to a long one waits that is not.
+const PAUSE: Duration = Duration::from_millis(100);
+
 /// A world in which the loopback is a proxy that says who calls.
 fn behind_a_proxy() -> World {
     world_with(&["server.trusted_proxies = ['127.0.0.0/8']"])
@@ -93,6 +96,22 @@ fn behind_a_balancer_that_nobody_named_an_honest_sender_has_its_turn_among_forge
         "one good signature is for all"
     );
     assert_eq!(statuses(&send_all(&world, "203.0.113.9", [good("second")].into_iter())), [200]);
+}
+
+#[test]
+fn who_is_turned_away_with_a_long_body_is_told_so_slowly() {
+    let world = behind_a_proxy();
+    let long = |number: usize| {
+        let body = format!("{number}{}", "x".repeat(900_000));
+        Provider::Veedeo.sign_at(body.into_bytes(), now_unix(), "not the secret")
+    };
+    let fastest_away = |requests: &mut dyn Iterator<Item = Request>| {
+        let replies = send_all(&world, "203.0.113.9", requests);
+        let away = replies.iter().filter(|reply| reply.status == 503);
+        away.map(|reply| reply.took).min().expect("some are turned away")
+    };
+    assert!(fastest_away(&mut (0..40).map(long)) >= PAUSE);
+    assert!(fastest_away(&mut (0..BURST).map(forged)) < PAUSE, "what is short costs no more than its answer");
 }
 
 #[test]

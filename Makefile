@@ -7,6 +7,9 @@ HOOKGATE_TORTURE ?= 20
 # What the tests need that make faults in disks, clocks and system calls.
 FAULTS := faketime strace mkfs.ext4 e2fsck mount findmnt unshare nsenter prlimit
 
+# The tests as they are built every day, against the program as it is released.
+TORTURE = HOOKGATE_BINARY=$(CURDIR)/target/release/hookgate $(CARGO) nextest run --profile torture --locked
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test fmt lint docs unit bench bench-scale bench-rest bench-stores bench-parts instructions torture held fuzz fuzz-minute mutants deny sbom image
 
@@ -65,11 +68,13 @@ instructions: ## count the instructions of a request; fails past +5 % of the rec
 
 torture: ## the tests with crashes and floods at many times their everyday size: HOOKGATE_TORTURE=20
 	@scripts/ensure-tools cargo cc cmake openssl redis-server cargo-nextest $(FAULTS)
-	@HOOKGATE_TORTURE=$(HOOKGATE_TORTURE) $(CARGO) nextest run --profile torture --locked --release --no-fail-fast --run-ignored all -E 'not test(child_)'
+	@$(CARGO) build --release --locked --bin hookgate
+	@HOOKGATE_TORTURE=$(HOOKGATE_TORTURE) $(TORTURE) --no-fail-fast --run-ignored all -E 'not test(child_)'
 
 held: ## ten thousand connections that are held against the release build; prints what it measures
 	@scripts/ensure-tools cargo cc cmake cargo-nextest
-	@HOOKGATE_TORTURE=1 $(CARGO) nextest run --profile torture --locked --release --no-fail-fast --no-capture --test promises -E 'test(/^held::/)'
+	@$(CARGO) build --release --locked --bin hookgate
+	@HOOKGATE_TORTURE=1 $(TORTURE) --no-fail-fast --no-capture --test promises -E 'test(/^held::/)'
 
 fuzz: ## all fuzz targets for FUZZ_SECONDS=60 each, built for it: heads, chunks, paths, configurations, records, signatures
 	@scripts/ensure-tools cargo cc c++ cmake

@@ -149,43 +149,78 @@ pub(crate) struct Caps {
     pub(crate) per_source: usize,
 }
 
+/// What a connection of HTTP/2 counts as, for it takes twice the memory of another one (docs/HARDENING.md, "HTTP/2").
+const HTTP2_COUNTS: usize = 2;
+
+/// A connection that is open.
+struct Counted {
+    connection: Arc<Connection>,
+    source: Option<Source>,
+    /// As how many it counts.
+    counts: usize,
+}
+
+/// Those of one source.
+#[derive(Default)]
+struct OfSource {
+    ids: BTreeSet<u64>,
+    /// As how many they count.
+    counts: usize,
+}
+
 /// The connections that are open, by id and by source.
 #[derive(Default)]
 struct Open {
-    all: HashMap<u64, (Arc<Connection>, Option<Source>)>,
-    sources: HashMap<Source, BTreeSet<u64>>,
+    all: HashMap<u64, Counted>,
+    /// As how many they count.
+    counts: usize,
+    sources: HashMap<Source, OfSource>,
 }
 
 impl Open {
     fn insert(&mut self, id: u64, connection: Arc<Connection>, source: Option<Source>) {
-        self.all.insert(id, (connection, source));
+        self.all.insert(id, Counted { connection, source, counts: 0 });
         if let Some(source) = source {
-            self.sources.entry(source).or_default().insert(id);
+            self.sources.entry(source).or_default().ids.insert(id);
         }
+        self.count_more(id, 1);
     }
 
-    fn remove(&mut self, id: u64) -> Option<Arc<Connection>> {
-        let (connection, source) = self.all.remove(&id)?;
-        if let Some(source) = source
-            && let Some(ids) = self.sources.get_mut(&source)
+    /// Has `id` count as so many more; `false`: it is not here any more.
+    fn count_more(&mut self, id: u64, more: usize) -> bool {
+        let Some(counted) = self.all.get_mut(&id) else { return false };
+        counted.counts += more;
+        self.counts += more;
+        if let Some(of_source) = counted.source.and_then(|source| self.sources.get_mut(&source)) {
+            of_source.counts += more;
+        }
+        true
+    }
+
+    fn remove(&mut self, id: u64) -> Option<Counted> {
+        let counted = self.all.remove(&id)?;
+        self.counts = self.counts.saturating_sub(counted.counts);
+        if let Some(source) = counted.source
+            && let Some(of_source) = self.sources.get_mut(&source)
         {
-            ids.remove(&id);
-            if ids.is_empty() {
+            of_source.ids.remove(&id);
+            of_source.counts = of_source.counts.saturating_sub(counted.counts);
+            if of_source.ids.is_empty() {
                 self.sources.remove(&source);
             }
         }
-        Some(connection)
+        Some(counted)
     }
 
     /// Tells the longest idle of these to close; `None`: none is idle.
     fn close_longest_idle(&mut self, ids: impl Iterator<Item = u64>) -> Option<()> {
-        let idle = ids.filter_map(|id| match self.all.get(&id)?.0.phase() {
+        let idle = ids.filter_map(|id| match self.all.get(&id)?.connection.phase() {
             Phase::Idle(since) => Some((since, id)),
             Phase::Head(_) | Phase::Busy(_) => None,
         });
         let (_, longest) = idle.min()?;
         if let Some(closed) = self.remove(longest) {
-            closed.close.notify_one();
+            closed.connection.close.notify_one();
         }
         Some(())
     }
@@ -193,11 +228,11 @@ impl Open {
     /// Makes room for one more of `source`; `None`: there is none to be made.
     fn make_room(&mut self, source: Option<Source>, caps: Caps) -> Option<()> {
         let of_source = source.and_then(|source| self.sources.get(&source));
-        if let Some(ids) = of_source.filter(|ids| ids.len() >= caps.per_source) {
-            let ids: Vec<u64> = ids.iter().copied().collect();
+        if let Some(of_source) = of_source.filter(|of_source| of_source.counts >= caps.per_source) {
+            let ids: Vec<u64> = of_source.ids.iter().copied().collect();
             self.close_longest_idle(ids.into_iter())?;
         }
-        if self.all.len() >= caps.all {
+        if self.counts >= caps.all {
             let ids: Vec<u64> = self.all.keys().copied().collect();
             self.close_longest_idle(ids.into_iter())?;
         }
@@ -220,6 +255,8 @@ pub(crate) struct Entry {
     id: u64,
     /// The connection.
     pub(crate) connection: Arc<Connection>,
+    /// As how many it counts.
+    counts: usize,
     table: Arc<Table>,
 }
 
@@ -265,7 +302,7 @@ impl Connections {
         drop(open);
         self.0.count.send_modify(|count| *count += 1);
         self.0.metrics.connections.inc();
-        Some(Entry { id, connection, table: self.0.clone() })
+        Some(Entry { id, connection, counts: 1, table: self.0.clone() })
     }
 
     /// Tells all idle connections to close, and those that were accepted meanwhile; those that serve a request close
@@ -273,8 +310,8 @@ impl Connections {
     pub(crate) fn close_idle(&self) {
         let open = self.0.open.lock().unwrap_or_else(PoisonError::into_inner);
         self.0.closing.store(true, Ordering::Relaxed);
-        for (connection, _) in open.all.values() {
-            connection.close_idle();
+        for counted in open.all.values() {
+            counted.connection.close_idle();
         }
     }
 
@@ -286,11 +323,30 @@ impl Connections {
     }
 }
 
+impl Entry {
+    /// Has the connection count as one of HTTP/2, and makes room for that; `false`: there is none to be made.
+    pub(crate) fn speaks_http2(&mut self) -> bool {
+        // It has just shaken hands: it must not be the one that makes room.
+        self.connection.enter(Phase::Head(Instant::now()));
+        let caps = self.table.caps;
+        let mut open = self.table.open.lock().unwrap_or_else(PoisonError::into_inner);
+        while self.counts < HTTP2_COUNTS.min(caps.all).min(caps.per_source) {
+            let Some(source) = open.all.get(&self.id).map(|counted| counted.source) else { return false };
+            if open.make_room(source, caps).is_none() || !open.count_more(self.id, 1) {
+                return false;
+            }
+            self.counts += 1;
+            self.table.metrics.connections.inc();
+        }
+        true
+    }
+}
+
 impl Drop for Entry {
     fn drop(&mut self) {
         self.table.open.lock().unwrap_or_else(PoisonError::into_inner).remove(self.id);
         self.table.count.send_modify(|count| *count = count.saturating_sub(1));
-        self.table.metrics.connections.dec();
+        self.table.metrics.connections.sub(i64::try_from(self.counts).unwrap_or(i64::MAX));
     }
 }
 
@@ -331,6 +387,35 @@ mod tests {
             assert_ne!(of(inner, &["198.51.100.0/24"]), None, "{inner}: somebody else is the proxy");
         }
         assert_eq!(of("198.51.100.7", &["198.51.100.0/24"]), None);
+    }
+
+    #[tokio::test]
+    async fn a_connection_of_http2_counts_as_two_and_makes_room_for_both() {
+        let metrics = Arc::new(Metrics::new(&[]).expect("metrics"));
+        let connections = Connections::new(Caps { all: 9, per_source: 3 }, metrics.clone());
+        let enter = || {
+            let remote: SocketAddr = "203.0.113.1:1".parse().expect("an address");
+            connections.enter(remote, Spoke::Tls, Source::of(remote.ip(), &[]), None)
+        };
+        let mut first = enter().expect("room");
+        assert!(first.speaks_http2());
+        assert_eq!(metrics.connections.get(), 2);
+        first.connection.enter(Phase::Idle(Instant::now()));
+        let mut second = enter().expect("room");
+        assert!(second.speaks_http2(), "the first makes room");
+        let told = tokio::time::timeout(Duration::from_secs(1), first.connection.told_to_close()).await;
+        assert!(told.is_ok());
+        let mut third = enter().expect("room");
+        assert!(!third.speaks_http2(), "the second has its head to send");
+        drop(third);
+        let (mut closed, last) = (enter().expect("room"), enter().expect("room of the one before"));
+        assert!(!closed.speaks_http2(), "it was counted out");
+        drop((first, second, closed, last));
+        assert_eq!(metrics.connections.get(), 0);
+        let one = Connections::new(Caps { all: 9, per_source: 1 }, metrics);
+        let remote: SocketAddr = "203.0.113.1:1".parse().expect("an address");
+        let mut alone = one.enter(remote, Spoke::Tls, Source::of(remote.ip(), &[]), None).expect("room");
+        assert!(alone.speaks_http2(), "where there is room for one it may be of HTTP/2");
     }
 
     #[tokio::test]

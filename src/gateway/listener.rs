@@ -171,7 +171,7 @@ impl Door {
         }
     }
 
-    async fn visit(self, stream: TcpStream, entry: Entry) {
+    async fn visit(self, stream: TcpStream, mut entry: Entry) {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "a connection was gone before it was served");
             return;
@@ -179,7 +179,13 @@ impl Door {
         let connection = entry.connection.clone();
         let Some(stream) = self.shake_hands(stream, &connection).await else { return };
         match stream {
-            Side::Tls(tls) if speaks_http2(&tls) => http2::serve(&self, Side::Tls(tls), &connection).await,
+            Side::Tls(tls) if speaks_http2(&tls) => {
+                if entry.speaks_http2() {
+                    http2::serve(&self, Side::Tls(tls), &connection).await;
+                } else {
+                    self.count_refused("no_place");
+                }
+            }
             side @ (Side::Plain(_) | Side::Tls(_) | Side::Stream(_)) => self.serve_from(side, &connection).await,
         }
         drop(entry);

@@ -20,6 +20,7 @@ use crate::tls::{ALL, Papers, Sender};
 use crate::world::at_once;
 use crate::world::clock::{environment, pause};
 use crate::world::gateway::Gateway;
+use crate::world::http2::{DATA, END_HEADERS, HEADERS, SETTINGS, fields, frame, offering};
 use crate::world::sender::Line;
 use crate::world::setup::Setup;
 use crate::world::sign::Provider;
@@ -153,6 +154,11 @@ fn judge(what: &str, seen: &Seen, mebibytes: u64) {
 
 /// Fails unless each was ended in time, and says what they were told.
 fn judge_cuts(what: &str, held: &[Held], counted: Duration) {
+    judge_cuts_by(deadline(), what, held, counted);
+}
+
+/// The same for connections that end `deadline` after they began.
+fn judge_cuts_by(deadline: Duration, what: &str, held: &[Held], counted: Duration) {
     let mut told: Vec<(u16, usize)> = Vec::new();
     for one in held {
         match told.iter_mut().find(|(status, _)| *status == one.status) {
@@ -169,7 +175,7 @@ fn judge_cuts(what: &str, held: &[Held], counted: Duration) {
         held.len()
     );
     assert_eq!(left, 0, "{what}: connections that were not cut");
-    assert!(longest <= deadline() + LATE, "{what}: a connection lasted {longest:?}");
+    assert!(longest <= deadline + LATE, "{what}: a connection lasted {longest:?}");
 }
 
 fn plain(gateway: &Gateway) -> impl Fn() -> std::io::Result<Box<dyn Wire>> + Sync {
@@ -183,7 +189,7 @@ fn plain(gateway: &Gateway) -> impl Fn() -> std::io::Result<Box<dyn Wire>> + Syn
 }
 
 fn crowd(manners: &[Manner]) -> Crowd {
-    Crowd { size: size(), sources: 10, manners: manners.to_vec(), patience: deadline() + Duration::from_secs(8) }
+    Crowd { size: size(), sources: 10, manners: manners.to_vec(), patience: deadline() + Duration::from_secs(8), tls: None }
 }
 
 /// Holds such a crowd against a gateway of its own; all must be cut.
@@ -230,6 +236,44 @@ fn handshakes_that_stall_are_cut_and_nobody_else_notices() {
     let (held, seen) = beside(&gateway, &connect, || crowd(&manners).hold(&gateway.address()));
     judge_cuts("handshake", &held, seen.counted);
     judge("handshake", &seen, 256);
+}
+
+/// Holds such a crowd over HTTP/2, one connection each, beside honest senders who speak it too.
+fn hold_over_h2(what: &str, frames: &[Vec<u8>], deadline: Duration) {
+    let papers = Papers::new();
+    papers.write("first", &["hooks.example.com"]);
+    let lines = [papers.line("cert", "first.crt"), papers.line("key", "first.key"), "server.tls.h2 = true".to_owned()];
+    let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+    let app = LeanApp::start();
+    let gateway = gateway(&app, &lines);
+    let sender = papers.sender(ALL, None);
+    let connect = || Ok(Box::new(sender.connect(&gateway, "hooks.example.com")?) as Box<dyn Wire>);
+    let preface = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &frame(SETTINGS, 0, 0, &[])[..]].concat();
+    let manners: Vec<Manner> = frames.iter().map(|more| Manner::Still([&preface[..], more].concat())).collect();
+    let (tls, patience) = (Some(offering(&papers, &["h2"]).0), deadline + Duration::from_secs(8));
+    let crowd = Crowd { patience, tls, ..crowd(&manners) };
+    let (held, seen) = beside(&gateway, &connect, || crowd.hold(&gateway.address()));
+    judge_cuts_by(deadline, what, &held, seen.counted);
+    judge(what, &seen, 256);
+}
+
+/// The head of a request with a body, over HTTP/2.
+fn h2_head() -> Vec<u8> {
+    let pseudo: [(&str, &[u8]); 4] =
+        [(":method", b"POST"), (":scheme", b"https"), (":authority", b"h"), (":path", b"/webhooks/veedeo")];
+    fields(&pseudo)
+}
+
+#[test]
+fn connections_of_http2_that_ask_for_nothing_are_cut_and_nobody_else_notices() {
+    hold_over_h2("HTTP/2, idle and half heads", &[Vec::new(), frame(HEADERS, 0, 1, &h2_head())], deadline());
+}
+
+#[test]
+fn requests_of_http2_whose_bodies_stop_are_cut_and_nobody_else_notices() {
+    let stopped = [frame(HEADERS, END_HEADERS, 1, &h2_head()), frame(DATA, 0, 1, &[b' '; 4096])].concat();
+    // Each is told that its body was late, what it still sends is read away for two seconds, and then it asks for nothing.
+    hold_over_h2("HTTP/2, half bodies", &[stopped], 2 * deadline() + Duration::from_secs(2));
 }
 
 fn client_hello(sender: &Sender) -> Vec<u8> {

@@ -5,9 +5,12 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
 use socket2::SockRef;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpSocket;
+use tokio_rustls::TlsConnector;
 
 /// How a connection is held.
 #[derive(Clone, Debug)]
@@ -42,6 +45,8 @@ pub(crate) struct Crowd {
     pub(crate) manners: Vec<Manner>,
     /// How long each waits to be ended.
     pub(crate) patience: Duration,
+    /// Whether it speaks TLS, and how.
+    pub(crate) tls: Option<Arc<ClientConfig>>,
 }
 
 /// Between two bytes of a drip or of a slow reader.
@@ -61,7 +66,7 @@ impl Crowd {
             for number in 0..self.size {
                 let source = Ipv4Addr::new(127, 0, 1, u8::try_from(number % usize::from(self.sources)).unwrap() + 1);
                 let manner = manners[number / usize::from(self.sources) % manners.len()].clone();
-                tasks.push(tokio::spawn(one(address, source, manner, self.patience)));
+                tasks.push(tokio::spawn(one(address, source, manner, self.patience, self.tls.clone())));
                 if number % PER_MILLISECOND == 0 {
                     tokio::time::sleep(Duration::from_millis(1)).await;
                 }
@@ -75,7 +80,13 @@ impl Crowd {
     }
 }
 
-async fn one(address: SocketAddr, source: Ipv4Addr, manner: Arc<Manner>, patience: Duration) -> Held {
+async fn one(
+    address: SocketAddr,
+    source: Ipv4Addr,
+    manner: Arc<Manner>,
+    patience: Duration,
+    tls: Option<Arc<ClientConfig>>,
+) -> Held {
     let socket = TcpSocket::new_v4().expect("a socket");
     if matches!(*manner, Manner::SlowRead(_)) {
         // Small segments and a small window: the gateway's end of the connection takes no megabyte of reply.
@@ -84,9 +95,19 @@ async fn one(address: SocketAddr, source: Ipv4Addr, manner: Arc<Manner>, patienc
     }
     socket.bind((source, 0).into()).expect("an address of the loopback");
     let connected = tokio::time::timeout(patience, socket.connect(address)).await;
-    let mut stream = connected.expect("the gateway takes connections").expect("the gateway listens");
+    let stream = connected.expect("the gateway takes connections").expect("the gateway listens");
+    let Some(tls) = tls else { return hold(stream, &manner, patience).await };
+    let name = ServerName::try_from("hooks.example.com").unwrap();
+    let began = Instant::now();
+    match tokio::time::timeout(patience, TlsConnector::from(tls).connect(name, stream)).await {
+        Ok(Ok(stream)) => hold(stream, &manner, patience).await,
+        Ok(Err(_)) | Err(_) => Held { began, ended: Some(Instant::now()), status: 0 },
+    }
+}
+
+async fn hold(stream: impl AsyncRead + AsyncWrite, manner: &Manner, patience: Duration) -> Held {
     let mut held = Held { began: Instant::now(), ended: None, status: 0 };
-    let watched = watch(&mut stream, &manner, &mut held.status);
+    let watched = watch(stream, manner, &mut held.status);
     if tokio::time::timeout(patience, watched).await.is_ok() {
         held.ended = Some(Instant::now());
     }
@@ -94,15 +115,15 @@ async fn one(address: SocketAddr, source: Ipv4Addr, manner: Arc<Manner>, patienc
 }
 
 /// Comes when the gateway has ended the connection.
-async fn watch(stream: &mut TcpStream, manner: &Manner, status: &mut u16) {
+async fn watch(stream: impl AsyncRead + AsyncWrite, manner: &Manner, status: &mut u16) {
     let (first, drop_of) = match manner {
         Manner::Drip(first, byte) => (first, Some(*byte)),
         Manner::Still(first) | Manner::SlowRead(first) => (first, None),
     };
     let slow = matches!(manner, Manner::SlowRead(_));
-    let (mut reader, mut writer) = stream.split();
+    let (mut reader, mut writer) = tokio::io::split(stream);
     let writing = async {
-        let mut sent = writer.write_all(first).await.is_ok();
+        let mut sent = writer.write_all(first).await.is_ok() && writer.flush().await.is_ok();
         loop {
             tokio::time::sleep(DRIP).await;
             if let Some(byte) = drop_of.filter(|_| sent) {

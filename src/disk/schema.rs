@@ -170,6 +170,8 @@ fn prepare(conn: &Connection) -> rusqlite::Result<()> {
     // The log is brought into the file where that is meant, never because a connection ends: not into a damaged file, and
     // not through a disk that has just failed.
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+    // A plan depends on the statement alone: a kept statement would be compiled anew whenever other values are bound to it.
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     conn.pragma_update(None, "cell_size_check", true)
 }
 

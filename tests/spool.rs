@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use hookgate::disk::{Disk, DiskFault, DiskSettings, Found, Mark, MarkKind, PreviousStop};
+use hookgate::disk::{Disk, DiskFault, DiskSettings, Found, JobFault, Mark, MarkKind, PreviousStop};
 use hookgate::domain::event::{Event, EventId};
 use hookgate::domain::key::EventKey;
 use hookgate::domain::time::Timestamp;
@@ -514,6 +514,48 @@ async fn one_job_that_fails_spoils_no_other() {
     assert!(!marked(1).await, "nothing of the failed job is on disk");
     assert!(marked(2).await);
     assert_eq!(world.spool.totals().routes["veedeo"].pending, 2);
+}
+
+#[tokio::test]
+async fn what_fails_half_way_without_a_savepoint_takes_its_transaction_along() {
+    let dir = tempfile::tempdir().unwrap();
+    let world = world(dir.path());
+    world.spool.append(pending(event(1)), None).await.unwrap();
+    let half_way = world.disk.prompt(|tx| {
+        tx.begin_attempt(event(1).id.0.into_bytes())?;
+        Err::<(), _>(JobFault::Full("as meant".to_owned()))
+    });
+    assert!(matches!(half_way.await, Err(JobFault::Full(_))));
+    assert_eq!(world.due(START).await, [event(1).id], "nothing of it is on disk");
+    let nothing_done = world.disk.prompt(|_| Err::<(), _>(JobFault::Full("as meant".to_owned())));
+    let (refused, other) = tokio::join!(nothing_done, world.spool.append(pending(event(2)), None));
+    assert!(matches!(refused, Err(JobFault::Full(_))));
+    other.unwrap();
+    assert_eq!(world.due(START).await.len(), 2);
+}
+
+#[tokio::test]
+async fn the_end_of_an_event_shares_the_commit_of_the_next() {
+    let dir = tempfile::tempdir().unwrap();
+    let world = world(dir.path());
+    world.spool.append(pending(event(0)), None).await.unwrap();
+    let before = world.disk.commits();
+    for number in 1..=50 {
+        let last = event(number - 1);
+        let (settled, appended) = tokio::join!(
+            world.spool.settle_with_others(last.id, accepted(&last)),
+            world.spool.append(pending(event(number)), None),
+        );
+        settled.unwrap();
+        appended.unwrap();
+    }
+    let commits = world.disk.commits() - before;
+    assert!(commits < 75, "{commits} commits for 50 events and their ends");
+    let alone = world.spool.settle_with_others(event(50).id, accepted(&event(50)));
+    tokio::time::timeout(Duration::from_secs(5), alone).await.expect("it does not wait for ever").unwrap();
+    assert_eq!(world.spool.totals().pending(), 0);
+    world.crash(dir.path()).await;
+    assert_eq!(Spool::open_read_only(dir.path()).unwrap().totals().unwrap().pending(), 0, "it is on disk");
 }
 
 #[tokio::test]

@@ -20,8 +20,19 @@ pub(super) enum Urgency {
     Lazy,
     /// Committed. Survives a kill of the process, not of the machine.
     Prompt,
+    /// Committed and on stable storage, some milliseconds later: it shares the commit of others.
+    Patient,
     /// Committed and on stable storage.
     Durable,
+}
+
+/// How the work of a job is undone that fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Undo {
+    /// By its savepoint. `SQLite` keeps a copy of every page that the job changes.
+    Savepoint,
+    /// It fails before it has written anything. If it fails half-way, which takes a disk that fails, the transaction does.
+    Nothing,
 }
 
 /// What the writer thread runs. Exactly one `answer` follows, after the commit or the failure.

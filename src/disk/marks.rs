@@ -36,6 +36,8 @@ const SWEEP_AFTER: usize = 256;
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 /// How often marks that have expired are taken out of those that are in no run.
 const TIDY_EVERY: Duration = Duration::from_secs(60);
+/// How much sooner a mark may end that need not be written again for that.
+const JUST: Duration = Duration::from_secs(1);
 /// The wait before the marks are put in order again after that has failed.
 const REST: Duration = Duration::from_secs(1);
 
@@ -186,9 +188,20 @@ impl Marks {
     /// Remembers a mark. Says whether the writer must be asked to write.
     pub(super) fn put(&self, mark: Mark, now: Timestamp) -> Writing {
         self.now.store(now.millis(), Ordering::Relaxed);
+        if self.has_just_written(&mark) {
+            return Writing::Asked;
+        }
         let dropped = self.lock().put(mark, now);
         self.metrics.dedup_local_marks_dropped_total.inc_by(dropped);
         if self.asked.swap(true, Ordering::AcqRel) { Writing::Asked } else { Writing::MustBeAsked }
+    }
+
+    /// Whether the mark is on disk as it is, but for the moment that it took to get there. So it is for an event that has
+    /// come to disk with its mark, and it is written once more when that is settled.
+    fn has_just_written(&self, mark: &Mark) -> bool {
+        let written = self.lock_unmerged().get(&mark.key).copied();
+        let lasts = |known: Known| known.expires_at.plus(JUST) >= mark.expires_at;
+        written.is_some_and(|known| known.kind == MarkKind::Processed && lasts(known))
     }
 
     /// The writer could not be asked: the next mark asks again.

@@ -6,7 +6,7 @@
 //! | `open` | directory, lock, damage found at the start, what the last run left |
 //! | `schema`, `meta` | the tables; the file's memory of itself |
 //! | `damage`, `carve`, `salvage`, `takeover` | a damaged file: put aside, read without `SQLite`, taken over |
-//! | `writer`, `job`, `health` | group commit; what a job is; what happens when the disk fails |
+//! | `writer`, `batch`, `job`, `health` | group commit; what a job is; what happens when the disk fails |
 //! | `keeper` | checkpoints off the commit path |
 //! | `engine` | threads, or the tasks of a simulation |
 //! | `door` | who opens the file while the writer may put it aside |
@@ -19,6 +19,7 @@
 //! Bounds: `QUEUE` jobs wait for the writer; past that a job is refused at once. `spool_commit_duration_seconds` shows
 //! it coming, `spool_errors_total{op="commit"}` that it has come.
 
+mod batch;
 mod books;
 mod carve;
 mod damage;
@@ -57,12 +58,13 @@ use tokio::sync::mpsc::Sender;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::oneshot;
 
+use self::batch::Order;
 use self::books::Books;
-use self::job::{Awaited, Job, Unawaited};
+use self::job::{Awaited, Job, Unawaited, Undo};
 use self::marks::{Marks, WriteMarks, Writing};
 use self::readers::{Damage, Readers};
 use self::salvage::Rescue;
-use self::writer::{Message, Order};
+use self::writer::Message;
 use crate::domain::key::EventKey;
 use crate::domain::time::Timestamp;
 use crate::telemetry::Metrics;
@@ -160,10 +162,35 @@ impl Disk {
         F: FnOnce(&mut Tx<'_>) -> Result<T, JobFault> + Send + 'static,
         T: Send + 'static,
     {
-        self.ask(job::Urgency::Durable, weight, work).await
+        self.ask(job::Urgency::Durable, Undo::Savepoint, weight, work).await
+    }
+
+    /// Writes an event, with its dedup mark if given, and answers when both are on stable storage.
+    ///
+    /// If the future is dropped before the work was begun, nothing is written; later, it is written all the same.
+    pub async fn append(&self, row: NewRow, mark: Option<Mark>) -> Result<(), JobFault> {
+        let weight = row.size();
+        let work = move |tx: &mut Tx<'_>| {
+            if let Some(mark) = &mark {
+                tx.put_mark(mark);
+            }
+            tx.insert(&row)
+        };
+        self.ask(job::Urgency::Durable, Undo::Nothing, weight, work).await
+    }
+
+    /// As [`Disk::durable`], for work that nobody waits for in haste: it waits some milliseconds for others to share a sync
+    /// with. It fails before it has written anything: later, it takes the whole transaction along.
+    pub async fn durable_with_others<T, F>(&self, work: F) -> Result<T, JobFault>
+    where
+        F: FnOnce(&mut Tx<'_>) -> Result<T, JobFault> + Send + 'static,
+        T: Send + 'static,
+    {
+        self.ask(job::Urgency::Patient, Undo::Nothing, 0, work).await
     }
 
     /// Does `work` in a transaction and answers when it is committed, which a kill of the process does not undo.
+    /// `work` fails before it has written anything: later, it takes the whole transaction along.
     ///
     /// If the future is dropped before the work was begun, nothing is done; later, it is done all the same.
     pub async fn prompt<T, F>(&self, work: F) -> Result<T, JobFault>
@@ -171,7 +198,7 @@ impl Disk {
         F: FnOnce(&mut Tx<'_>) -> Result<T, JobFault> + Send + 'static,
         T: Send + 'static,
     {
-        self.ask(job::Urgency::Prompt, 0, work).await
+        self.ask(job::Urgency::Prompt, Undo::Nothing, 0, work).await
     }
 
     /// Has `work` done some time. A failure is logged as `what`.
@@ -179,7 +206,7 @@ impl Disk {
     where
         F: FnOnce(&mut Tx<'_>) -> Result<(), JobFault> + Send + 'static,
     {
-        if let Err(fault) = self.queue(Box::new(Unawaited::new(what, work)), job::Urgency::Lazy, 0) {
+        if let Err(fault) = self.queue(Box::new(Unawaited::new(what, work)), job::Urgency::Lazy, Undo::Savepoint, 0) {
             tracing::warn!(what, %fault, "a job on the disk that nobody waits for was not done");
         }
     }
@@ -285,23 +312,23 @@ impl Disk {
 
     fn write_marks(&self, now: Timestamp) {
         let job = WriteMarks::new(self.0.marks.clone(), now);
-        if self.queue(Box::new(job), job::Urgency::Lazy, 0).is_err() {
+        if self.queue(Box::new(job), job::Urgency::Lazy, Undo::Savepoint, 0).is_err() {
             self.0.marks.not_asked();
         }
     }
 
-    async fn ask<T, F>(&self, urgency: job::Urgency, weight: usize, work: F) -> Result<T, JobFault>
+    async fn ask<T, F>(&self, urgency: job::Urgency, undo: Undo, weight: usize, work: F) -> Result<T, JobFault>
     where
         F: FnOnce(&mut Tx<'_>) -> Result<T, JobFault> + Send + 'static,
         T: Send + 'static,
     {
         let (job, answer) = Awaited::new(work);
-        self.queue(Box::new(job), urgency, weight)?;
+        self.queue(Box::new(job), urgency, undo, weight)?;
         answer.await.unwrap_or_else(|_| Err(ended()))
     }
 
-    fn queue(&self, job: Box<dyn Job>, urgency: job::Urgency, weight: usize) -> Result<(), JobFault> {
-        let order = Message::Job(Order { job, urgency, weight });
+    fn queue(&self, job: Box<dyn Job>, urgency: job::Urgency, undo: Undo, weight: usize) -> Result<(), JobFault> {
+        let order = Message::Job(Order { job, urgency, undo, weight });
         self.0.jobs.try_send(order).map_err(|refused| {
             self.0.metrics.spool_errors_total.with_label_values(&["commit"]).inc();
             match refused {

@@ -86,6 +86,7 @@ pub(super) fn open(
         readers: readers.clone(),
         rescue: rescue.clone(),
         synced: None,
+        unsure: Vec::new(),
         chores: true,
         last_lazy: None,
         pause: IDLE,

@@ -19,6 +19,8 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// How much more is reserved for the database file at a time.
 const STEP: u64 = 1024 * 1024;
+/// Length of a page of the database: `SQLite`'s own choice, and always ours.
+const PAGE: u64 = 4096;
 /// Pages that an event may take in the indexes besides its own.
 const MARGIN: u64 = 64 * 1024;
 
@@ -34,6 +36,8 @@ pub(super) struct Space {
     /// The database file, to reserve space for it. Closed after all connections are: a closed descriptor takes the
     /// process's locks on the file along (`SQLite`, "How to corrupt", 2.2).
     file: Option<File>,
+    /// How much more of the database file there is than this transaction needs; `None`: not looked at in it yet.
+    reserved: Option<u64>,
     /// Whether the file system had too little room the last time an event came.
     tight: bool,
 }
@@ -66,7 +70,16 @@ impl Space {
     pub(super) fn new(settings: DiskSettings) -> Self {
         let DiskSettings { path, max_bytes, max_dead_bytes, min_free_bytes } = settings;
         let file = File::options().write(true).open(path.join(DATABASE_FILE)).ok();
-        Self { directory: path, max_bytes, max_dead_bytes, min_free_bytes, looked: None, file, tight: false }
+        Self {
+            directory: path,
+            max_bytes,
+            max_dead_bytes,
+            min_free_bytes,
+            looked: None,
+            file,
+            reserved: None,
+            tight: false,
+        }
     }
 
     /// Whether `size` bytes fit beside what is there. What was let in before stays, whatever it becomes.
@@ -101,6 +114,11 @@ impl Space {
         Ok(())
     }
 
+    /// A transaction begins. Between two the database file may have been cut.
+    pub(super) const fn begins(&mut self) {
+        self.reserved = None;
+    }
+
     /// Whether there was too little room, since the last time of asking.
     pub(super) const fn was_tight(&mut self) -> bool {
         std::mem::replace(&mut self.tight, false)
@@ -132,23 +150,26 @@ impl Space {
 
     /// Reserves what the database file has to grow by when the write-ahead log is brought into it, this event of `size`
     /// bytes included. On a full disk the log could else never be brought in, and nothing be delivered any more.
-    fn reserve(&self, conn: &Connection, size: u64) -> Result<(), JobFault> {
+    fn reserve(&mut self, conn: &Connection, size: u64) -> Result<(), JobFault> {
         let Some(file) = &self.file else { return Ok(()) };
-        let whole: u64 = conn
-            .prepare_cached("SELECT page_count * page_size FROM pragma_page_count, pragma_page_size")?
-            .query_row([], |row| row.get(0))?;
-        let needed = whole.saturating_add(size.saturating_mul(2)).saturating_add(MARGIN);
-        let length = file.metadata().map_or(0, |file| file.len());
-        if length >= needed {
+        let taken = size.saturating_mul(2).saturating_add(MARGIN);
+        if let Some(left) = self.reserved.and_then(|reserved| reserved.checked_sub(taken)) {
+            self.reserved = Some(left);
             return Ok(());
         }
-        match rustix::fs::fallocate(file, FallocateFlags::empty(), length, needed + STEP - length) {
-            Err(rustix::io::Errno::NOSPC | rustix::io::Errno::DQUOT) => {
-                Err(JobFault::Full("the disk has no room for what the write-ahead log holds".to_owned()))
+        let pages: u64 = conn.prepare_cached("PRAGMA page_count")?.query_row([], |row| row.get(0))?;
+        let needed = pages.saturating_mul(PAGE).saturating_add(taken);
+        let mut length = file.metadata().map_or(0, |file| file.len());
+        if length < needed {
+            let grown = rustix::fs::fallocate(file, FallocateFlags::empty(), length, needed + STEP - length);
+            if let Err(rustix::io::Errno::NOSPC | rustix::io::Errno::DQUOT) = grown {
+                return Err(JobFault::Full("the disk has no room for what the write-ahead log holds".to_owned()));
             }
             // A file system that cannot reserve: nothing is promised for it.
-            Ok(()) | Err(_) => Ok(()),
+            length = needed + STEP;
         }
+        self.reserved = Some(length - needed);
+        Ok(())
     }
 
     /// The file system's free space and the database's unused pages.

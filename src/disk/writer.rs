@@ -1,8 +1,8 @@
 //! The one thread that writes. It commits whatever has queued up, in one transaction, and answers after the commit.
 //!
-//! Each job has a savepoint, so that one that fails spoils no other. A transaction with a durable job is synced
-//! (`synchronous=FULL`), one without is not. Transactions of lazy jobs alone are at least [`LAZY_PAUSE`] apart, so
-//! that the marks of a busy fast path share commits; nobody waits for those.
+//! A job that may fail half-way has a savepoint, so that one that fails spoils no other. A transaction with a durable job
+//! is synced (`synchronous=FULL`), one without is not. Whoever waits for an event to be on disk is answered first. How long
+//! jobs wait for others to share a commit with is `batch.rs`'s.
 //!
 //! When a commit fails its jobs are told so, and the connection is opened anew and its write-ahead log brought into
 //! the database: what an fsync has failed on is written again, never synced again. See `health.rs` for what follows.
@@ -16,11 +16,12 @@ use tokio::sync::mpsc::Receiver;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use super::batch::{Batch, Order};
 use super::books::Books;
 use super::engine::{Engine, Moment};
 use super::fault::{JobFault, Trouble};
 use super::health::Health;
-use super::job::{Draft, Job, Tx, Urgency};
+use super::job::{Draft, Tx, Undo, Urgency};
 use super::keeper::Nudge;
 use super::lock::Lock;
 use super::marks::{Marks, WriteMarks};
@@ -33,12 +34,6 @@ use super::{records, runs};
 use crate::domain::time::Timestamp;
 use crate::telemetry::Metrics;
 
-/// Most jobs of one transaction: about 10 ms of work.
-const BATCH_JOBS: usize = 1024;
-/// Most bytes of one transaction, so that a commit stays short on a slow disk. One job may be larger.
-const BATCH_BYTES: usize = 16 * 1024 * 1024;
-/// Shortest time between two transactions of lazy jobs alone.
-const LAZY_PAUSE: Duration = Duration::from_millis(20);
 /// How long nothing is asked of the thread before it looks for chores; between two of them too.
 pub(super) const IDLE: Duration = Duration::from_secs(1);
 /// Shortest time between two attempts to give the write-ahead log's space back to a full disk.
@@ -55,14 +50,6 @@ pub(super) enum Message {
     Job(Order),
     /// Finish what is queued, write the mark of a clean stop, and end.
     Close(oneshot::Sender<Result<(), JobFault>>),
-}
-
-/// A job and how it is to be treated.
-pub(super) struct Order {
-    pub(super) job: Box<dyn Job>,
-    pub(super) urgency: Urgency,
-    /// About how many bytes it writes.
-    pub(super) weight: usize,
 }
 
 /// The thread's state. Owned by the thread; nothing in it is shared but the books, the metrics and the counter.
@@ -85,6 +72,8 @@ pub(super) struct Writer {
     /// How long nothing must be asked before the next chore.
     pub(super) pause: Duration,
     pub(super) made_room: Option<Instant>,
+    /// Routes whose oldest event the last commit may have removed.
+    pub(super) unsure: Vec<Arc<str>>,
     /// Whether there may be something to do when nothing is asked.
     pub(super) chores: bool,
     /// Dropped last: the lock outlives every connection of this thread.
@@ -127,24 +116,20 @@ impl Writer {
             self.jobs.recv().await
         };
         let Some(first) = first else { return Collected::Ended };
-        let mut batch = Batch::default();
+        let mut batch = Batch::new();
         let mut next = Some(first);
         while let Some(message) = next {
             match message {
                 Message::Job(order) => batch.add(order),
                 Message::Close(closed) => return Collected::Orders(batch.orders, Some(closed)),
             }
-            next = if batch.is_full() { None } else { self.another(batch.urgency()).await };
+            next = if batch.is_full() { None } else { self.another(batch.rest(self.last_lazy)).await };
         }
         Collected::Orders(batch.orders, None)
     }
 
-    /// The next message: at once, or after a pause if only lazy jobs have come so far.
-    async fn another(&mut self, so_far: Urgency) -> Option<Message> {
-        let pause = match so_far {
-            Urgency::Lazy => self.last_lazy.map_or(Duration::ZERO, |last| LAZY_PAUSE.saturating_sub(last.elapsed())),
-            Urgency::Prompt | Urgency::Durable => Duration::ZERO,
-        };
+    /// The next message, if one comes within `pause`.
+    async fn another(&mut self, pause: Duration) -> Option<Message> {
         if pause.is_zero() {
             return self.jobs.try_recv().ok();
         }
@@ -171,9 +156,13 @@ impl Writer {
             self.rescue.suspect(what);
         }
         let missing = std::iter::repeat_with(|| Ok(()));
-        for (order, outcome) in orders.iter_mut().zip(outcomes.into_iter().chain(missing)) {
-            order.job.answer(committed.clone().and(outcome));
-        }
+        let outcomes = outcomes.into_iter().chain(missing);
+        // A sender waits for each that brings an event; nobody for the others.
+        let (first, others): (Vec<_>, Vec<_>) =
+            orders.into_iter().zip(outcomes).partition(|(order, _)| order.weight > 0);
+        answer(first, &committed);
+        self.find_oldest();
+        answer(others, &committed);
         if self.space.was_tight() || matches!(committed, Err(JobFault::Full(_))) {
             self.make_room();
         }
@@ -237,7 +226,8 @@ impl Writer {
     ) -> Result<(), Broken> {
         let conn = self.health.connection(&self.metrics)?;
         sync_for(conn, urgency, &mut self.synced)?;
-        conn.execute_batch("BEGIN IMMEDIATE")?;
+        conn.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
+        self.space.begins();
         let mut tx = Tx { conn, space: &mut self.space, next_seq: &mut self.next_seq, draft };
         for order in orders {
             outcomes.push(run_one(order, &mut tx)?);
@@ -250,19 +240,25 @@ impl Writer {
     }
 
     fn finish(&mut self) -> Result<(), Broken> {
-        Ok(self.health.connection(&self.metrics)?.execute_batch("COMMIT")?)
+        self.health.connection(&self.metrics)?.prepare_cached("COMMIT")?.execute([])?;
+        Ok(())
     }
 
     fn committed(&mut self, took: Duration, urgency: Urgency, draft: &Draft) {
         self.commits.fetch_add(1, Ordering::Relaxed);
-        if urgency == Urgency::Durable {
+        if urgency >= Urgency::Patient {
             self.metrics.spool_commit_duration_seconds.observe(took.as_secs_f64());
         }
         self.marks.committed(&draft.forgotten(), draft.marks());
         if draft.changes().is_empty() {
             return;
         }
-        for route in self.books.enter(draft.changes()) {
+        self.unsure = self.books.enter(draft.changes());
+    }
+
+    /// Looks for the oldest event of each route whose oldest may have left.
+    fn find_oldest(&mut self) {
+        for route in std::mem::take(&mut self.unsure) {
             let Ok(conn) = self.health.connection(&self.metrics) else { return };
             match records::oldest(conn, &route) {
                 Ok(oldest) => self.books.set_oldest(&route, oldest),
@@ -324,7 +320,7 @@ impl Writer {
         if !self.health.has_failed() && self.marks.want_tending() {
             let last_lazy = self.last_lazy;
             let job = Tend::new(self.marks.clone(), self.marks.now());
-            self.commit(vec![Order { job: Box::new(job), urgency: Urgency::Lazy, weight: 0 }]).await;
+            self.commit(vec![Order::chore(job)]).await;
             self.last_lazy = last_lazy;
         }
     }
@@ -332,7 +328,7 @@ impl Writer {
     async fn write_waiting_marks(&mut self) {
         if self.marks.are_waiting() {
             let job = WriteMarks::new(self.marks.clone(), Timestamp::from_millis(i64::MIN));
-            self.commit(vec![Order { job: Box::new(job), urgency: Urgency::Lazy, weight: 0 }]).await;
+            self.commit(vec![Order::chore(job)]).await;
         }
     }
 
@@ -418,20 +414,33 @@ impl From<JobFault> for Broken {
     }
 }
 
-/// Runs one job in its savepoint. The outer error means that the transaction is gone, the inner one only the job.
+fn answer(jobs: Vec<(Order, Result<(), JobFault>)>, committed: &Result<(), JobFault>) {
+    for (mut order, outcome) in jobs {
+        order.job.answer(committed.clone().and(outcome));
+    }
+}
+
+/// Runs one job. The outer error means that the transaction is gone, the inner one only the job.
 fn run_one(order: &mut Order, tx: &mut Tx<'_>) -> Result<Result<(), JobFault>, Broken> {
-    let bookmark = tx.draft.bookmark();
-    tx.conn.prepare_cached("SAVEPOINT job")?.execute([])?;
+    let (bookmark, changes) = (tx.draft.bookmark(), tx.conn.total_changes());
+    if order.undo == Undo::Savepoint {
+        tx.conn.prepare_cached("SAVEPOINT job")?.execute([])?;
+    }
     let outcome = order.job.run(tx);
     if let Err(fault) = &outcome {
-        if tx.conn.is_autocommit() {
+        let half_done = order.undo == Undo::Nothing && tx.conn.total_changes() != changes;
+        if half_done || tx.conn.is_autocommit() {
             // `SQLite` ends the whole transaction when it has no space, no memory or no disk.
             return Err(fault.clone().into());
         }
         tx.draft.go_back(bookmark);
-        tx.conn.prepare_cached("ROLLBACK TO job")?.execute([])?;
     }
-    tx.conn.prepare_cached("RELEASE job")?.execute([])?;
+    if order.undo == Undo::Savepoint {
+        if outcome.is_err() {
+            tx.conn.prepare_cached("ROLLBACK TO job")?.execute([])?;
+        }
+        tx.conn.prepare_cached("RELEASE job")?.execute([])?;
+    }
     Ok(outcome)
 }
 
@@ -439,32 +448,11 @@ fn run_one(order: &mut Order, tx: &mut Tx<'_>) -> Result<Result<(), JobFault>, B
 fn sync_for(conn: &Connection, urgency: Urgency, synced: &mut Option<&'static str>) -> rusqlite::Result<()> {
     let level = match urgency {
         Urgency::Lazy | Urgency::Prompt => "NORMAL",
-        Urgency::Durable => "FULL",
+        Urgency::Patient | Urgency::Durable => "FULL",
     };
     if *synced != Some(level) {
         conn.pragma_update(None, "synchronous", level)?;
         *synced = Some(level);
     }
     Ok(())
-}
-
-#[derive(Default)]
-struct Batch {
-    orders: Vec<Order>,
-    bytes: usize,
-}
-
-impl Batch {
-    fn add(&mut self, order: Order) {
-        self.bytes = self.bytes.saturating_add(order.weight);
-        self.orders.push(order);
-    }
-
-    const fn is_full(&self) -> bool {
-        self.orders.len() >= BATCH_JOBS || self.bytes >= BATCH_BYTES
-    }
-
-    fn urgency(&self) -> Urgency {
-        self.orders.iter().map(|order| order.urgency).max().unwrap_or(Urgency::Lazy)
-    }
 }

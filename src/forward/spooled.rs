@@ -277,7 +277,13 @@ impl Deliverer {
     /// early only when the shutdown does; then the event is due again at the next start, flagged.
     pub(super) async fn write_down(&self, event: &Event, settlement: Settlement) {
         loop {
-            match self.0.spool.settle(event.id, settlement.clone()).await {
+            let settled = if event.order_value.is_some() {
+                // The next event of the order value waits for it.
+                self.0.spool.settle(event.id, settlement.clone()).await
+            } else {
+                self.0.spool.settle_with_others(event.id, settlement.clone()).await
+            };
+            match settled {
                 Ok(()) => break,
                 Err(fault) => {
                     tracing::warn!(route = %event.route, event = %event.id, %fault, "the disk did not take an outcome");

@@ -17,7 +17,7 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::disk::{Disk, JobFault, RouteTotals, Rx, Selection};
+use crate::disk::{Disk, JobFault, RouteTotals, Rx, Selection, Tx};
 use crate::domain::event::EventId;
 use crate::domain::time::Timestamp;
 
@@ -56,15 +56,7 @@ impl Spool {
     pub async fn append(&self, entry: NewEntry, mark: Option<Mark>) -> Result<(), SpoolFault> {
         let row = record::encode(&entry);
         let unanswered = Unanswered { disk: &self.disk, id: (entry.state == Entry::InFlight).then_some(row.id) };
-        let appended = self
-            .disk
-            .durable(row.size(), move |tx| {
-                if let Some(mark) = &mark {
-                    tx.put_mark(mark);
-                }
-                tx.insert(&row)
-            })
-            .await;
+        let appended = self.disk.append(row, mark).await;
         unanswered.answered();
         Ok(appended?)
     }
@@ -78,26 +70,14 @@ impl Spool {
     /// Enters how an attempt ended and returns when that is on stable storage. An event that is not there any more is
     /// no error: settling twice does no harm, and after a fault the caller should settle again.
     pub async fn settle(&self, id: EventId, settlement: Settlement) -> Result<(), SpoolFault> {
-        let id = id.0.into_bytes();
-        self.disk
-            .durable(0, move |tx| match settlement {
-                Settlement::Accepted { mark } => {
-                    tx.put_mark(&mark);
-                    tx.delete_delivered(id)
-                }
-                Settlement::Retry { not_before, possible_duplicate, error } => {
-                    tx.retry(id, not_before, possible_duplicate == Possible::Duplicate, &error)
-                }
-                Settlement::Dead { reason, possible_duplicate, error } => {
-                    tx.bury(id, reason.as_str(), possible_duplicate == Possible::Duplicate, &error)
-                }
-                Settlement::Postpone { not_before } => tx.postpone(id, not_before),
-                Settlement::Probed { not_before, possible_duplicate, error } => {
-                    tx.retry(id, not_before, possible_duplicate == Possible::Duplicate, &error)?;
-                    tx.uncount(id)
-                }
-            })
-            .await?;
+        self.disk.durable(0, move |tx| settle(tx, id, settlement)).await?;
+        Ok(())
+    }
+
+    /// As [`Self::settle`], some milliseconds later: for an event that no other waits behind. Until then a crash of the
+    /// machine finds the event as it was, and the next start flags it.
+    pub async fn settle_with_others(&self, id: EventId, settlement: Settlement) -> Result<(), SpoolFault> {
+        self.disk.durable_with_others(move |tx| settle(tx, id, settlement)).await?;
         Ok(())
     }
 
@@ -200,6 +180,27 @@ impl Spool {
         self.disk.metrics().spool_errors_total.with_label_values(&["damage"]).inc();
         tracing::error!(event = %id, why, "a record on disk is damaged: it is set aside and not delivered; `hookgate dlq list --damaged` lists such records, `hookgate spool verify` checks all");
         Ok(())
+    }
+}
+
+fn settle(tx: &mut Tx<'_>, id: EventId, settlement: Settlement) -> Result<Found, JobFault> {
+    let id = id.0.into_bytes();
+    match settlement {
+        Settlement::Accepted { mark } => {
+            tx.put_mark(&mark);
+            tx.delete_delivered(id)
+        }
+        Settlement::Retry { not_before, possible_duplicate, error } => {
+            tx.retry(id, not_before, possible_duplicate == Possible::Duplicate, &error)
+        }
+        Settlement::Dead { reason, possible_duplicate, error } => {
+            tx.bury(id, reason.as_str(), possible_duplicate == Possible::Duplicate, &error)
+        }
+        Settlement::Postpone { not_before } => tx.postpone(id, not_before),
+        Settlement::Probed { not_before, possible_duplicate, error } => {
+            tx.retry(id, not_before, possible_duplicate == Possible::Duplicate, &error)?;
+            tx.uncount(id)
+        }
     }
 }
 

@@ -2,7 +2,8 @@
 //! `server.max_buffered_bytes`. It holds no bytes itself and decides nothing about those that find no room.
 //!
 //! Bodies of requests may take the whole bound. Everything else has a share of it, so that none of it keeps bodies out:
-//! long heads a quarter, long answers of applications half, what passes through half.
+//! long heads a quarter, long answers of applications half, what passes through half, events that are read from disk before
+//! their turn a sixteenth.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -21,6 +22,8 @@ pub enum Use {
     Answers,
     /// Requests that pass through, and their answers.
     Passages,
+    /// Events on disk that are read before there is a slot for them.
+    Backlog,
 }
 
 /// The bound. Cloning shares it.
@@ -39,6 +42,7 @@ struct Bound {
     heads: Share,
     answers: Share,
     passages: Share,
+    backlog: Share,
     metrics: Arc<Metrics>,
 }
 
@@ -65,6 +69,7 @@ impl Use {
             Self::Heads => "heads",
             Self::Answers => "answers",
             Self::Passages => "passages",
+            Self::Backlog => "backlog",
         }
     }
 }
@@ -79,8 +84,8 @@ impl Buffers {
             Share { used: AtomicUsize::new(0), most, gauge }
         };
         let (heads, answers) = (share(Use::Heads, (most / 4).max(longest_head)), share(Use::Answers, most / 2));
-        let passages = share(Use::Passages, most / 2);
-        Self(Arc::new(Bound { used: AtomicUsize::new(0), most, heads, answers, passages, metrics }))
+        let (passages, backlog) = (share(Use::Passages, most / 2), share(Use::Backlog, most / 16));
+        Self(Arc::new(Bound { used: AtomicUsize::new(0), most, heads, answers, passages, backlog, metrics }))
     }
 
     /// No bytes yet, to be kept for `what`.
@@ -95,6 +100,7 @@ impl Buffers {
             Use::Heads => Some(&self.0.heads),
             Use::Answers => Some(&self.0.answers),
             Use::Passages => Some(&self.0.passages),
+            Use::Backlog => Some(&self.0.backlog),
         }
     }
 }
@@ -105,6 +111,16 @@ impl Reserved {
     /// # Errors
     /// [`Fault::Overloaded`]: the bound, or the share of this use, is reached.
     pub fn grow(&mut self, bytes: usize) -> Result<(), Fault> {
+        if self.fits(bytes) {
+            return Ok(());
+        }
+        self.buffers.0.metrics.buffered_full_total.with_label_values(&[self.what.as_str()]).inc();
+        Err(Fault::Overloaded)
+    }
+
+    /// Takes `bytes` more and says so, or says that there is no room for them; then nothing has changed. For what can be
+    /// done without: it is not counted.
+    pub fn fits(&mut self, bytes: usize) -> bool {
         let bound = &self.buffers.0;
         let share = self.buffers.share(self.what);
         let in_share = share.is_none_or(|share| take(&share.used, bytes, share.most));
@@ -112,15 +128,14 @@ impl Reserved {
             if let Some(share) = share.filter(|_| in_share) {
                 share.used.fetch_sub(bytes, Ordering::Relaxed);
             }
-            bound.metrics.buffered_full_total.with_label_values(&[self.what.as_str()]).inc();
-            return Err(Fault::Overloaded);
+            return false;
         }
         if let Some(share) = share {
             share.gauge.add(signed(bytes));
         }
         self.bytes += bytes;
         bound.metrics.buffered_bytes.add(signed(bytes));
-        Ok(())
+        true
     }
 
     /// Takes as many more as make it `bytes`.
@@ -171,7 +186,7 @@ mod tests {
 
     #[test]
     fn all_together_take_no_more_than_the_bound_and_each_use_no_more_than_its_share() {
-        for (what, share) in [(Use::Bodies, 1000), (Use::Heads, 250), (Use::Answers, 500), (Use::Passages, 500)] {
+        for (what, share) in [(Use::Bodies, 1000), (Use::Heads, 250), (Use::Answers, 500), (Use::Passages, 500), (Use::Backlog, 62)] {
             let (buffers, metrics) = buffers(1000);
             let mut one = buffers.reserve(what);
             assert_eq!(one.grow(share), Ok(()), "{what:?}");

@@ -25,7 +25,7 @@ use crate::domain::time::Timestamp;
 /// the closest, which is what is let through together.
 const STEPS_A_SECOND: u32 = 100;
 
-/// Events in memory for each slot that are on disk as in flight: one is sent, another is written down meanwhile.
+/// Events in memory for each slot that are on disk as in flight: one is sent, another is written down or read meanwhile.
 const PLACES_A_SLOT: usize = 2;
 
 /// A breaker with the moment its durations count from. Shared by the routes of one address; the mutex is held for a
@@ -100,8 +100,12 @@ pub struct Lane {
     slots: Arc<Semaphore>,
     /// For events that are sent from memory.
     places: Arc<Semaphore>,
+    /// For events that are read from disk before there is a slot for them.
+    ahead: Arc<Semaphore>,
     /// Whose senders wait: one at a time stands in line for a slot. Fair; awaited with a deadline.
     newcomers: tokio::sync::Mutex<()>,
+    /// Events on disk: of these too one at a time. Fair.
+    backlog: tokio::sync::Mutex<()>,
     rate: Option<Arc<Pace>>,
     rest_until: watch::Sender<Option<Instant>>,
 }
@@ -178,7 +182,9 @@ impl Lane {
             slots: same_slots
                 .map_or_else(|| Arc::new(Semaphore::new(route.app.max_in_flight)), |lane| lane.slots.clone()),
             places: Arc::new(Semaphore::new(PLACES_A_SLOT.saturating_mul(route.app.max_in_flight))),
+            ahead: Arc::new(Semaphore::new(PLACES_A_SLOT.saturating_mul(route.app.max_in_flight))),
             newcomers: tokio::sync::Mutex::new(()),
+            backlog: tokio::sync::Mutex::new(()),
             rate: same_rate.map_or_else(|| rate.map(|rate| Arc::new(Pace::new(rate))), |lane| lane.rate.clone()),
             rest_until: watch::channel(before.and_then(|lane| *lane.rest_until.borrow())).0,
             route,
@@ -195,6 +201,22 @@ impl Lane {
         self.places.clone().try_acquire_owned().ok().map(Place)
     }
 
+    /// Whether events on disk are read before there is a slot for them: not while the application is down, and not where a
+    /// rate decides when an event is sent.
+    #[must_use]
+    pub fn reads_ahead(&self) -> bool {
+        self.rate.is_none() && self.is_up()
+    }
+
+    /// A place among those that are read before there is a slot for them, or have one: as many again as there are slots.
+    /// Waits for it as long as it takes. The caller sets the deadline.
+    pub async fn place_ahead(&self, event: EventId) -> Result<Place, Held> {
+        self.not_held(event)?;
+        let permit = self.ahead.clone().acquire_owned().await.map_err(|_| Held::Busy)?;
+        self.not_held(event)?;
+        Ok(Place(permit))
+    }
+
     /// A slot for an event whose sender waits, or the moment before which there is none: the breaker is open, or the
     /// application rests. Waits for a free slot and for the rate, at most until `by`.
     pub async fn slot(&self, event: EventId, by: Instant) -> Result<Slot, Held> {
@@ -207,6 +229,7 @@ impl Lane {
     /// come to its front while newcomers crowd in. The caller sets the deadline.
     pub async fn slot_from_disk(&self, event: EventId) -> Result<Slot, Held> {
         self.not_held(event)?;
+        let _first = self.backlog.lock().await;
         let permit = self.free_slot().await?;
         self.permitted(event, permit)
     }

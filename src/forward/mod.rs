@@ -7,12 +7,15 @@
 //!
 //! Every task that is spawned here is tracked and awaited at shutdown.
 
+mod ahead;
 pub mod attempt;
 mod detached;
 pub mod first;
 mod kept;
 pub mod limits;
 pub mod spooled;
+#[cfg(test)]
+mod stand;
 mod trust;
 mod turns;
 mod upstream;

@@ -10,8 +10,9 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use super::ahead::Picked;
 use super::attempt::Sending;
-use super::limits::{BreakerState, Held as NoSlot, Lane, Slot};
+use super::limits::{BreakerState, Held as NoSlot, Lane};
 use super::{Deliverer, Task};
 use crate::claims::store::Elsewhere;
 use crate::domain::event::{Event, EventId};
@@ -93,8 +94,8 @@ impl Deliverer {
         let mut started = 0_usize;
         for id in due.ids {
             let Some(hold) = self.hold(id) else { continue };
-            match lane.slot_from_disk(id).await {
-                Ok(slot) if self.goes_on(lane) => self.start(lane, hold, slot),
+            match self.pick(lane, id).await {
+                Ok(picked) if self.goes_on(lane) => self.start(lane, hold, picked),
                 Err(NoSlot::Until(moment)) => return moment,
                 Ok(_) | Err(NoSlot::Busy) => return Instant::now(),
             }
@@ -110,10 +111,10 @@ impl Deliverer {
         Instant::now() + wait.min(LOOK_AGAIN)
     }
 
-    fn start(&self, lane: &Arc<Lane>, hold: Hold, slot: Slot) {
+    fn start(&self, lane: &Arc<Lane>, hold: Hold, picked: Picked) {
         let (deliverer, lane, task) = (self.clone(), lane.clone(), self.track());
         tokio::spawn(async move {
-            deliverer.deliver_again(lane, hold.id, slot).await;
+            deliverer.deliver_again(lane, hold.id, picked).await;
             drop(hold);
             deliverer.wake();
             drop::<Task>(task);
@@ -121,33 +122,30 @@ impl Deliverer {
     }
 
     /// One attempt of an event on disk, from reading it to writing its outcome down.
-    async fn deliver_again(&self, lane: Arc<Lane>, id: EventId, slot: Slot) {
-        let stored = match self.0.spool.load(id).await {
-            Ok(Some(stored)) => stored,
-            Ok(None) => return,
-            Err(fault) => return self.rest_after(slot, &fault).await,
-        };
+    async fn deliver_again(&self, lane: Arc<Lane>, id: EventId, picked: Picked) {
+        let Some((stored, picked)) = self.read_picked(&lane, id, picked).await else { return };
         let Stored { event, attempts, possible_duplicate, replay, not_before, .. } = stored;
         let (event, route) = (Arc::new(event), lane.route.clone());
         if not_before > self.0.clock.now() {
             return;
         }
         if replay == Replay::No && self.0.clock.now().since(event.received_at) > route.delivery.max_age {
-            drop(slot);
+            drop(picked);
             let error = format!("not accepted within {:?}", route.delivery.max_age);
             let reason = DeadReason::TooOld;
             return self.write_down(&event, Settlement::Dead { reason, possible_duplicate, error }).await;
         }
         if replay == Replay::No && self.0.claims.has_accepted_copy(&event) {
-            drop(slot);
+            drop(picked);
             return self.settle_copy(&event, &route).await;
         }
         let Some(_sending) = self.sends_alone(event.key) else {
-            drop(slot);
+            drop(picked);
             let not_before = self.0.clock.now().plus(COPY_REST);
             return self.write_down(&event, Settlement::Postpone { not_before }).await;
         };
-        let Some(slot) = self.note_attempt(&event, slot).await else { return };
+        let Some(picked) = self.note_attempt(&event, picked).await else { return };
+        let Some((slot, ahead)) = self.slot_of(&lane, &event, picked, not_before).await else { return };
         let possible_duplicate = self.look_elsewhere(&event, &route, possible_duplicate, replay).await;
         let attempt = attempts.saturating_add(1);
         let sending = Sending {
@@ -157,6 +155,7 @@ impl Deliverer {
         };
         let body_by = Instant::now() + route.app.attempt_timeout + ANSWER_BODY;
         let (outcome, breaker) = self.clone().attempt(lane, event.clone(), sending, slot, body_by).await;
+        drop(ahead);
         self.settle_spooled(&event, &route, outcome, Standing { attempt, possible_duplicate, breaker }).await;
     }
 
@@ -192,18 +191,25 @@ impl Deliverer {
 
     /// Writes down that an attempt begins. If the disk takes its time the slot is given back, so that a stalled disk
     /// does not keep the application from those who need no disk; the attempt is then put off.
-    async fn note_attempt(&self, event: &Event, slot: Slot) -> Option<Slot> {
-        let mut noted = std::pin::pin!(self.0.spool.begin_attempt(event.id));
+    async fn note_attempt(&self, event: &Event, picked: Picked) -> Option<Picked> {
+        let waits_anyway = matches!(picked, Picked::Ahead(_));
+        let mut noted = std::pin::pin!(async {
+            if waits_anyway {
+                self.0.spool.begin_attempt_with_others(event.id).await
+            } else {
+                self.0.spool.begin_attempt(event.id).await
+            }
+        });
         match tokio::time::timeout(DISK_PATIENCE, &mut noted).await {
-            Ok(Ok(Found::Yes)) => Some(slot),
+            Ok(Ok(Found::Yes)) => Some(picked),
             // It was due when it was picked, and is not any more: delivered, dead, or behind one that came back.
             Ok(Ok(Found::No)) => None,
             Ok(Err(fault)) => {
-                self.rest_after(slot, &fault).await;
+                self.rest_after(picked, &fault).await;
                 None
             }
             Err(_) => {
-                drop(slot);
+                drop(picked);
                 self.let_the_disk_rest();
                 if matches!(noted.await, Ok(Found::Yes)) {
                     self.write_down(event, Settlement::Postpone { not_before: self.0.clock.now() }).await;
@@ -297,8 +303,8 @@ impl Deliverer {
         }
     }
 
-    async fn rest_after(&self, slot: Slot, fault: &SpoolFault) {
-        drop(slot);
+    pub(super) async fn rest_after(&self, picked: Picked, fault: &SpoolFault) {
+        drop(picked);
         self.let_the_disk_rest();
         tracing::warn!(%fault, "the disk did not serve a delivery");
         tokio::time::sleep(DISK_REST).await;

@@ -67,6 +67,11 @@ impl Spool {
         Ok(self.disk.prompt(move |tx| tx.begin_attempt(id.0.into_bytes())).await?)
     }
 
+    /// As [`Self::begin_attempt`], some milliseconds later and on stable storage: for an attempt that has to wait anyway.
+    pub async fn begin_attempt_with_others(&self, id: EventId) -> Result<Found, SpoolFault> {
+        Ok(self.disk.durable_with_others(move |tx| tx.begin_attempt(id.0.into_bytes())).await?)
+    }
+
     /// Enters how an attempt ended and returns when that is on stable storage. An event that is not there any more is
     /// no error: settling twice does no harm, and after a fault the caller should settle again.
     pub async fn settle(&self, id: EventId, settlement: Settlement) -> Result<(), SpoolFault> {

@@ -178,7 +178,7 @@ pub const SPOOL_OPS: [&str; 6] = ["open", "commit", "read", "checkpoint", "recov
 /// `what` came over from a damaged database, or could not be read.
 pub const SALVAGED: [&str; 3] = ["event", "mark", "unreadable_page"];
 /// `use` of bytes in memory that have a share of the bound.
-pub const BUFFER_SHARES: [&str; 3] = ["heads", "answers", "passages"];
+pub const BUFFER_SHARES: [&str; 4] = ["heads", "answers", "passages", "backlog"];
 /// `use` of bytes in memory that has none: it may take the whole bound.
 pub const BUFFER_WHOLE: &str = "bodies";
 /// `reason` of a connection or request of HTTP/2 that was ended before a request was read.

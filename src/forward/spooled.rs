@@ -192,7 +192,8 @@ impl Deliverer {
     /// Writes down that an attempt begins. If the disk takes its time the slot is given back, so that a stalled disk
     /// does not keep the application from those who need no disk; the attempt is then put off.
     async fn note_attempt(&self, event: &Event, picked: Picked) -> Option<Picked> {
-        let waits_anyway = matches!(picked, Picked::Ahead(_));
+        // The next event of an order value waits for this one.
+        let waits_anyway = matches!(picked, Picked::Ahead(_)) && event.order_value.is_none();
         let mut noted = std::pin::pin!(async {
             if waits_anyway {
                 self.0.spool.begin_attempt_with_others(event.id).await

@@ -348,6 +348,8 @@ pub enum Held {
 
 #[cfg(test)]
 mod tests {
+    mod places;
+
     use super::*;
     use crate::domain::outcome::{AppAnswer, Timeout};
     use crate::domain::route::fixture;

@@ -332,3 +332,6 @@ impl Drop for InFlight<'_> {
         self.0.dec();
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -307,4 +307,25 @@ mod tests {
         let idle = upstream.0.idle.lock().expect("no panic");
         assert!(idle.connections.is_empty() && !idle.is_tended);
     }
+
+    #[tokio::test]
+    async fn a_connection_is_used_again_for_as_long_as_no_application_has_closed_it() {
+        let (upstream, listener) = upstream().await;
+        let first = upstream.connection().await.expect("a connection");
+        let (_other, _) = listener.accept().await.expect("the connection");
+        let other = upstream.new_connection().await.expect("a connection");
+        let (_another, _) = listener.accept().await.expect("the connection");
+        tokio::time::pause();
+        upstream.keep(first.stream);
+        tokio::time::sleep(POOL_IDLE / 3).await;
+        upstream.keep(other.stream);
+        tokio::time::sleep(POOL_IDLE * 9 / 10).await;
+        // The first is too old by now, and the second nearly.
+        let kept = upstream.connection().await.expect("a connection");
+        assert_eq!(kept.age, Age::Used);
+        upstream.keep(kept.stream);
+        // Whoever comes before those that are too old are given up does not get one.
+        tokio::time::sleep(POOL_IDLE / 100 * 101).await;
+        assert!(upstream.0.take().is_none());
+    }
 }

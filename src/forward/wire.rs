@@ -252,29 +252,31 @@ impl Answer {
                 return Poll::Ready(Ok(Progress::WantsRoom));
             }
             let Body { bytes: body, most, .. } = &mut *body;
-            match &mut self.framing {
+            let done = match &mut self.framing {
                 Framing::Unclear => return broken("the answer does not say how long it is"),
                 Framing::Length(length) => {
                     let left = length.saturating_sub(u64::try_from(body.len()).unwrap_or(u64::MAX));
                     let here = self.rest.len().min(usize::try_from(left).unwrap_or(usize::MAX));
                     body.extend_from_slice(&self.rest.split_to(here));
-                    if left == u64::try_from(here).unwrap_or(u64::MAX) {
-                        return Poll::Ready(Ok(Progress::Done));
-                    }
+                    left == u64::try_from(here).unwrap_or(u64::MAX)
                 }
                 Framing::Chunked(chunks) => {
                     let Ok(read) = chunks.decode(&self.rest, |data| body.extend_from_slice(data)) else {
                         return broken("the answer's chunks are not framed as such");
                     };
                     self.rest.advance(read);
-                    if chunks.is_done() {
-                        return Poll::Ready(Ok(Progress::Done));
-                    }
+                    chunks.is_done()
                 }
-                Framing::End => body.extend_from_slice(&std::mem::take(&mut self.rest)),
-            }
+                Framing::End => {
+                    body.extend_from_slice(&std::mem::take(&mut self.rest));
+                    false
+                }
+            };
             if body.len() > *most {
                 return broken("the answer is too long");
+            }
+            if done {
+                return Poll::Ready(Ok(Progress::Done));
             }
             if ready!(poll_piece(cx, stream, &mut self.rest))? == 0 {
                 let complete = matches!(self.framing, Framing::End);

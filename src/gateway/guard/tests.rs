@@ -1,5 +1,7 @@
 //! The guard between a real socket and a reader that is not Pingora, in paused time.
 
+mod requests;
+
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 

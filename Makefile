@@ -76,11 +76,11 @@ held: ## ten thousand connections that are held against the release build; print
 	@$(CARGO) build --release --locked --bin hookgate
 	@HOOKGATE_TORTURE=1 $(TORTURE) --no-fail-fast --no-capture --test promises -E 'test(/^held::/)'
 
-fuzz: ## all fuzz targets for FUZZ_SECONDS=60 each, built for it: heads, chunks, paths, configurations, records, signatures
+fuzz: ## all fuzz targets for FUZZ_SECONDS=60 each, built for it: heads, chunks, frames, paths, configurations, records, signatures
 	@scripts/ensure-tools cargo cc c++ cmake
 	@CARGO='$(CARGO)' scripts/fuzz
 
-fuzz-minute: ## the five that read what strangers write, built on what the tests have built
+fuzz-minute: ## the six that read what strangers write, built on what the tests have built
 	@scripts/ensure-tools cargo cc c++ cmake
 	@CARGO='$(CARGO)' scripts/fuzz --with-tests
 

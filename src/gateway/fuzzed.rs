@@ -36,6 +36,13 @@ pub fn chunks(bytes: &[u8], size: usize) -> Option<usize> {
     None
 }
 
+/// What came over a connection of HTTP/2 in pieces of `size`, as it is counted: requests begun, of which too much came if of
+/// anything, and whether a head is coming that is not complete.
+#[must_use]
+pub fn frames(bytes: &[u8], size: usize) -> (u64, Option<&'static str>, bool) {
+    super::http2::counted(bytes, size)
+}
+
 /// Whether a request for `path` goes to the application unverified.
 #[must_use]
 pub fn passes(site: &Site, path: &str) -> bool {

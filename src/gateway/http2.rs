@@ -93,6 +93,15 @@ pub(super) async fn serve(door: &Door, side: Side, connection: &Arc<Connection>)
     }
 }
 
+/// For `fuzzed`: what is counted of bytes that come in pieces of `size`.
+pub(super) fn counted(bytes: &[u8], size: usize) -> (u64, Option<&'static str>, bool) {
+    let (mut tally, now) = (frames::Tally::new(), Instant::now());
+    for piece in bytes.chunks(size.max(1)) {
+        tally.came(piece, now);
+    }
+    (tally.streams(), tally.excess().map(Excess::as_str), tally.head_since().is_some())
+}
+
 /// The library with the bounds that it keeps.
 fn library(limits: HeadLimits) -> server::Builder {
     // What fits the cap on a head is judged, counted and logged by the guard, not by the library.

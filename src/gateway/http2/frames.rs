@@ -144,6 +144,11 @@ impl Tally {
         self.excess
     }
 
+    /// How many requests were begun.
+    pub(super) const fn streams(&self) -> u64 {
+        self.streams
+    }
+
     /// Since when a head is coming that is not complete.
     pub(super) const fn head_since(&self) -> Option<Instant> {
         self.head_since

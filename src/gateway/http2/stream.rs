@@ -248,3 +248,6 @@ impl fmt::Debug for Stream {
         f.debug_struct("Stream").field("id", &self.id()).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,15 +5,11 @@ use http::{HeaderName, HeaderValue};
 
 /// Writes one header line.
 pub fn put_header(message: &mut Vec<u8>, name: &HeaderName, value: &HeaderValue) {
-    let start = message.len();
-    message.extend_from_slice(name.as_str().as_bytes());
-    let mut first = true;
-    for byte in message.iter_mut().skip(start) {
-        if first {
-            byte.make_ascii_uppercase();
-        }
-        first = *byte == b'-';
-    }
+    let mut before = b'-';
+    message.extend(name.as_str().bytes().map(|byte| {
+        let begins = std::mem::replace(&mut before, byte) == b'-';
+        if begins { byte.to_ascii_uppercase() } else { byte }
+    }));
     message.extend_from_slice(b": ");
     message.extend_from_slice(value.as_bytes());
     message.extend_from_slice(b"\r\n");

@@ -17,6 +17,9 @@ use crate::domain::refusal::Refusal;
 /// The end of a head.
 const END: &[u8] = b"\r\n\r\n";
 
+/// The end of a line in it.
+const LINE_END: &[u8; 2] = b"\r\n";
+
 /// Longest `Content-Length` in digits; more would not fit 64 bits.
 const MAX_LENGTH_DIGITS: usize = 18;
 
@@ -62,16 +65,22 @@ pub(crate) struct Judged {
 /// Judges a complete head, blank line included.
 pub(crate) fn judge(head: &[u8]) -> Result<Judged, Refusal> {
     let text = head.strip_suffix(END).ok_or(Refusal::BadRequest)?;
-    let mut lines = Lines(Some(text));
-    let request = request_line(lines.next().unwrap_or(Err(Refusal::BadRequest))?)?;
+    let (line, mut rest) = next_line(text);
+    let request = request_line(line)?;
     let mut fields = Fields::default();
-    for (count, line) in lines.enumerate() {
-        if count == MAX_LINES {
-            return Err(Refusal::HeaderTooLarge);
-        }
-        fields.add(line?)?;
+    let mut count = 0;
+    while let Some(lines) = rest.filter(|_| count < MAX_LINES) {
+        let (line, next) = next_line(lines);
+        fields.add(line)?;
+        (rest, count) = (next, count + 1);
     }
-    fields.settle(request)
+    // What is left would be too much, were it as good as what stands before it.
+    let left = rest.map_or(0, |rest| rest.len() + LINE_END.len());
+    let judged = text.get(..text.len().saturating_sub(left)).unwrap_or_default();
+    if control_characters(judged) != count * LINE_END.len() {
+        return Err(Refusal::BadRequest);
+    }
+    if rest.is_some() { Err(Refusal::HeaderTooLarge) } else { fields.settle(request) }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,26 +89,18 @@ enum Version {
     Http11,
 }
 
-/// The lines between CRLFs; an error for one that holds a byte no line may hold.
-struct Lines<'a>(Option<&'a [u8]>);
+/// The first line, and what stands behind its CRLF, if it has one.
+fn next_line(text: &[u8]) -> (&[u8], Option<&[u8]>) {
+    let end = memchr::memchr(LINE_END[0], text).and_then(|at| text.split_at_checked(at));
+    let cut = end.and_then(|(line, rest)| Some((line, rest.strip_prefix(LINE_END)?)));
+    cut.map_or((text, None), |(line, rest)| (line, Some(rest)))
+}
 
-impl<'a> Iterator for Lines<'a> {
-    type Item = Result<&'a [u8], Refusal>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let rest = self.0.take()?;
-        let line = match memchr::memchr(b'\r', rest) {
-            Some(at) => {
-                let (line, next) = rest.split_at_checked(at)?;
-                self.0 = next.strip_prefix(b"\r\n");
-                if self.0.is_some() { line } else { rest }
-            }
-            None => rest,
-        };
-        // Counted and not looked for: this way many bytes are looked at at once.
-        let odd = line.iter().filter(|byte| (**byte < b' ' && **byte != b'\t') || **byte == 0x7f).count();
-        Some(if odd == 0 { Ok(line) } else { Err(Refusal::BadRequest) })
-    }
+/// How many characters no line may hold: those that control something, but for tabs. Counted and not looked for, in blocks
+/// whose count fits a byte: this way a processor does 16 or more bytes at a time.
+fn control_characters(text: &[u8]) -> usize {
+    let controls = |byte: &u8| u8::from((*byte < b' ' && *byte != b'\t') || *byte == 0x7f);
+    text.chunks(255).map(|block| usize::from(block.iter().map(controls).sum::<u8>())).sum()
 }
 
 /// What a request line says.
@@ -395,6 +396,30 @@ mod tests {
         let lines = |count: usize| format!("GET / HTTP/1.1\nHost: h{}", "\nX: y".repeat(count - 1));
         assert_eq!(of(&lines(MAX_LINES)), Ok(Framing::Length(0)));
         assert_eq!(of(&lines(MAX_LINES + 1)), Err(Refusal::HeaderTooLarge));
+    }
+
+    #[test]
+    fn no_line_holds_a_control_character_wherever_it_stands() {
+        let line = format!("X-Long: {}", "a".repeat(300));
+        let good = format!("GET /a HTTP/1.1\r\nHost: h\r\n{line}\r\nX-Tab: a\tb\r\n{line}\r\n\r\n");
+        assert_eq!(judge(good.as_bytes()).map(|judged| judged.framing), Ok(Framing::Length(0)));
+        let controls = (0..b' ').chain([0x7f]).filter(|byte| *byte != b'\t');
+        for (at, control) in (0..good.len() - END.len()).flat_map(|at| controls.clone().map(move |byte| (at, byte))) {
+            let mut bad = good.clone().into_bytes();
+            let was = std::mem::replace(&mut bad[at], control);
+            assert_eq!(judge(&bad).is_ok(), was == control, "{control:#x} in place of {was:#x} at {at}");
+        }
+    }
+
+    #[test]
+    fn of_too_many_lines_those_that_would_be_taken_are_judged() {
+        let with = |number: usize| {
+            let lines = (1..=MAX_LINES).map(|line| if line == number { "\nX: \u{1}" } else { "\nX: y" });
+            of(&format!("GET / HTTP/1.1\nHost: h{}", lines.collect::<String>()))
+        };
+        assert_eq!(with(0), Err(Refusal::HeaderTooLarge));
+        assert_eq!(with(MAX_LINES - 1), Err(Refusal::BadRequest));
+        assert_eq!(with(MAX_LINES), Err(Refusal::HeaderTooLarge));
     }
 
     #[test]

@@ -148,9 +148,8 @@ impl fmt::Debug for Recent {
 }
 
 fn cut(text: &mut String) {
-    if let Some(end) = (0..=LONGEST_TEXT).rev().find(|end| text.is_char_boundary(*end)).filter(|end| *end < text.len())
-    {
-        text.truncate(end);
+    if text.len() > LONGEST_TEXT {
+        text.truncate(text.floor_char_boundary(LONGEST_TEXT));
         text.shrink_to_fit();
     }
 }

@@ -1,7 +1,7 @@
 //! The series that nearly every request of a route moves, looked up once instead of by their labels each time. They are the
 //! catalogue's own: what is counted here is what `/metrics` shows.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,7 +30,7 @@ pub struct RouteSeries {
 
 /// The series of all routes; those of one that is not configured any more stay, as the metrics do.
 #[derive(Default)]
-pub(super) struct Known(ArcSwap<HashMap<String, Arc<RouteSeries>>>);
+pub(super) struct Known(ArcSwap<BTreeMap<String, Arc<RouteSeries>>>);
 
 impl Metrics {
     /// The series of a route.
@@ -50,7 +50,7 @@ impl Metrics {
                 .iter()
                 .map(|(name, series)| (name.clone(), series.clone()))
                 .chain(routes.iter().map(made))
-                .collect::<HashMap<_, _>>()
+                .collect::<BTreeMap<_, _>>()
         });
     }
 

@@ -26,11 +26,12 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use hookgate::disk::{Disk, DiskSettings, Mark};
 use hookgate::domain::event::{Event, EventId};
+use hookgate::domain::headers::Headers;
 use hookgate::domain::key::EventKey;
 use hookgate::domain::time::Timestamp;
 use hookgate::spool::{Entry, NewEntry, Possible, Replay, Settlement, Spool};
 use hookgate::telemetry::Metrics;
-use http::{HeaderMap, Method};
+use http::Method;
 use rusqlite::Connection;
 
 const START: Timestamp = Timestamp::from_seconds(1_760_000_000);
@@ -173,7 +174,7 @@ fn entry(number: u32) -> NewEntry {
         key: EventKey::new("bench", &[&number.to_be_bytes()], &body),
         method: Method::POST,
         target: "/".into(),
-        headers: HeaderMap::new(),
+        headers: Headers::new(),
         authority: String::new(),
         body,
         received_at: START,

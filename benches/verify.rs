@@ -13,11 +13,12 @@ use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use hmac::{Hmac, KeyInit, Mac};
 use hookgate::config::{Environment, Layers};
 use hookgate::domain::event::EventId;
+use hookgate::domain::headers::Headers;
 use hookgate::domain::inbound::Inbound;
 use hookgate::domain::scheme::{Scheme, Unsigned, Verified};
 use hookgate::domain::secret::Secret;
 use hookgate::domain::time::Timestamp;
-use http::{HeaderMap, HeaderValue, Method};
+use http::{HeaderValue, Method};
 use sha2::Sha256;
 
 const SECRET: &str = "bench-secret-0123456789abcdef";
@@ -86,7 +87,7 @@ fn rules(criterion: &mut Criterion) {
 
 fn signed(scheme: &Scheme, secret: &str, form: bool) -> Inbound {
     let body = if form { form_body() } else { json_body() };
-    let mut headers = HeaderMap::new();
+    let mut headers = Headers::new();
     let content_type = if form { "application/x-www-form-urlencoded" } else { "application/json" };
     headers.insert("content-type", HeaderValue::from_static(content_type));
     headers.insert("user-agent", HeaderValue::from_static("bench"));

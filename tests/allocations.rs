@@ -8,11 +8,12 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use bytes::Bytes;
 use hookgate::config::builtin;
+use hookgate::domain::headers::Headers;
 use hookgate::domain::inbound::Inbound;
 use hookgate::domain::scheme::{KeyEncoding, Kind, Scheme, Unsigned};
 use hookgate::domain::secret::Secret;
 use hookgate::domain::time::Timestamp;
-use http::{HeaderMap, HeaderValue, Method};
+use http::{HeaderValue, Method};
 
 const NOW: Timestamp = Timestamp::from_seconds(1_760_000_000);
 
@@ -28,7 +29,7 @@ fn signed(scheme: &Scheme, secret: &Secret, inside: &str) -> Option<Inbound> {
     );
     body.extend(std::iter::repeat_n('x', 1021 - body.len()));
     body.push_str("\"}}");
-    let mut headers = HeaderMap::new();
+    let mut headers = Headers::new();
     headers.insert("content-type", HeaderValue::from_static("application/json"));
     let url = "https://hooks.example/r".to_owned();
     let mut request = Unsigned { method: Method::POST, url, headers, body: Bytes::from(body) };

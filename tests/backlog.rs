@@ -25,11 +25,12 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use hookgate::disk::{Disk, DiskSettings};
 use hookgate::domain::event::{Event, EventId};
+use hookgate::domain::headers::Headers;
 use hookgate::domain::key::EventKey;
 use hookgate::domain::time::Timestamp;
 use hookgate::spool::{Entry, NewEntry, Possible, Replay, Spool};
 use hookgate::telemetry::Metrics;
-use http::{HeaderMap, Method};
+use http::Method;
 use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 
@@ -245,7 +246,7 @@ fn event(number: u64, received_at: Timestamp) -> NewEntry {
         key: EventKey::new("veedeo", &[&number.to_be_bytes()], &body),
         method: Method::POST,
         target: "/webhooks/veedeo".into(),
-        headers: HeaderMap::new(),
+        headers: Headers::new(),
         authority: "hooks.example".into(),
         body,
         received_at,

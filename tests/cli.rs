@@ -450,23 +450,24 @@ impl Gateway {
 
     fn put_dead(&self, number: u8) -> String {
         let received_at = Timestamp::from_seconds(NOW - 100);
-        let event =
-            Event {
-                id: EventId::new(received_at, u128::from(number) << 64),
-                route: "veedeo".into(),
-                key: EventKey::new("veedeo", &[&[number]], b"{}"),
-                method: ::http::Method::POST,
-                target: "/webhooks/veedeo".into(),
-                headers: ::http::HeaderMap::from_iter([("x-season", "spring"), ("x-ship", "a brig")].map(
-                    |(name, value)| (::http::HeaderName::from_static(name), ::http::HeaderValue::from_static(value)),
-                )),
-                authority: "hooks.example.com".into(),
-                body: Bytes::from_static(b"{}"),
-                received_at,
-                signed_at: None,
-                event_type: None,
-                order_value: None,
-            };
+        let event = Event {
+            id: EventId::new(received_at, u128::from(number) << 64),
+            route: "veedeo".into(),
+            key: EventKey::new("veedeo", &[&[number]], b"{}"),
+            method: ::http::Method::POST,
+            target: "/webhooks/veedeo".into(),
+            headers: ::hookgate::domain::headers::Headers::from_iter(
+                [("x-season", "spring"), ("x-ship", "a brig")].map(|(name, value)| {
+                    (::http::HeaderName::from_static(name), ::http::HeaderValue::from_static(value))
+                }),
+            ),
+            authority: "hooks.example.com".into(),
+            body: Bytes::from_static(b"{}"),
+            received_at,
+            signed_at: None,
+            event_type: None,
+            order_value: None,
+        };
         let id = event.id.to_string();
         let state = Entry::Dead { reason: DeadReason::AppRejected };
         let last_error = "the application answered 422".to_owned();

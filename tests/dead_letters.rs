@@ -21,11 +21,12 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use hookgate::disk::{Disk, DiskSettings, Found};
 use hookgate::domain::event::{Event, EventId};
+use hookgate::domain::headers::Headers;
 use hookgate::domain::key::EventKey;
 use hookgate::domain::time::Timestamp;
 use hookgate::spool::{DeadReason, Entry, NewEntry, Possible, Replay, Settlement, Spool};
 use hookgate::telemetry::Metrics;
-use http::{HeaderMap, HeaderValue, Method};
+use http::{HeaderValue, Method};
 
 const PATIENCE: Duration = Duration::from_secs(180);
 
@@ -44,7 +45,7 @@ fn count() -> usize {
 fn event(number: usize) -> Event {
     let route = if number.is_multiple_of(RETRIED) { "veedeo" } else { "github" };
     let body = Bytes::from(format!("{{\"n\":{number},\"filler\":\"{}\"}}", "x".repeat(300)));
-    let mut headers = HeaderMap::new();
+    let mut headers = Headers::new();
     headers.append("content-type", HeaderValue::from_static("application/json"));
     let received_at = Timestamp::from_millis(1_760_000_000_000 + i64::try_from(number).unwrap());
     Event {

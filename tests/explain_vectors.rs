@@ -18,11 +18,12 @@ use data_encoding::{BASE64_NOPAD, BASE64URL_NOPAD, HEXLOWER};
 use hookgate::app::candidates;
 use hookgate::config::{Environment, Layers, builtin};
 use hookgate::domain::explain::{Case, Explanation, Verdict, explain};
+use hookgate::domain::headers::Headers;
 use hookgate::domain::inbound::Inbound;
 use hookgate::domain::route::Route;
 use hookgate::domain::scheme::{Carries, Coverage, Scheme, Unsigned};
 use hookgate::domain::time::Timestamp;
-use http::{HeaderMap, Method};
+use http::Method;
 
 /// Every how many rows one is explained: all of them take a minute.
 const EVERY: usize = 13;
@@ -127,7 +128,7 @@ fn a_newline_behind_the_body_is_found_with_every_provider_that_signs_it() {
         let mut request = Unsigned {
             method: Method::POST,
             url: "https://hooks.example.com/r".into(),
-            headers: HeaderMap::new(),
+            headers: Headers::new(),
             body: Bytes::from_static(b"{\"id\": 1}"),
         };
         if scheme.sign(&mut request, &route.secrets[0].secret, NOW).is_err() {

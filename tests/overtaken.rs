@@ -14,6 +14,7 @@ use hookgate::clock::Clock;
 use hookgate::disk::{Disk, DiskSettings};
 use hookgate::domain::breaker::BreakerPolicy;
 use hookgate::domain::event::{Event, EventId};
+use hookgate::domain::headers::Headers;
 use hookgate::domain::key::EventKey;
 use hookgate::domain::outcome::{AppAnswer, Outcome};
 use hookgate::domain::route::{
@@ -102,7 +103,7 @@ fn event(number: u32) -> Arc<Event> {
         key: EventKey::new("veedeo", &[&number.to_be_bytes()], &body),
         method: Method::POST,
         target: "/veedeo".into(),
-        headers: HeaderMap::new(),
+        headers: Headers::new(),
         authority: "hooks.example".into(),
         body,
         received_at: START,

@@ -20,6 +20,7 @@ use hookgate::clock::Clock;
 use hookgate::config::{Environment, load};
 use hookgate::disk::{Disk, DiskSettings};
 use hookgate::domain::event::Event;
+use hookgate::domain::headers::Headers;
 use hookgate::domain::outcome::{AppAnswer, Outcome};
 use hookgate::domain::route::Route;
 use hookgate::domain::scheme::Unsigned;
@@ -125,7 +126,7 @@ impl World {
         let mut request = Unsigned {
             method: Method::POST,
             url: "http://h/hook".to_owned(),
-            headers: HeaderMap::from_iter([("x-github-delivery".parse().unwrap(), HeaderValue::from_static("1"))]),
+            headers: Headers::from_iter([("x-github-delivery".parse().unwrap(), HeaderValue::from_static("1"))]),
             body: Bytes::from(format!("\"{body}\"")),
         };
         self.route.scheme.sign(&mut request, &self.route.secrets[0].secret, START).unwrap();

@@ -10,12 +10,13 @@ use std::net::{IpAddr, Ipv4Addr};
 use bytes::Bytes;
 use data_encoding::BASE64;
 use hookgate::config::builtin;
+use hookgate::domain::headers::Headers;
 use hookgate::domain::inbound::Inbound;
 use hookgate::domain::refusal::Refusal;
 use hookgate::domain::scheme::{Carries, Coverage, KeyEncoding, Scheme, SentTrait, Unsigned};
 use hookgate::domain::secret::Secret;
 use hookgate::domain::time::Timestamp;
-use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use http::{HeaderName, HeaderValue, Method};
 
 const NOW: Timestamp = Timestamp::from_seconds(1_760_000_000);
 const BODY: &[u8] = br#"{"webhookTimestamp":1760000000000,"id":"evt_1","type":"a.b","data":{"n":0.0}}"#;
@@ -40,7 +41,7 @@ impl Case {
             KeyEncoding::Utf8 | KeyEncoding::Base64 => b"MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=",
         };
         let secret = Secret::new(text.to_vec());
-        let mut headers = HeaderMap::new();
+        let mut headers = Headers::new();
         headers.insert("content-type", HeaderValue::from_static("application/json"));
         let url = "https://hooks.example.com/in?a=1".to_owned();
         let mut request = Unsigned { method: Method::POST, url, headers, body: Bytes::from_static(BODY) };
@@ -67,7 +68,7 @@ impl Case {
 
     /// The request with one bit of `header` changed, for every byte of it.
     fn with_bits_of(&self, header: &HeaderName) -> Vec<Inbound> {
-        let value = self.inbound.headers[header].as_bytes();
+        let value = self.inbound.headers.get(header).expect("a header").as_bytes();
         let changed = (0..value.len()).filter_map(|at| HeaderValue::from_bytes(&flipped(value, at)).ok());
         let changed = changed.map(|value| {
             let mut inbound = self.inbound.clone();
@@ -135,12 +136,12 @@ fn what_cannot_be_signed_here_is_signed_inside_the_body_or_with_a_key_of_the_pro
 fn a_secret_becomes_the_key_as_its_providers_own_library_makes_it() {
     let signature = |name: &str, secret: &str| {
         let scheme = Scheme::compile(&builtin::scheme(name).expect("a built-in")).expect("a sound scheme");
-        let mut headers = HeaderMap::new();
+        let mut headers = Headers::new();
         headers.insert("webhook-id", HeaderValue::from_static("msg_1"));
         let url = "https://hooks.example.com/in".to_owned();
         let mut request = Unsigned { method: Method::POST, url, headers, body: Bytes::from_static(BODY) };
         scheme.sign(&mut request, &Secret::new(secret.as_bytes().to_vec()), NOW).ok()?;
-        Some(request.headers["webhook-signature"].clone())
+        Some(request.headers.get("webhook-signature").unwrap().clone())
     };
     let standard = |key: &str| signature("standardwebhooks", &BASE64.encode(key.as_bytes())).expect("base64");
     for (name, secret, key) in [

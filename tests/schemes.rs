@@ -10,6 +10,7 @@ use data_encoding::BASE64;
 use ed25519_dalek::{Signer, SigningKey};
 use hmac::{Hmac, KeyInit, Mac};
 use hookgate::config::builtin;
+use hookgate::domain::headers::Headers;
 use hookgate::domain::inbound::Inbound;
 use hookgate::domain::key::EventKey;
 use hookgate::domain::refusal::Refusal;
@@ -19,7 +20,7 @@ use hookgate::domain::scheme::{
 };
 use hookgate::domain::secret::Secret;
 use hookgate::domain::time::Timestamp;
-use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use http::{HeaderName, HeaderValue, Method};
 use proptest::prelude::*;
 use sha2::Sha256;
 
@@ -53,7 +54,7 @@ fn secret_for(name: &str) -> Secret {
 }
 
 fn request(body: &[u8]) -> Unsigned {
-    let mut headers = HeaderMap::new();
+    let mut headers = Headers::new();
     headers.insert("content-type", HeaderValue::from_static("application/json"));
     Unsigned {
         method: Method::POST,

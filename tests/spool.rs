@@ -11,11 +11,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use hookgate::disk::{Disk, DiskFault, DiskSettings, Found, JobFault, Mark, MarkKind, PreviousStop};
 use hookgate::domain::event::{Event, EventId};
+use hookgate::domain::headers::Headers;
 use hookgate::domain::key::EventKey;
 use hookgate::domain::time::Timestamp;
 use hookgate::spool::{DeadReason, Entry, Filter, NewEntry, Possible, Replay, Settlement, Spool, SpoolFault, State};
 use hookgate::telemetry::{Metrics, RouteLabels};
-use http::{HeaderMap, HeaderValue, Method};
+use http::{HeaderValue, Method};
 use rusqlite::Connection;
 
 const START: Timestamp = Timestamp::from_seconds(1_760_000_000);
@@ -73,7 +74,7 @@ impl World {
 
 fn event(number: u32) -> Event {
     let body = Bytes::from(format!("{{\"n\":{number}, \"x\":1.50}}\n"));
-    let mut headers = HeaderMap::new();
+    let mut headers = Headers::new();
     headers.append("x-signature", HeaderValue::from_static("abc"));
     headers.append("x-multi", HeaderValue::from_static("1"));
     headers.append("x-multi", HeaderValue::from_bytes(b"\xff2").unwrap());

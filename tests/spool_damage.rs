@@ -12,11 +12,12 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use hookgate::disk::{Disk, DiskSettings, Mark};
 use hookgate::domain::event::{Event, EventId};
+use hookgate::domain::headers::Headers;
 use hookgate::domain::key::EventKey;
 use hookgate::domain::time::Timestamp;
 use hookgate::spool::{DeadReason, Entry, Filter, NewEntry, Possible, Replay, Settlement, Spool, State};
 use hookgate::telemetry::{Metrics, RouteLabels};
-use http::{HeaderMap, Method};
+use http::Method;
 use rusqlite::Connection;
 
 const START: Timestamp = Timestamp::from_seconds(1_760_000_000);
@@ -105,7 +106,7 @@ fn event(number: u32) -> Event {
         key: EventKey::new("veedeo", &[&number.to_be_bytes()], &body),
         method: Method::POST,
         target: "/webhooks/veedeo".into(),
-        headers: HeaderMap::new(),
+        headers: Headers::new(),
         authority: "hooks.example".into(),
         body,
         received_at,

@@ -15,11 +15,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use hookgate::disk::{Disk, DiskSettings, Found, Mark};
 use hookgate::domain::event::{Event, EventId};
+use hookgate::domain::headers::Headers;
 use hookgate::domain::key::EventKey;
 use hookgate::domain::time::Timestamp;
 use hookgate::spool::{DeadReason, Entry, Filter, NewEntry, Possible, Replay, Settlement, Spool, State};
 use hookgate::telemetry::Metrics;
-use http::{HeaderMap, Method};
+use http::Method;
 use proptest::prelude::*;
 
 const START: Timestamp = Timestamp::from_seconds(1_760_000_000);
@@ -110,7 +111,7 @@ fn event(number: u32, order: Option<u8>) -> Event {
         key: EventKey::new("veedeo", &[&number.to_be_bytes()], &body),
         method: Method::POST,
         target: "/".into(),
-        headers: HeaderMap::new(),
+        headers: Headers::new(),
         authority: String::new(),
         body,
         received_at: START.plus(Duration::from_secs(u64::from(number))),

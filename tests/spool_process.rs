@@ -23,11 +23,12 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use hookgate::disk::{Disk, DiskSettings, Found, Mark, MarkKind, PreviousStop};
 use hookgate::domain::event::{Event, EventId};
+use hookgate::domain::headers::Headers;
 use hookgate::domain::key::EventKey;
 use hookgate::domain::time::Timestamp;
 use hookgate::spool::{Entry, NewEntry, Possible, Replay, Settlement, Spool, SpoolFault};
 use hookgate::telemetry::Metrics;
-use http::{HeaderMap, Method};
+use http::Method;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 const START: Timestamp = Timestamp::from_seconds(1_760_000_000);
@@ -48,7 +49,7 @@ fn event(number: u32) -> Event {
         key: EventKey::new("veedeo", &[&number.to_be_bytes()], &body),
         method: Method::POST,
         target: "/".into(),
-        headers: HeaderMap::new(),
+        headers: Headers::new(),
         authority: String::new(),
         body,
         received_at: START,

@@ -4,11 +4,12 @@
 use std::fmt;
 
 use data_encoding::{BASE64, HEXLOWER};
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue};
 use serde::Serialize;
 
 use super::query::DAMAGED;
 use crate::domain::event::Event;
+use crate::domain::headers::Headers;
 use crate::domain::scheme::Carries;
 use crate::spool::{DeadReason, Listed, State, Stored};
 
@@ -169,7 +170,7 @@ pub struct Show<'a> {
 }
 
 impl Show<'_> {
-    fn headers(&self, route: &str, headers: &HeaderMap) -> Vec<(String, String)> {
+    fn headers(&self, route: &str, headers: &Headers) -> Vec<(String, String)> {
         let line = |(name, value): (&HeaderName, &HeaderValue)| {
             let visible = !value.is_sensitive() && self.is_visible(route, name);
             let text =
@@ -210,7 +211,7 @@ mod tests {
 
     #[test]
     fn what_proves_a_sender_is_not_shown() {
-        let mut headers = HeaderMap::new();
+        let mut headers = Headers::new();
         for name in ["x-hub-signature-256", "authorization", "x-gitlab-token", "x-api-key", "cookie", "x-sig"] {
             headers.insert(name, HeaderValue::from_static("proof"));
         }
@@ -226,7 +227,7 @@ mod tests {
 
     #[test]
     fn what_the_scheme_reads_as_a_proof_is_not_shown_whatever_its_name() {
-        let mut headers = HeaderMap::new();
+        let mut headers = Headers::new();
         for name in ["x-season", "x-harbour", "x-ship", "content-type"] {
             headers.insert(name, HeaderValue::from_static("value"));
         }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode};
+use axum::http::{HeaderName, HeaderValue, Method, Request, StatusCode};
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
@@ -20,6 +20,7 @@ use crate::claims::store::{Claim, ClaimStore};
 use crate::clock::Clock;
 use crate::disk::{Disk, DiskSettings};
 use crate::domain::event::{Event, EventId};
+use crate::domain::headers::Headers;
 use crate::domain::key::EventKey;
 use crate::domain::scheme::Carries;
 use crate::domain::secret::Secret;
@@ -119,7 +120,7 @@ fn world(token: Option<&str>) -> World {
 }
 
 fn event(number: u8, route: &str) -> Event {
-    let mut headers = HeaderMap::new();
+    let mut headers = Headers::new();
     headers.insert("content-type", HeaderValue::from_static("application/json"));
     headers.insert("x-veedeo-signature", HeaderValue::from_static("sha256=canary"));
     if route == "veedeo" {

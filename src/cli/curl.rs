@@ -9,9 +9,10 @@ use std::path::Path;
 use bytes::Bytes;
 use data_encoding::BASE64;
 use http::HeaderValue;
-use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, COOKIE, HOST, HeaderMap, HeaderName, REFERER, USER_AGENT};
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, COOKIE, HOST, HeaderName, REFERER, USER_AGENT};
 
 use super::verify::request;
+use crate::domain::headers::Headers;
 use crate::domain::inbound::Inbound;
 
 /// What curl says a body is if nobody says it.
@@ -233,7 +234,7 @@ impl Command {
 
     fn request(self) -> Result<Inbound, String> {
         let url = self.url.ok_or("it has no address")?;
-        let mut headers = HeaderMap::new();
+        let mut headers = Headers::new();
         for (name, value) in self.headers {
             headers.append(name, value);
         }
@@ -425,9 +426,9 @@ mod tests {
         let text = "$ curl -sS -XPOST 'https://h.example/a?b=1#c' \\\n  -H \"X-Sig: a\\\"b\" -H 'X-Two:2' -H 'Accept:' \\\r\n --data-raw $'{\"a\":\\'\\u00e9\\x0a}' | jq .";
         let inbound = of(text).unwrap();
         assert_eq!((inbound.method.as_str(), inbound.url(None).as_str()), ("POST", "https://h.example/a?b=1"));
-        assert_eq!(inbound.headers["x-sig"], "a\"b");
-        assert_eq!(inbound.headers["x-two"], "2");
-        assert_eq!(inbound.headers["content-type"], FORM);
+        assert_eq!(inbound.headers.get("x-sig").unwrap(), "a\"b");
+        assert_eq!(inbound.headers.get("x-two").unwrap(), "2");
+        assert_eq!(inbound.headers.get("content-type").unwrap(), FORM);
         assert_eq!(&inbound.body[..], "{\"a\":'é\n}".as_bytes());
     }
 
@@ -440,8 +441,11 @@ mod tests {
         assert_eq!(&body("--data-raw @a.json")[..], b"@a.json");
         assert_eq!(&body("--json '{}' --json=x")[..], b"{}x");
         let json = of("curl --json {} http://h.example/x -u me:you").unwrap();
-        assert_eq!((json.method.as_str(), json.headers["content-type"].as_bytes()), ("POST", &b"application/json"[..]));
-        assert_eq!(json.headers["authorization"], "Basic bWU6eW91");
+        assert_eq!(
+            (json.method.as_str(), json.headers.get("content-type").unwrap().as_bytes()),
+            ("POST", &b"application/json"[..])
+        );
+        assert_eq!(json.headers.get("authorization").unwrap(), "Basic bWU6eW91");
         assert_eq!(of("curl h.example").unwrap().method, "GET");
     }
 

@@ -5,7 +5,7 @@ use std::io::Read;
 use std::path::Path;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue};
 use serde_json::Value;
 
 use super::admin::{Admin, encoded, wait};
@@ -16,6 +16,7 @@ use super::{Context, Exit, Failure, Outcome, curl, verify};
 use crate::app::candidates;
 use crate::config::Config;
 use crate::domain::explain::{Case, Hypothesis, explain as explained, hypotheses};
+use crate::domain::headers::Headers;
 use crate::domain::inbound::Inbound;
 use crate::domain::route::Route;
 use crate::domain::time::Timestamp;
@@ -136,7 +137,7 @@ fn read_text(file: &Path) -> Result<String, Failure> {
 struct Head {
     method: Option<String>,
     target: Option<String>,
-    headers: HeaderMap,
+    headers: Headers,
 }
 
 fn from_headers(asked: &Explain) -> Result<Inbound, Failure> {
@@ -178,7 +179,7 @@ fn head(text: &[u8]) -> Result<Head, String> {
             }
             [b":method:", method] => head.method = Some(word(method)),
             [b":path:", target] => head.target = Some(word(target)),
-            [b":authority:", host] => drop(head.headers.insert("host", value(host, number)?)),
+            [b":authority:", host] => head.headers.insert("host", value(host, number)?),
             [b":scheme:", _] => {}
             _ => {
                 let at = line.iter().position(|byte| *byte == b':');
@@ -222,7 +223,7 @@ mod tests {
     fn headers_are_read_as_they_are_saved() {
         let plain = head(b"POST /a?b HTTP/1.1\r\nHost: h.example\r\nX-A:1\r\nx-a:  2 \r\n\r\nbody: no").unwrap();
         assert_eq!((plain.method.as_deref(), plain.target.as_deref()), (Some("POST"), Some("/a?b")));
-        let values: Vec<&[u8]> = plain.headers.get_all("x-a").iter().map(HeaderValue::as_bytes).collect();
+        let values: Vec<&[u8]> = plain.headers.get_all("x-a").map(HeaderValue::as_bytes).collect();
         assert_eq!((values, plain.headers.len()), (vec![b"1".as_slice(), b"2"], 3));
         assert_eq!(head(b"> POST /a?b HTTP/1.1\n> Host: h.example\n> X-A:1\n> X-A: 2\n>\n").unwrap(), plain);
         let two = b":method: POST\n:path: /a?b\n:scheme: https\n:authority: h.example\nx-a: 1\nx-a: 2\n";

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri};
+use http::{HeaderName, HeaderValue, Method, Request, StatusCode, Uri};
 use http_body_util::Full;
 
 use super::admin::{cause, http, read, wait};
@@ -16,6 +16,7 @@ use super::samples::{self, Sample};
 use super::settings::reachable;
 use super::{Context, Exit, Failure, Outcome};
 use crate::config::{Config, builtin};
+use crate::domain::headers::Headers;
 use crate::domain::route::Route;
 use crate::domain::scheme::{Scheme, SentTrait, Unsigned};
 use crate::domain::secret::Secret;
@@ -131,7 +132,7 @@ impl Aim<'_> {
                 return Err(Failure::usage(text));
             }
         };
-        let mut headers = HeaderMap::new();
+        let mut headers = Headers::new();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         if let Some((name, value)) = sample.and_then(Sample::header) {
             headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
@@ -192,7 +193,7 @@ async fn deliver(to: &str, request: &Unsigned, wanted: Wanted) -> Outcome {
     let mut outgoing = Request::new(Full::new(request.body.clone()));
     *outgoing.method_mut() = request.method.clone();
     *outgoing.uri_mut() = uri;
-    outgoing.headers_mut().clone_from(&request.headers);
+    *outgoing.headers_mut() = request.headers.clone().into();
     let began = Instant::now();
     let unreachable = |why: String| Failure::new(Exit::Unreachable, format!("nobody answers at {to}: {why}"));
     let answer = match tokio::time::timeout(PATIENCE, http().request(outgoing)).await {

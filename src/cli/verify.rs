@@ -15,13 +15,14 @@ use std::path::Path;
 
 use bytes::Bytes;
 use data_encoding::BASE64;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
+use http::{HeaderName, HeaderValue, Method, Uri};
 use serde::{Deserialize, Serialize};
 
 use super::args::Verify;
 use super::output::{put_json, say};
 use super::{Context, Exit, Failure, Outcome};
 use crate::config::Config;
+use crate::domain::headers::Headers;
 use crate::domain::inbound::Inbound;
 use crate::domain::refusal::Refusal;
 use crate::domain::route::Route;
@@ -122,8 +123,8 @@ pub(super) fn read(text: &str) -> Result<(String, Inbound), Unread> {
     Ok((captured.route, inbound))
 }
 
-fn headers(written: &[(String, String)]) -> Result<HeaderMap, String> {
-    let mut headers = HeaderMap::new();
+fn headers(written: &[(String, String)]) -> Result<Headers, String> {
+    let mut headers = Headers::new();
     for (name, value) in written {
         let name: HeaderName = name.parse().map_err(|_| format!("headers: {name:?} is not a header's name"))?;
         let value = HeaderValue::from_bytes(value.as_bytes());
@@ -140,7 +141,7 @@ fn no_line(error: &serde_json::Error) -> String {
 }
 
 /// The request of these parts, as the gateway would have read it.
-pub(super) fn request(method: &str, url: &str, headers: HeaderMap, body: Bytes) -> Result<Inbound, String> {
+pub(super) fn request(method: &str, url: &str, headers: Headers, body: Bytes) -> Result<Inbound, String> {
     let uri: Uri = url.parse().map_err(|error| format!("url: {error}"))?;
     Ok(Inbound {
         method: method.parse::<Method>().map_err(|_| format!("method: {method:?} is not a method"))?,
@@ -200,7 +201,7 @@ mod tests {
         assert_eq!(route, "r");
         assert_eq!(inbound.url(None), "https://h.example:8443/a%20b?x=1&y");
         assert_eq!(&inbound.body[..], [0, 0xff]);
-        let values: Vec<&[u8]> = inbound.headers.get_all("x-a").iter().map(HeaderValue::as_bytes).collect();
+        let values: Vec<&[u8]> = inbound.headers.get_all("x-a").map(HeaderValue::as_bytes).collect();
         assert_eq!(values, [b"1".as_slice(), "w\u{f6}rd".as_bytes()]);
     }
 

@@ -6,13 +6,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request};
+use http::{Method, Request};
 use http_body_util::{BodyExt, Full};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 
 use crate::config::Config;
+use crate::domain::headers::Headers;
 use crate::domain::route::Route;
 use crate::domain::scheme::Unsigned;
 use crate::domain::secret::Secret;
@@ -45,12 +46,12 @@ impl Sender {
     }
 
     /// The headers that `route`'s provider would send with `body` at `at`.
-    pub(super) fn sign(&self, route: &str, body: &[u8], at: Timestamp) -> HeaderMap {
-        let Some(route) = self.routes.get(route) else { return HeaderMap::new() };
+    pub(super) fn sign(&self, route: &str, body: &[u8], at: Timestamp) -> Headers {
+        let Some(route) = self.routes.get(route) else { return Headers::new() };
         let mut request = Unsigned {
             method: Method::POST,
             url: format!("http://{}{}", self.address, route.path),
-            headers: HeaderMap::new(),
+            headers: Headers::new(),
             body: Bytes::copy_from_slice(body),
         };
         // A scheme that cannot sign sends unsigned, and its act fails.
@@ -59,12 +60,12 @@ impl Sender {
     }
 
     /// Posts `body` with `headers` to `route`.
-    pub(super) async fn post(&self, route: &str, headers: HeaderMap, body: &[u8]) -> Answer {
+    pub(super) async fn post(&self, route: &str, headers: Headers, body: &[u8]) -> Answer {
         let began = Instant::now();
         let path = self.routes.get(route).map_or("/", |route| route.path.as_str());
         let mut request = Request::new(Full::new(Bytes::copy_from_slice(body)));
         *request.method_mut() = Method::POST;
-        *request.headers_mut() = headers;
+        *request.headers_mut() = headers.into();
         let Ok(uri) = format!("http://{}{path}", self.address).parse() else {
             return Answer { status: 0, body: Bytes::new(), took: began.elapsed() };
         };

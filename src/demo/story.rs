@@ -3,12 +3,13 @@
 use std::io::Write;
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderValue};
+use http::HeaderValue;
 use tokio::time::Instant;
 
 use super::application::Application;
 use super::sender::{Answer, Sender};
 use crate::app::Running;
+use crate::domain::headers::Headers;
 use crate::domain::time::Timestamp;
 
 /// How an act ended.
@@ -55,7 +56,7 @@ struct Stage<'a, W> {
 }
 
 impl<W: Write> Stage<'_, W> {
-    async fn accepted(&mut self) -> (HeaderMap, String) {
+    async fn accepted(&mut self) -> (Headers, String) {
         let body = self.task_completed("tsk_1");
         let headers = self.sender.sign("veedeo", body.as_bytes(), self.now());
         let answer = self.sender.post("veedeo", headers.clone(), body.as_bytes()).await;
@@ -64,7 +65,7 @@ impl<W: Write> Stage<'_, W> {
         (headers, body)
     }
 
-    async fn bad_signature(&mut self, headers: &HeaderMap, body: &str) {
+    async fn bad_signature(&mut self, headers: &Headers, body: &str) {
         let spaced = body.replace("\":", "\": ");
         let answer = self.sender.post("veedeo", headers.clone(), spaced.as_bytes()).await;
         let held = answer.status == 401 && text(&answer).contains("Invalid signature") && self.quick.seen().1 == 1;
@@ -86,7 +87,7 @@ impl<W: Write> Stage<'_, W> {
         self.tell(held, "✘ refused   ", "veedeo      6 min old       ", &answer, "older than the 5 min tolerance");
     }
 
-    async fn duplicate(&mut self, headers: HeaderMap, body: &str) {
+    async fn duplicate(&mut self, headers: Headers, body: &str) {
         let answer = self.sender.post("veedeo", headers, body.as_bytes()).await;
         let held = answer.status == 200
             && text(&answer) == r#"{"received":true,"duplicate":true}"#

@@ -4,13 +4,12 @@
 //! that nobody needs to have signed. Not here: whether the event was seen before, and everything that needs a clock, a disk or a socket.
 
 use http::Method;
-use http::header::{
-    CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
-};
+use http::header::{CONNECTION, HeaderName};
 use sha2::{Digest, Sha256};
 use smallvec::SmallVec;
 
 use super::event::{Event, EventId};
+use super::headers::Headers;
 use super::inbound::Inbound;
 use super::key::EventKey;
 use super::outcome::HandshakeReply;
@@ -19,9 +18,6 @@ use super::route::Route;
 use super::scheme::{Freshness, Greeting, Key, Refused, Scheme, Verified, json_scalar};
 use super::secret::Secret;
 use super::time::Timestamp;
-
-/// Headers of the connection or of the framing, which end here (RFC 9110 section 7.6.1). `Proxy-*` ends here too.
-const HOP_BY_HOP: [HeaderName; 8] = [CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TE, TRAILER, TRANSFER_ENCODING, UPGRADE];
 
 /// Secrets of a route that are live at once, as a rule: one, and one more while it is replaced. More is no error.
 const USUAL_SECRETS: usize = 4;
@@ -43,7 +39,7 @@ type Live<'r> = SmallVec<[(usize, &'r Key); USUAL_SECRETS]>;
 impl Route {
     /// Whether a request with this head is read at all: its method is taken, or it may be the provider's challenge.
     #[must_use]
-    pub fn takes(&self, method: &Method, headers: &HeaderMap, query: Option<&str>) -> bool {
+    pub fn takes(&self, method: &Method, headers: &Headers, query: Option<&str>) -> bool {
         self.methods.contains(method) || self.scheme.may_challenge(method, headers, query, self.verify_token.as_ref())
     }
 
@@ -111,9 +107,9 @@ impl Route {
             Ok(freshness) => freshness,
             Err(refusal) => return Err(Refused::new(refusal, verified.into_inbound())),
         };
-        let headers = match end_to_end(&self.scheme, &verified.inbound().headers) {
-            Ok(headers) => headers,
-            Err(refusal) => return Err(Refused::new(refusal, verified.into_inbound())),
+        let own = match of_connection(&self.scheme, &verified.inbound().headers) {
+            (own, None) => own,
+            (_, Some(refusal)) => return Err(Refused::new(refusal, verified.into_inbound())),
         };
         match self.handshake(&verified) {
             Ok(Some(reply)) => return Ok(Admission::Handshake(reply)),
@@ -124,7 +120,7 @@ impl Route {
         if !self.wants(self.scheme.event_type(&verified).as_deref()) {
             return Ok(Admission::Filtered);
         }
-        Ok(Admission::Event(Box::new(self.event(verified, Some(freshness), headers, id, received_at))))
+        Ok(Admission::Event(Box::new(self.event(verified, Some(freshness), &own, id, received_at))))
     }
 
     /// What a request would be if verdicts are only recorded: always an event, and why it would have been refused.
@@ -139,16 +135,12 @@ impl Route {
         id: EventId,
         received_at: Timestamp,
     ) -> (Event, Option<Refusal>) {
-        let headers = end_to_end(&self.scheme, &inbound.headers);
-        let (headers, framing) = match headers {
-            Ok(headers) => (headers, None),
-            Err(refusal) => (without_named(&self.scheme, &inbound.headers), Some(refusal)),
-        };
+        let (own, framing) = of_connection(&self.scheme, &inbound.headers);
         match self.verify(inbound, now) {
-            Err(Refused { refusal, inbound }) => (self.unverified(*inbound, headers, id, received_at), Some(refusal)),
+            Err(Refused { refusal, inbound }) => (self.unverified(*inbound, &own, id, received_at), Some(refusal)),
             Ok(verified) => match self.scheme.check_freshness(&verified, now) {
-                Err(refusal) => (self.event(verified, None, headers, id, received_at), Some(refusal)),
-                Ok(freshness) => (self.event(verified, Some(freshness), headers, id, received_at), framing),
+                Err(refusal) => (self.event(verified, None, &own, id, received_at), Some(refusal)),
+                Ok(freshness) => (self.event(verified, Some(freshness), &own, id, received_at), framing),
             },
         }
     }
@@ -161,7 +153,7 @@ impl Route {
         &self,
         verified: Verified,
         freshness: Option<Freshness>,
-        headers: HeaderMap,
+        own: &[HeaderName],
         id: EventId,
         received_at: Timestamp,
     ) -> Event {
@@ -170,21 +162,25 @@ impl Route {
         let signed_at = freshness.map_or_else(|| verified.signed_at(), |freshness| freshness.signed_at);
         let inbound = verified.into_inbound();
         let order_value = self.order_by.as_deref().and_then(|pointer| json_scalar(&inbound.body, pointer));
-        Event { signed_at, event_type, order_value, ..self.bare(inbound, key, headers, id, received_at) }
+        Event { signed_at, event_type, order_value, ..self.bare(inbound, key, own, id, received_at) }
     }
 
-    fn unverified(&self, inbound: Inbound, headers: HeaderMap, id: EventId, received_at: Timestamp) -> Event {
+    fn unverified(&self, inbound: Inbound, own: &[HeaderName], id: EventId, received_at: Timestamp) -> Event {
         let body: [u8; 32] = Sha256::digest(&inbound.body).into();
         let key = EventKey::new(&self.name, &[b"unverified", &body], &inbound.body);
-        self.bare(inbound, key, headers, id, received_at)
+        self.bare(inbound, key, own, id, received_at)
     }
 
-    fn bare(&self, inbound: Inbound, key: EventKey, headers: HeaderMap, id: EventId, received_at: Timestamp) -> Event {
+    /// `own`: the connection's headers, besides those that always are.
+    fn bare(&self, inbound: Inbound, key: EventKey, own: &[HeaderName], id: EventId, received_at: Timestamp) -> Event {
+        let target = inbound.target();
+        let mut headers = inbound.headers;
+        headers.retain(|name| !ends_here(name) && !own.contains(name));
         Event {
             id,
             route: self.name.clone(),
             key,
-            target: inbound.target(),
+            target,
             method: inbound.method,
             headers,
             authority: inbound.authority,
@@ -197,42 +193,22 @@ impl Route {
     }
 }
 
-/// The headers to send on. A request that declares one of the scheme's headers to be the connection's own is refused:
+/// The headers that a request declares to be its connection's own. One that declares one of the scheme's to be so is refused:
 /// the application could not check what was checked here.
-fn end_to_end(scheme: &Scheme, headers: &HeaderMap) -> Result<HeaderMap, Refusal> {
-    if named_by_connection(headers).any(|name| scheme.guards_in(headers, &name)) {
-        return Err(Refusal::BadRequest);
-    }
-    Ok(without_named(scheme, headers))
+fn of_connection(scheme: &Scheme, headers: &Headers) -> (Vec<HeaderName>, Option<Refusal>) {
+    let options = headers.get_all(CONNECTION).flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    let names = options.filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok());
+    let (guarded, own): (Vec<_>, Vec<_>) = names.partition(|name| scheme.guards_in(headers, name));
+    (own, (!guarded.is_empty()).then_some(Refusal::BadRequest))
 }
 
-fn without_named(scheme: &Scheme, headers: &HeaderMap) -> HeaderMap {
-    let named: Vec<HeaderName> = named_by_connection(headers).filter(|name| !scheme.guards_in(headers, name)).collect();
-    let mut kept = HeaderMap::with_capacity(headers.keys_len());
-    for (name, value) in headers {
-        if !ends_here(name) && !named.contains(name) {
-            kept.append(name, value.clone());
-        }
-    }
-    kept
-}
-
+/// Whether a header is one of the connection or of the framing (RFC 9110 section 7.6.1), or one that we give ourselves.
 fn ends_here(name: &HeaderName) -> bool {
-    let text = name.as_str();
-    HOP_BY_HOP.contains(name)
-        || text == "keep-alive"
-        || text.starts_with("proxy-")
-        || text.starts_with("hookgate-")
-        || text.contains('_')
-}
-
-/// The names in all `Connection` headers.
-fn named_by_connection(headers: &HeaderMap) -> impl Iterator<Item = HeaderName> {
-    headers
-        .get_all(CONNECTION)
-        .iter()
-        .flat_map(|value| value.as_bytes().split(|b| *b == b','))
-        .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
+    match name.as_str() {
+        "connection" | "content-length" | "expect" | "host" | "keep-alive" | "te" | "trailer" | "transfer-encoding"
+        | "upgrade" => true,
+        other => other.starts_with("proxy-") || other.starts_with("hookgate-") || other.contains('_'),
+    }
 }
 
 #[cfg(test)]
@@ -314,7 +290,7 @@ mod tests {
         let mut request = Unsigned {
             method: Method::POST,
             url: "http://a.example/in?q=1".into(),
-            headers: HeaderMap::new(),
+            headers: Headers::new(),
             body: Bytes::from_static(BODY.as_bytes()),
         };
         route.scheme.sign(&mut request, &Secret::new(with.as_bytes().to_vec()), NOW).expect("can be signed");
@@ -394,7 +370,7 @@ mod tests {
             assert!(!event.headers.contains_key(name), "{name}");
         }
         assert!(event.headers.contains_key("x-sig"));
-        assert_eq!(event.headers.get_all("x-twice").iter().count(), 2);
+        assert_eq!(event.headers.get_all("x-twice").count(), 2);
         assert_eq!(event.headers.len(), 4);
     }
 

@@ -4,11 +4,12 @@ use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderMap, Method};
+use http::Method;
 use uuid::Uuid;
 
 use super::key::EventKey;
 use super::time::Timestamp;
+use crate::domain::headers::Headers;
 
 /// The event's own name, a `UUIDv7`: `Hookgate-Event`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -54,7 +55,7 @@ pub struct Event {
     pub target: String,
     /// The headers to send: end-to-end ones only, cleaned, with `X-Forwarded-*` and `X-Request-Id` settled, without
     /// `Hookgate-*`, `Content-Length` and `Host` (that is `authority`).
-    pub headers: HeaderMap,
+    pub headers: Headers,
     /// The `Host` the sender used.
     pub authority: String,
     /// The body, byte for byte as verified.

@@ -2,8 +2,9 @@
 
 use std::net::IpAddr;
 
+use crate::domain::headers::Headers;
 use bytes::Bytes;
-use http::{HeaderMap, Method};
+use http::Method;
 
 /// One request of a sender with its whole body. Nothing in it is trusted until a scheme has verified it.
 #[derive(Clone, Debug)]
@@ -15,7 +16,7 @@ pub struct Inbound {
     /// The query as sent, without its `?`; `None` if there was no `?`.
     pub query: Option<String>,
     /// The header lines; repeated names are kept in their order.
-    pub headers: HeaderMap,
+    pub headers: Headers,
     /// The body with transfer coding removed, byte for byte.
     pub body: Bytes,
     /// `Host`, or what a trusted proxy said it was.

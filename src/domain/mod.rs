@@ -8,6 +8,7 @@ pub mod chunks;
 pub mod event;
 pub mod explain;
 pub mod fault;
+pub mod headers;
 pub mod inbound;
 pub mod key;
 pub mod message;

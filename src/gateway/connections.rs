@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-use super::forwarded::Spoke;
+use super::forwarded::{Peer, Spoke};
 use super::listener::LINGER;
 use crate::telemetry::Metrics;
 
@@ -19,8 +19,8 @@ use crate::telemetry::Metrics;
 pub(crate) struct Connection {
     /// The other end.
     pub(crate) remote: SocketAddr,
-    /// What it speaks.
-    pub(crate) spoke: Spoke,
+    /// Who is there.
+    pub(crate) peer: Arc<Peer>,
     phase: Mutex<Phase>,
     close: Notify,
     /// Set before `close` is: not to be closed earlier.
@@ -58,7 +58,7 @@ impl Connection {
         let waiting_since = self.waiting_since.lock().unwrap_or_else(PoisonError::into_inner).take();
         Self {
             remote: self.remote,
-            spoke: self.spoke,
+            peer: self.peer.clone(),
             phase: Mutex::new(Phase::Head(began)),
             close: Notify::new(),
             close_from: OnceLock::new(),
@@ -285,7 +285,7 @@ impl Connections {
     ) -> Option<Entry> {
         let connection = Arc::new(Connection {
             remote,
-            spoke,
+            peer: Arc::new(Peer::new(remote.ip(), spoke)),
             phase: Mutex::new(Phase::Idle(Instant::now())),
             close: Notify::new(),
             close_from: OnceLock::new(),

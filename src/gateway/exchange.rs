@@ -73,9 +73,8 @@ impl Gateway {
     ) -> After {
         connection.enter(Phase::Busy(began));
         let Some(request) = Request::parse(&guard.take_head()) else { return After::Closes };
-        let (peer, now) = (connection.remote.ip(), self.clock.now());
-        let chance = fastrand::u128(..);
-        let origin = Origin::of(peer, connection.spoke, &request.headers, &site.trusted_proxies, now, chance);
+        let (peer, now, chance) = (&connection.peer, self.clock.now(), fastrand::u128(..));
+        let origin = Origin::of(peer, &request.headers, &site.trusted_proxies, now, chance);
         let mut asked = Asked {
             origin,
             arrived: connection.arrived(began),
@@ -140,7 +139,7 @@ impl Gateway {
             query: request.query,
             headers: request.headers,
             body,
-            authority: origin.authority.clone(),
+            authority: origin.authority().to_owned(),
             https: origin.https,
             remote: origin.remote,
         };

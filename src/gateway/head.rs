@@ -15,7 +15,7 @@ use crate::domain::chunks::is_token_byte;
 use crate::domain::refusal::Refusal;
 
 /// The end of a head.
-const END: &[u8] = b"\r\n\r\n";
+pub(super) const END: &[u8] = b"\r\n\r\n";
 
 /// The end of a line in it.
 const LINE_END: &[u8; 2] = b"\r\n";
@@ -90,7 +90,7 @@ enum Version {
 }
 
 /// The first line, and what stands behind its CRLF, if it has one.
-fn next_line(text: &[u8]) -> (&[u8], Option<&[u8]>) {
+pub(super) fn next_line(text: &[u8]) -> (&[u8], Option<&[u8]>) {
     let end = memchr::memchr(LINE_END[0], text).and_then(|at| text.split_at_checked(at));
     let cut = end.and_then(|(line, rest)| Some((line, rest.strip_prefix(LINE_END)?)));
     cut.map_or((text, None), |(line, rest)| (line, Some(rest)))

@@ -29,7 +29,7 @@ use std::sync::{Arc, Mutex};
 
 use arc_swap::ArcSwap;
 
-pub use self::forwarded::{Origin, Spoke};
+pub use self::forwarded::{Origin, Peer, Spoke};
 pub use self::receive::Received;
 pub use self::refused::KeptRefusal;
 

@@ -25,6 +25,7 @@ use super::reply::Reply;
 use super::site::Site;
 use crate::buffers::{Reserved, Use};
 use crate::domain::fault::Fault;
+use crate::domain::headers::Headers;
 use crate::domain::outcome::Settled;
 use crate::domain::refusal::Refusal;
 use crate::telemetry::NO_ROUTE;
@@ -98,9 +99,9 @@ impl ProxyHttp for Proxy {
         if after == After::Closes {
             session.set_keepalive(None);
         }
-        let (now, headers) = (self.0.clock.now(), &session.req_header().headers);
-        let (peer, chance) = (connection.remote.ip(), fastrand::u128(..));
-        let origin = Origin::of(peer, connection.spoke, headers, &site.trusted_proxies, now, chance);
+        let headers = session.req_header().headers.iter().map(|(name, value)| (name.clone(), value.clone()));
+        let (headers, now, chance) = (headers.collect::<Headers>(), self.0.clock.now(), fastrand::u128(..));
+        let origin = Origin::of(&connection.peer, &headers, &site.trusted_proxies, now, chance);
         passage.passthrough = Some((site, origin));
         let body = if has_body(session.req_header()) { BODY_BYTES } else { 0 };
         passage.take(PASSAGE_BYTES + body)?;
@@ -155,7 +156,7 @@ impl ProxyHttp for Proxy {
         for name in unwanted {
             upstream.remove_header(&name);
         }
-        let mut told = http::HeaderMap::new();
+        let mut told = Headers::new();
         origin.tell(&mut told);
         for (name, value) in &told {
             upstream.insert_header(name.clone(), value.clone())?;

@@ -9,8 +9,9 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue};
+use http::HeaderValue;
 
+use crate::domain::headers::Headers;
 use crate::domain::inbound::Inbound;
 use crate::domain::refusal::Refusal;
 use crate::domain::scheme::Refused;
@@ -117,7 +118,7 @@ impl Ring {
 
 /// The request in memory of its own: what came off the wire lies in larger buffers, which it would keep alive.
 fn detached(mut inbound: Inbound) -> Inbound {
-    let mut headers = HeaderMap::with_capacity(inbound.headers.len());
+    let mut headers = Headers::with_capacity(inbound.headers.len());
     for (name, value) in &inbound.headers {
         if let Ok(value) = HeaderValue::from_bytes(value.as_bytes()) {
             headers.append(name.clone(), value);
@@ -142,7 +143,7 @@ mod tests {
             method: Method::POST,
             path: String::new(),
             query: None,
-            headers: HeaderMap::new(),
+            headers: Headers::new(),
             body: Bytes::from(vec![b'x'; body]),
             authority: String::new(),
             https: false,

@@ -1,9 +1,14 @@
 //! A request's head as what it says: method, target, header lines. It judges nothing: `head` has let it in, by rules under
 //! which every line can be cut in one way only.
 
+use super::head::{END, next_line};
+use crate::domain::headers::Headers;
 use bytes::Bytes;
 use http::header::{CONNECTION, EXPECT};
-use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use http::{HeaderName, HeaderValue, Method};
+
+/// Header lines of a request as a rule, with those that the application gets besides: more cost a larger piece of memory.
+const USUAL_LINES: usize = 16;
 
 /// A head that was read.
 #[derive(Debug)]
@@ -15,7 +20,7 @@ pub(super) struct Request {
     /// As sent, without its `?`.
     pub(super) query: Option<String>,
     /// Repeated names are kept in their order.
-    pub(super) headers: HeaderMap,
+    pub(super) headers: Headers,
     /// Whether the sender speaks HTTP/1.1 and not 1.0.
     speaks_11: bool,
 }
@@ -30,8 +35,8 @@ pub(super) fn path(head: &[u8]) -> &str {
 impl Request {
     /// Cuts a judged head into its parts; the values stay where they are. `None`: it was not judged.
     pub(super) fn parse(head: &Bytes) -> Option<Self> {
-        let mut lines = head.split(|byte| *byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
-        let mut parts = lines.next()?.split(|byte| *byte == b' ');
+        let (line, mut rest) = next_line(head.strip_suffix(END)?);
+        let mut parts = line.split(|byte| *byte == b' ');
         let method = Method::from_bytes(parts.next()?).ok()?;
         let target = std::str::from_utf8(parts.next()?).ok()?;
         let speaks_11 = parts.next()? == b"HTTP/1.1";
@@ -39,8 +44,10 @@ impl Request {
             Some((path, query)) => (path.to_owned(), Some(query.to_owned())),
             None => (target.to_owned(), None),
         };
-        let mut headers = HeaderMap::with_capacity(16);
-        for line in lines.take_while(|line| !line.is_empty()) {
+        let mut headers = Headers::with_capacity(USUAL_LINES);
+        while let Some(lines) = rest {
+            let (line, next) = next_line(lines);
+            rest = next;
             let (name, value) = line.split_at(memchr::memchr(b':', line)?);
             let value = trimmed(value.get(1..)?);
             let value = HeaderValue::from_maybe_shared(head.slice_ref(value)).ok()?;
@@ -66,7 +73,7 @@ impl Request {
     }
 
     fn names_option(&self, option: &str) -> bool {
-        let values = self.headers.get_all(CONNECTION).iter();
+        let values = self.headers.get_all(CONNECTION);
         let mut options = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
         options.any(|named| named.trim_ascii().eq_ignore_ascii_case(option.as_bytes()))
     }
@@ -93,9 +100,9 @@ mod tests {
         let request = parsed("POST /a%2f;b?c=d?e HTTP/1.1\nHost: h\nX-A: \t one\ttwo \t\nx-a:\nX-B:\u{e9}:\n\n");
         assert_eq!((request.method.as_str(), request.path.as_str()), ("POST", "/a%2f;b"));
         assert_eq!(request.query.as_deref(), Some("c=d?e"));
-        let values: Vec<&[u8]> = request.headers.get_all("x-a").iter().map(HeaderValue::as_bytes).collect();
+        let values: Vec<&[u8]> = request.headers.get_all("x-a").map(HeaderValue::as_bytes).collect();
         assert_eq!(values, [b"one\ttwo".as_slice(), b""]);
-        assert_eq!(request.headers["x-b"].as_bytes(), "\u{e9}:".as_bytes());
+        assert_eq!(request.headers.get("x-b").expect("a line").as_bytes(), "\u{e9}:".as_bytes());
         assert_eq!(path(b"GET /a?b HTTP/1.1\r\n\r\n"), "/a");
         assert_eq!(parsed("GET /? HTTP/1.1\nHost: h\n\n").query.as_deref(), Some(""));
     }

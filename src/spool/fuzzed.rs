@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderMap, Method};
+use http::Method;
 use uuid::Uuid;
 
 use super::record::{decode, decode_headers, encode, encode_headers};
 use super::{Entry, NewEntry, Possible, Replay};
 use crate::disk::{EventRow, NewRow, PayloadRow};
 use crate::domain::event::{Event, EventId};
+use crate::domain::headers::Headers;
 use crate::domain::key::EventKey;
 use crate::domain::time::Timestamp;
 
@@ -60,7 +61,7 @@ fn event(bytes: &[u8]) -> Event {
     let text = String::from_utf8_lossy(first).into_owned();
     let headers = decode_headers(rest).unwrap_or_else(|| {
         let line = http::HeaderValue::from_bytes(first).ok().map(|value| (http::HeaderName::from_static("a"), value));
-        line.into_iter().collect::<HeaderMap>()
+        line.into_iter().collect::<Headers>()
     });
     let half = |from: usize| std::array::from_fn(|at| bytes.get(from + at).copied().unwrap_or(7));
     Event {

@@ -8,13 +8,14 @@
 //! signed, type, order value. What is absent has the length 2^64 - 1. It is made when the event is written and checked
 //! whenever it is read.
 
-use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use http::{HeaderName, HeaderValue, Method};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use super::{Entry, NewEntry, Possible, Replay, Stored};
 use crate::disk::{EventRow, NewRow, NewState, PayloadRow};
 use crate::domain::event::{Event, EventId};
+use crate::domain::headers::Headers;
 use crate::domain::key::EventKey;
 
 /// The record of a new event.
@@ -110,7 +111,7 @@ fn digest(event: &Event, headers: &[u8], body_sha256: &[u8; 32]) -> [u8; 32] {
     hash.finalize().into()
 }
 
-pub(super) fn encode_headers(headers: &HeaderMap) -> Vec<u8> {
+pub(super) fn encode_headers(headers: &Headers) -> Vec<u8> {
     let mut encoded = Vec::new();
     for (name, value) in headers {
         for bytes in [name.as_str().as_bytes(), value.as_bytes()] {
@@ -121,12 +122,12 @@ pub(super) fn encode_headers(headers: &HeaderMap) -> Vec<u8> {
     encoded
 }
 
-pub(super) fn decode_headers(mut encoded: &[u8]) -> Option<HeaderMap> {
-    let mut headers = HeaderMap::new();
+pub(super) fn decode_headers(mut encoded: &[u8]) -> Option<Headers> {
+    let mut headers = Headers::new();
     while !encoded.is_empty() {
         let name = HeaderName::from_bytes(take(&mut encoded)?).ok()?;
         let value = HeaderValue::from_bytes(take(&mut encoded)?).ok()?;
-        headers.try_append(name, value).ok()?;
+        headers.append(name, value);
     }
     Some(headers)
 }
@@ -157,18 +158,18 @@ mod tests {
 
     #[test]
     fn headers_come_back_with_their_bytes_their_repeats_and_their_order() {
-        let mut headers = HeaderMap::new();
+        let mut headers = Headers::new();
         for (name, value) in [("b", &b"1"[..]), ("a", b"\xff\x80 x"), ("b", b""), ("c", b"3"), ("b", b"2")] {
             headers.append(HeaderName::from_static(name), HeaderValue::from_bytes(value).unwrap());
         }
         let back = decode_headers(&encode_headers(&headers)).unwrap();
         assert!(headers.iter().eq(back.iter()));
-        assert_eq!(back.get_all("b").iter().collect::<Vec<_>>(), ["1", "", "2"]);
+        assert_eq!(back.get_all("b").collect::<Vec<_>>(), ["1", "", "2"]);
     }
 
     #[test]
     fn headers_that_were_cut_are_none() {
-        let mut headers = HeaderMap::new();
+        let mut headers = Headers::new();
         headers.append("name", HeaderValue::from_static("value"));
         let encoded = encode_headers(&headers);
         assert!((1..encoded.len()).all(|length| decode_headers(&encoded[..length]).is_none()));

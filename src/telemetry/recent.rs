@@ -149,7 +149,8 @@ impl fmt::Debug for Recent {
 
 fn cut(text: &mut String) {
     if text.len() > LONGEST_TEXT {
-        text.truncate(text.floor_char_boundary(LONGEST_TEXT));
+        let end = (0..=LONGEST_TEXT).rev().find(|end| text.is_char_boundary(*end));
+        text.truncate(end.unwrap_or_default());
         text.shrink_to_fit();
     }
 }

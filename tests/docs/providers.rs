@@ -6,11 +6,11 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::process::Command;
 
 use hookgate::config::{Config, Environment, Layers};
+use hookgate::domain::headers::Headers;
 use hookgate::domain::inbound::Inbound;
 use hookgate::domain::refusal::Refusal;
 use hookgate::domain::scheme::{Key, PARTS};
 use hookgate::domain::time::Timestamp;
-use http::HeaderMap;
 use serde_json::Value;
 
 use super::read;
@@ -43,7 +43,7 @@ fn request(text: &str) -> Inbound {
     let mut lines = head.lines();
     let words: Vec<&str> = lines.next().unwrap().split(' ').collect();
     let (path, query) = words[1].split_once('?').map_or((words[1], None), |(path, query)| (path, Some(query)));
-    let mut headers = HeaderMap::new();
+    let mut headers = Headers::new();
     for line in lines {
         let (name, value) = line.split_once(": ").unwrap();
         headers.append(http::HeaderName::from_bytes(name.as_bytes()).unwrap(), value.parse().unwrap());
@@ -52,7 +52,7 @@ fn request(text: &str) -> Inbound {
         method: words[0].parse().unwrap(),
         path: path.to_owned(),
         query: query.map(str::to_owned),
-        authority: headers["host"].to_str().unwrap().to_owned(),
+        authority: headers.get("host").unwrap().to_str().unwrap().to_owned(),
         headers,
         body: body.to_owned().into(),
         https: false,

@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use fastrand::Rng;
 use hookgate::domain::breaker::BreakerPolicy;
+use hookgate::domain::headers::Headers;
 use hookgate::domain::route::{
     AckMode, AckPolicy, AckReply, AppPolicy, DeliveryPolicy, Enforcement, HostHeader, OnApp, OnStoreDown, Route,
 };
@@ -14,7 +15,7 @@ use hookgate::domain::schedule::{Jitter, Schedule};
 use hookgate::domain::scheme::{RawScheme, Scheme, Unsigned};
 use hookgate::domain::secret::{RouteSecret, Secret, SecretOrigin};
 use hookgate::domain::time::Timestamp;
-use http::{HeaderMap, Method, StatusCode};
+use http::{Method, StatusCode};
 
 use super::disk::{Loss, Trouble};
 
@@ -58,7 +59,7 @@ pub struct Planned {
     /// Which event the sender says it is.
     pub id: u32,
     pub body: Bytes,
-    pub headers: HeaderMap,
+    pub headers: Headers,
     pub order: Option<String>,
     /// First sent at this millisecond.
     pub at: u64,
@@ -275,7 +276,7 @@ fn events(rng: &mut Rng, routes: &[Arc<Route>], faults_end: u64, liveness: bool)
         let body = Bytes::from(body.to_string());
         let route = &routes[place];
         let url = format!("http://hooks.example{}", route.path);
-        let mut unsigned = Unsigned { method: Method::POST, url, headers: HeaderMap::new(), body: body.clone() };
+        let mut unsigned = Unsigned { method: Method::POST, url, headers: Headers::new(), body: body.clone() };
         route.scheme.sign(&mut unsigned, &route.secrets[0].secret, START.plus(Duration::from_millis(at))).unwrap();
         events.push(Planned {
             route: place,

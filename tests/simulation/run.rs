@@ -21,7 +21,7 @@ use hookgate::domain::time::Timestamp;
 use hookgate::forward::{Deliverer, Settlement};
 use hookgate::gateway::reply::Reply;
 use hookgate::gateway::site::Site;
-use hookgate::gateway::{Gateway, Origin, Spoke};
+use hookgate::gateway::{Gateway, Origin, Peer, Spoke};
 use hookgate::spool::{Filter, Spool, State};
 use hookgate::telemetry::recent::Recent;
 use hookgate::telemetry::{Metrics, RouteLabels};
@@ -428,7 +428,7 @@ async fn request(world: Arc<World>, gateway: Arc<Gateway>, event: usize, hang_up
         let now = moment(&world);
         let whole = world.now();
         world.lock().requests[place].whole = Some(whole);
-        let origin = Origin::of(remote, Spoke::Plain, &planned.headers, &[], now, fastrand::u128(..));
+        let origin = Origin::of(&Peer::new(remote, Spoke::Plain), &planned.headers, &[], now, fastrand::u128(..));
         let inbound = Inbound {
             method: Method::POST,
             path: route.path.clone(),

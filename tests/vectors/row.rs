@@ -5,8 +5,9 @@ use std::path::Path;
 
 use bytes::Bytes;
 use data_encoding::BASE64;
+use hookgate::domain::headers::Headers;
 use hookgate::domain::inbound::Inbound;
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue};
 use serde::Deserialize;
 
 /// One request and what must become of it.
@@ -38,7 +39,7 @@ impl Row {
         let (_, rest) = self.url.split_once("://").expect("an absolute address");
         let (authority, target) = rest.split_at(rest.find('/').expect("a path"));
         let (path, query) = target.split_once('?').map_or((target, None), |(path, query)| (path, Some(query)));
-        let mut headers = HeaderMap::new();
+        let mut headers = Headers::new();
         for (name, value) in &self.headers {
             let name: HeaderName = name.parse().expect("a header name");
             headers.append(name, HeaderValue::from_bytes(value.as_bytes()).expect("a header value"));

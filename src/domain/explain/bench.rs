@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue};
 
 use super::address::Search;
 use super::{Case, MOST_BYTES, MOST_CHECKS};
+use crate::domain::headers::Headers;
 use crate::domain::inbound::Inbound;
 use crate::domain::refusal::Refusal;
 use crate::domain::route::Route;
@@ -127,7 +128,7 @@ impl<'a> Bench<'a> {
     }
 
     /// Whether the request with these headers is signed.
-    pub(super) fn fits_headers(&mut self, headers: HeaderMap) -> Option<usize> {
+    pub(super) fn fits_headers(&mut self, headers: Headers) -> Option<usize> {
         self.fits(Inbound { headers, ..self.inbound().clone() })
     }
 
@@ -181,7 +182,7 @@ impl<'a> Bench<'a> {
     }
 
     /// The headers with one of them replaced; `None` if no header can hold `value`.
-    pub(super) fn headers_with(&self, name: &HeaderName, value: &[u8]) -> Option<HeaderMap> {
+    pub(super) fn headers_with(&self, name: &HeaderName, value: &[u8]) -> Option<Headers> {
         let mut headers = self.case.inbound.headers.clone();
         headers.insert(name, HeaderValue::from_bytes(value).ok()?);
         Some(headers)

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue};
 
 use super::bench::Bench;
 use super::hypothesis::Found;
+use crate::domain::headers::Headers;
 use crate::domain::scheme::{Encoding, HashName, OneOrMany, RawScheme, Scheme};
 use crate::domain::secret::Secret;
 
@@ -148,16 +149,16 @@ pub(super) fn joined(bench: &mut Bench<'_>) -> Option<Found> {
 pub(super) fn repeated(bench: &mut Bench<'_>) -> Option<Found> {
     let headers = &bench.inbound().headers;
     let scheme = &bench.route().scheme;
-    let twice = |name: &&HeaderName| scheme.guards(name) && headers.get_all(*name).iter().count() > 1;
+    let twice = |name: &&HeaderName| scheme.guards(name) && headers.get_all(*name).count() > 1;
     let names: Vec<HeaderName> = headers.keys().filter(twice).take(MOST_PIECES).cloned().collect();
     if names.is_empty() {
         return None;
     }
-    let most = names.iter().map(|name| headers.get_all(name).iter().count()).max()?.min(MOST_PIECES);
+    let most = names.iter().map(|name| headers.get_all(name).count()).max()?.min(MOST_PIECES);
     for number in 0..most {
         let mut single = headers.clone();
         for name in &names {
-            let values: Vec<&HeaderValue> = headers.get_all(name).iter().collect();
+            let values: Vec<&HeaderValue> = headers.get_all(name).collect();
             if let Some(value) = values.get(number).or(values.last()) {
                 single.insert(name, (*value).clone());
             }
@@ -210,7 +211,7 @@ pub(super) fn percent_decoded(text: &[u8]) -> Vec<u8> {
 /// Each other header of the request as the signature's.
 pub(super) fn elsewhere(bench: &mut Bench<'_>) -> Option<Found> {
     let own = bench.signature_headers();
-    let headers: &HeaderMap = &bench.inbound().headers;
+    let headers: &Headers = &bench.inbound().headers;
     let may_hold = |name: &&HeaderName| {
         let longest = headers.get(*name).map_or(0, HeaderValue::len);
         !own.contains(name) && (1..=LONGEST_VALUE).contains(&longest)

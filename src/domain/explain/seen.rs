@@ -144,8 +144,7 @@ pub(super) fn connection_header(bench: &mut Bench<'_>) -> Option<Found> {
         return None;
     }
     let route = bench.route();
-    let named =
-        bench.inbound().headers.get_all(CONNECTION).iter().flat_map(|value| value.as_bytes().split(|b| *b == b','));
+    let named = bench.inbound().headers.get_all(CONNECTION).flat_map(|value| value.as_bytes().split(|b| *b == b','));
     let named: Vec<HeaderName> = named.filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok()).collect();
     let guards = |name: &&HeaderName| route.scheme.guards_in(&bench.inbound().headers, name);
     let guarded: Vec<&str> = named.iter().filter(guards).map(HeaderName::as_str).collect();

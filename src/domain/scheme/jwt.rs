@@ -195,10 +195,11 @@ mod tests {
     use std::net::{IpAddr, Ipv4Addr};
 
     use bytes::Bytes;
-    use http::{HeaderMap, Method};
+    use http::Method;
 
     use super::super::raw::RawScheme;
     use super::*;
+    use crate::domain::headers::Headers;
     use crate::domain::inbound::Inbound;
     use crate::domain::scheme::{Carries, Coverage, SentTrait};
     use crate::domain::secret::Secret;
@@ -223,7 +224,7 @@ mod tests {
     }
 
     fn inbound(token: &str) -> Inbound {
-        let mut headers = HeaderMap::new();
+        let mut headers = Headers::new();
         headers.insert("authorization", token.parse().expect("a value"));
         Inbound {
             method: Method::POST,

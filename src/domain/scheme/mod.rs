@@ -40,7 +40,7 @@ mod verify;
 
 use std::fmt;
 
-use http::{HeaderMap, HeaderName};
+use http::HeaderName;
 
 pub(in crate::domain) use challenge::Greeting;
 pub use challenge::Lack;
@@ -56,6 +56,7 @@ pub use span::Span;
 pub use traits::{Coverage, EventIdTrait, SchemeTraits, SentTrait};
 pub use verify::{Refused, Verified};
 
+use crate::domain::headers::Headers;
 use also::Also;
 use challenge::Challenge;
 use encoding::KeyRule;
@@ -198,7 +199,7 @@ impl Scheme {
 
     /// The same for one request, which may say itself which of its headers are signed.
     #[must_use]
-    pub fn guards_in(&self, headers: &HeaderMap, name: &HeaderName) -> bool {
+    pub fn guards_in(&self, headers: &Headers, name: &HeaderName) -> bool {
         let lists = self.signed.parts.iter().filter_map(Part::list).filter_map(|list| headers.get(list));
         let mut listed = lists.flat_map(|list| list.as_bytes().split(|byte| *byte == b','));
         self.guards(name) || listed.any(|it| it.trim_ascii().eq_ignore_ascii_case(name.as_str().as_bytes()))

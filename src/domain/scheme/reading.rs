@@ -5,7 +5,7 @@
 use std::borrow::Cow;
 use std::cell::OnceCell;
 
-use http::{HeaderMap, HeaderName, Method};
+use http::{HeaderName, Method};
 use smallvec::SmallVec;
 
 use super::address::Address;
@@ -16,6 +16,7 @@ use super::signature::single;
 use super::source::Source;
 use super::template::{Message, Part, Piece, Template};
 use super::{Read, Scheme};
+use crate::domain::headers::Headers;
 use crate::domain::refusal::Refusal;
 
 /// Most headers that one `{signed_headers}` list may name: the list is the sender's, and each name costs a copy.
@@ -29,7 +30,7 @@ pub(super) type Written = SmallVec<[u8; 256]>;
 pub(super) struct Subject<'a> {
     pub(super) method: &'a Method,
     pub(super) address: Address<'a>,
-    pub(super) headers: &'a HeaderMap,
+    pub(super) headers: &'a Headers,
     pub(super) body: &'a [u8],
 }
 
@@ -204,7 +205,7 @@ pub(super) fn form_of<'f>(scheme: &Scheme, body: &[u8], form: &'f mut Form) -> O
 
 /// `name:value;name:value` of the headers that the header `list` names, which must be among them, and so must the
 /// timestamp.
-fn write_signed_headers(scheme: &Scheme, headers: &HeaderMap, list: &HeaderName) -> Result<Written, Refusal> {
+fn write_signed_headers(scheme: &Scheme, headers: &Headers, list: &HeaderName) -> Result<Written, Refusal> {
     let wanted = single(headers, list)?.ok_or(Refusal::SignatureMissing)?;
     let wanted = std::str::from_utf8(wanted).map_err(|_| Refusal::SignatureMalformed)?;
     let mut named: SmallVec<[&str; 8]> = SmallVec::new();

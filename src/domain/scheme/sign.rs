@@ -3,7 +3,7 @@
 //! Only schemes whose signature stands in a header; a body is never changed.
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use http::{HeaderName, HeaderValue, Method};
 
 use super::address::Address;
 use super::encoding::{digest, encode};
@@ -15,6 +15,7 @@ use super::signature::Place;
 use super::source::Source;
 use super::template::Part;
 use super::{Means, Read, Scheme, SchemeFault};
+use crate::domain::headers::Headers;
 use crate::domain::refusal::Refusal;
 use crate::domain::secret::Secret;
 use crate::domain::time::Timestamp;
@@ -27,7 +28,7 @@ pub struct Unsigned {
     /// The whole address, as the gateway's `public_url` says it.
     pub url: String,
     /// The headers so far.
-    pub headers: HeaderMap,
+    pub headers: Headers,
     /// The body.
     pub body: Bytes,
 }
@@ -190,7 +191,7 @@ fn query_of(url: &str) -> Option<&str> {
     url.split_once('?').map(|(_, query)| query)
 }
 
-fn put(headers: &mut HeaderMap, name: &HeaderName, value: &str) -> Result<(), SchemeFault> {
+fn put(headers: &mut Headers, name: &HeaderName, value: &str) -> Result<(), SchemeFault> {
     let value = HeaderValue::from_str(value).map_err(|_| cannot("require", "a text that no header can hold"))?;
     headers.insert(name, value);
     Ok(())

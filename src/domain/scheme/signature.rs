@@ -5,12 +5,12 @@
 
 use std::ops::RangeInclusive;
 
-use http::header::AsHeaderName;
-use http::{HeaderMap, HeaderName};
+use http::HeaderName;
 use smallvec::SmallVec;
 
 use super::encoding::{Decoded, decode};
 use super::raw::Encoding;
+use crate::domain::headers::{Headers, Named};
 use crate::domain::refusal::Refusal;
 
 /// Most signatures, and most groups of them, that are tried for one request.
@@ -89,7 +89,7 @@ pub(super) struct Group<'h> {
 pub(super) type Values<'h> = SmallVec<[&'h [u8]; 2]>;
 
 /// The values of the headers at `place`; empty values count as absent.
-pub(super) fn header_values<'h>(place: &Place, headers: &'h HeaderMap) -> Result<Values<'h>, Refusal> {
+pub(super) fn header_values<'h>(place: &Place, headers: &'h Headers) -> Result<Values<'h>, Refusal> {
     let mut values = Values::new();
     match place {
         Place::Headers(names) => {
@@ -98,7 +98,7 @@ pub(super) fn header_values<'h>(place: &Place, headers: &'h HeaderMap) -> Result
             }
         }
         Place::HeadersLike(start) => {
-            for name in headers.keys().filter(|name| is_like(name, start)) {
+            for (name, _) in headers.iter().filter(|(name, _)| is_like(name, start)) {
                 values.extend(single(headers, name)?);
             }
         }
@@ -117,8 +117,8 @@ pub(super) fn is_like(name: &HeaderName, start: &str) -> bool {
 }
 
 /// The value of a header that may come once; an empty one counts as absent.
-pub(super) fn single<K: AsHeaderName>(headers: &HeaderMap, name: K) -> Result<Option<&[u8]>, Refusal> {
-    let mut values = headers.get_all(name).iter();
+pub(super) fn single(headers: &Headers, name: impl Named) -> Result<Option<&[u8]>, Refusal> {
+    let mut values = headers.get_all(name);
     match (values.next(), values.next()) {
         (_, Some(_)) => Err(Refusal::SignatureRepeated),
         (Some(value), None) => Ok(Some(value.as_bytes()).filter(|bytes| !bytes.is_empty())),
@@ -346,7 +346,7 @@ mod tests {
 
     #[test]
     fn a_name_with_a_star_takes_all_headers_that_begin_so() {
-        let mut headers = HeaderMap::new();
+        let mut headers = Headers::new();
         headers.insert("x-docusign-signature-1", "aa".parse().expect("a value"));
         headers.insert("x-docusign-signature-2", "bb".parse().expect("a value"));
         headers.insert("x-docusign-signature-", "cc".parse().expect("a value"));

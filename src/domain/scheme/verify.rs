@@ -2,7 +2,6 @@
 
 use std::borrow::Cow;
 
-use http::HeaderMap;
 use http::header::CONTENT_TYPE;
 use sha2::{Digest, Sha256};
 use smallvec::{SmallVec, smallvec};
@@ -23,6 +22,7 @@ use super::source::Source;
 use super::template::{Message, Part};
 use super::traits::Coverage;
 use super::{Carries, Each, Means, Read, Scheme};
+use crate::domain::headers::Headers;
 use crate::domain::inbound::Inbound;
 use crate::domain::key::EventKey;
 use crate::domain::refusal::Refusal;
@@ -153,7 +153,7 @@ impl Scheme {
 
     /// How often the message is hashed, at most, to check a request with these headers against one key.
     #[must_use]
-    pub fn hashings(&self, headers: &HeaderMap) -> usize {
+    pub fn hashings(&self, headers: &Headers) -> usize {
         let carried = headers.iter().filter(|(name, _)| self.carries(name) != Carries::Nothing);
         carried.map(|(_, value)| self.notation.hashings(value.as_bytes())).sum::<usize>().clamp(1, MAX_SIGNATURES)
     }
@@ -215,7 +215,7 @@ impl Scheme {
         EventKey::of_digest(route, &parts, &whole)
     }
 
-    fn refuse_repeated(&self, headers: &HeaderMap) -> Result<(), Refusal> {
+    fn refuse_repeated(&self, headers: &Headers) -> Result<(), Refusal> {
         self.single.iter().try_for_each(|name| single(headers, name).map(drop))
     }
 
@@ -346,7 +346,7 @@ impl Scheme {
         same_secret(&pair, keys)
     }
 
-    pub(super) fn check_required(&self, headers: &HeaderMap) -> Result<(), Refusal> {
+    pub(super) fn check_required(&self, headers: &Headers) -> Result<(), Refusal> {
         self.require.iter().try_for_each(|(name, wanted)| match single(headers, name)? {
             Some(value) if value == wanted.as_bytes() => Ok(()),
             Some(_) => Err(Refusal::SignatureMalformed),
@@ -417,7 +417,7 @@ impl Scheme {
 
 /// A signature in a form covers a field and not the body: whoever reads the body as something else reads what nobody
 /// signed.
-fn check_is_form(headers: &HeaderMap) -> Result<(), Refusal> {
+fn check_is_form(headers: &Headers) -> Result<(), Refusal> {
     const FORM: &[u8] = b"application/x-www-form-urlencoded";
     // Without a type nobody reads it as anything but a form.
     let Some(given) = single(headers, CONTENT_TYPE)? else { return Ok(()) };

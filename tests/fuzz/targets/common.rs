@@ -6,11 +6,12 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use bytes::Bytes;
 use hookgate::config::builtin;
+use hookgate::domain::headers::Headers;
 use hookgate::domain::inbound::Inbound;
 use hookgate::domain::scheme::{Key, Scheme, Unsigned};
 use hookgate::domain::secret::Secret;
 use hookgate::domain::time::Timestamp;
-use http::{HeaderMap, HeaderValue, Method};
+use http::{HeaderValue, Method};
 
 pub const NOW: Timestamp = Timestamp::from_seconds(1_760_000_000);
 pub const URL: &str = "https://hooks.example/in";
@@ -27,7 +28,7 @@ pub fn builtin(name: &str) -> Option<(Scheme, Key)> {
 }
 
 pub fn request(body: &[u8], content_type: &'static str) -> Unsigned {
-    let mut headers = HeaderMap::new();
+    let mut headers = Headers::new();
     headers.insert("content-type", HeaderValue::from_static(content_type));
     Unsigned { method: Method::POST, url: URL.to_owned(), headers, body: Bytes::copy_from_slice(body) }
 }

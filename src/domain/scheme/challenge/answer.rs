@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
-use http::{HeaderMap, Method};
+use http::Method;
 use smallvec::smallvec;
 
 use super::super::encoding::{digest, encode};
@@ -19,6 +19,7 @@ use super::super::template::{Message, Piece};
 use super::super::verify::Verified;
 use super::super::{Carries, Scheme};
 use super::{Challenge, Check, Chunk, Digits, Lack, Media, Own, Trust, Wanted, When};
+use crate::domain::headers::Headers;
 use crate::domain::inbound::Inbound;
 use crate::domain::outcome::HandshakeReply;
 use crate::domain::refusal::Refusal;
@@ -45,7 +46,7 @@ impl Scheme {
     pub fn may_challenge(
         &self,
         method: &Method,
-        headers: &HeaderMap,
+        headers: &Headers,
         query: Option<&str>,
         token: Option<&Secret>,
     ) -> bool {
@@ -129,7 +130,7 @@ impl Scheme {
             Place::Headers(_) | Place::HeadersLike(_) => false,
             Place::Json(_) | Place::Form(_) | Place::Item(_) => !inbound.body.is_empty(),
         };
-        in_body || inbound.headers.keys().any(|name| self.carries(name) != Carries::Nothing)
+        in_body || inbound.headers.iter().any(|(name, _)| self.carries(name) != Carries::Nothing)
     }
 }
 
@@ -280,14 +281,14 @@ impl Digits {
 
 /// A request as a challenge looks at it. Nothing read here is believed.
 struct Look<'l> {
-    headers: &'l HeaderMap,
+    headers: &'l Headers,
     query: &'l [u8],
     body: &'l [u8],
     fields: Fields<'l>,
 }
 
 impl<'l> Look<'l> {
-    fn of_head(headers: &'l HeaderMap, query: Option<&'l str>) -> Self {
+    fn of_head(headers: &'l Headers, query: Option<&'l str>) -> Self {
         Self { headers, query: query.unwrap_or_default().as_bytes(), body: &[], fields: Fields::new() }
     }
 

@@ -4,12 +4,13 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, Method};
+use http::{HeaderName, Method};
 
 use super::super::{RawScheme, Scheme, SchemeFault, Unsigned};
 use super::*;
 use crate::domain::admission::Admission;
 use crate::domain::event::EventId;
+use crate::domain::headers::Headers;
 use crate::domain::inbound::Inbound;
 use crate::domain::outcome::HandshakeReply;
 use crate::domain::refusal::Refusal;
@@ -40,7 +41,7 @@ fn route_of(scheme: &str) -> Route {
 }
 
 fn request(method: Method, query: &str, headers: &[(&'static str, &str)], body: &str) -> Inbound {
-    let headers: HeaderMap = headers
+    let headers: Headers = headers
         .iter()
         .map(|(name, value)| (HeaderName::from_static(name), value.parse().expect("a header's value")))
         .collect();
@@ -174,7 +175,7 @@ fn a_challenge_is_told_from_an_event_by_its_method_and_by_when() {
 
 #[test]
 fn a_route_takes_the_method_of_a_challenge_for_challenges_alone() {
-    let takes = |route: &Route, method: Method, query: &str| route.takes(&method, &HeaderMap::new(), Some(query));
+    let takes = |route: &Route, method: Method, query: &str| route.takes(&method, &Headers::new(), Some(query));
     let valued = route("method = \"GET\", when = \"query:m=a\", body = \"\"");
     assert!(takes(&valued, Method::GET, "m=a") && takes(&valued, Method::POST, ""));
     assert!(!takes(&valued, Method::GET, "m=b") && !takes(&valued, Method::HEAD, "m=a"));

@@ -185,7 +185,7 @@ fn judge(route: &Route, inbound: Inbound, now: Timestamp) -> Result<Verdict, Ref
         reason,
         secret: Some(verified.secret()),
         key: Some(route.scheme.key(&route.name, &verified).to_hex()),
-        event_type: route.scheme.event_type(&verified),
+        event_type: route.scheme.event_type(&verified).map(str::to_owned),
     })
 }
 

@@ -117,7 +117,7 @@ impl Route {
             Ok(None) => return Err(Refused::new(Refusal::MethodNotAllowed, verified.into_inbound())),
             Err(refusal) => return Err(Refused::new(refusal, verified.into_inbound())),
         }
-        if !self.wants(self.scheme.event_type(&verified).as_deref()) {
+        if !self.wants(self.scheme.event_type(&verified)) {
             return Ok(Admission::Filtered);
         }
         Ok(Admission::Event(Box::new(self.event(verified, Some(freshness), &own, id, received_at))))
@@ -158,9 +158,8 @@ impl Route {
         received_at: Timestamp,
     ) -> Event {
         let key = self.scheme.key(&self.name, &verified);
-        let event_type = self.scheme.event_type(&verified);
         let signed_at = freshness.map_or_else(|| verified.signed_at(), |freshness| freshness.signed_at);
-        let inbound = verified.into_inbound();
+        let (inbound, event_type) = verified.into_typed();
         let order_value = self.order_by.as_deref().and_then(|pointer| json_scalar(&inbound.body, pointer));
         Event { signed_at, event_type, order_value, ..self.bare(inbound, key, own, id, received_at) }
     }

@@ -5,11 +5,15 @@ use http::{HeaderName, HeaderValue};
 
 /// Writes one header line.
 pub fn put_header(message: &mut Vec<u8>, name: &HeaderName, value: &HeaderValue) {
-    let mut before = b'-';
-    message.extend(name.as_str().bytes().map(|byte| {
-        let begins = std::mem::replace(&mut before, byte) == b'-';
-        if begins { byte.to_ascii_uppercase() } else { byte }
-    }));
+    let start = message.len();
+    message.extend_from_slice(name.as_str().as_bytes());
+    let mut first = true;
+    for byte in message.iter_mut().skip(start) {
+        if first {
+            byte.make_ascii_uppercase();
+        }
+        first = *byte == b'-';
+    }
     message.extend_from_slice(b": ");
     message.extend_from_slice(value.as_bytes());
     message.extend_from_slice(b"\r\n");
@@ -20,6 +24,25 @@ pub fn put_line(message: &mut Vec<u8>, name: &str, value: &str) {
     message.extend_from_slice(name.as_bytes());
     message.extend_from_slice(b": ");
     message.extend_from_slice(value.as_bytes());
+    message.extend_from_slice(b"\r\n");
+}
+
+/// Writes one header line of our own whose value is a number.
+pub fn put_number(message: &mut Vec<u8>, name: &str, mut number: u64) {
+    // As many as the largest number has.
+    let mut digits = [b'0'; 20];
+    let mut length = 0;
+    for digit in digits.iter_mut().rev() {
+        *digit += u8::try_from(number % 10).unwrap_or_default();
+        number /= 10;
+        length += 1;
+        if number == 0 {
+            break;
+        }
+    }
+    message.extend_from_slice(name.as_bytes());
+    message.extend_from_slice(b": ");
+    message.extend_from_slice(digits.get(digits.len() - length..).unwrap_or_default());
     message.extend_from_slice(b"\r\n");
 }
 
@@ -34,5 +57,14 @@ mod tests {
         put_header(&mut message, &HeaderName::from_static("x-veedeo-signature"), &value);
         put_line(&mut message, "Content-Length", "0");
         assert_eq!(message, b"X-Veedeo-Signature: a\xe9 b\r\nContent-Length: 0\r\n");
+    }
+
+    #[test]
+    fn a_number_is_written_in_full() {
+        for number in [0, 7, 10, 99, 100, 1_048_576, u64::MAX] {
+            let mut message = Vec::new();
+            put_number(&mut message, "Content-Length", number);
+            assert_eq!(message, format!("Content-Length: {number}\r\n").into_bytes());
+        }
     }
 }

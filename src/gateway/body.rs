@@ -38,12 +38,12 @@ pub(crate) enum Expects {
     Nothing,
 }
 
-/// Reads the whole body: at most `cap` bytes, until `deadline`. A sender that waits for `100 Continue` gets it first.
+/// Reads the whole body: at most `cap` bytes, until the deadline that `by` gives if any of it is still to come. A sender that waits for `100 Continue` gets it first.
 pub(crate) async fn read(
     guard: &mut Guard,
     expects: Expects,
     cap: usize,
-    deadline: Instant,
+    by: impl FnOnce() -> Instant,
     buffers: &Buffers,
 ) -> Result<(Bytes, Reserved), Unread> {
     let announced = guard.left();
@@ -57,8 +57,7 @@ pub(crate) async fn read(
         return Ok((body, reserved));
     }
     let reading = read_all(guard, expects, cap, &mut reserved);
-    let body =
-        tokio::time::timeout_at(deadline, reading).await.unwrap_or(Err(Unread::Refused(Refusal::RequestTimeout)))?;
+    let body = tokio::time::timeout_at(by(), reading).await.unwrap_or(Err(Unread::Refused(Refusal::RequestTimeout)))?;
     Ok((body, reserved))
 }
 

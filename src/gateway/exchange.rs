@@ -21,7 +21,7 @@ use super::site::Site;
 use crate::buffers::Reserved;
 use crate::domain::fault::Fault;
 use crate::domain::inbound::Inbound;
-use crate::domain::message::{put_header, put_line};
+use crate::domain::message::{put_header, put_line, put_number};
 use crate::domain::outcome::Settled;
 use crate::domain::refusal::Refusal;
 use crate::domain::route::Route;
@@ -73,8 +73,8 @@ impl Gateway {
     ) -> After {
         connection.enter(Phase::Busy(began));
         let Some(request) = Request::parse(&guard.take_head()) else { return After::Closes };
-        let (peer, now, chance) = (&connection.peer, self.clock.now(), fastrand::u128(..));
-        let origin = Origin::of(peer, &request.headers, &site.trusted_proxies, now, chance);
+        let (peer, at, chance) = (&connection.peer, self.clock.at(began), fastrand::u128(..));
+        let origin = Origin::of(peer, &request.headers, &site.trusted_proxies, at, chance);
         let mut asked = Asked {
             origin,
             arrived: connection.arrived(began),
@@ -114,7 +114,7 @@ impl Gateway {
             Ok(let_in) => let_in,
             Err(settled) => return settled.into(),
         };
-        let deadline = answer_by.min(Instant::now() + site.body_timeout);
+        let deadline = || answer_by.min(Instant::now() + site.body_timeout);
         let expects = if request.waits_for_continue() { Expects::Continue } else { Expects::Nothing };
         let cap = let_in.cap(route.max_body_bytes);
         let (body, memory) = match body::read(guard, expects, cap, deadline, &self.buffers).await {
@@ -218,7 +218,7 @@ fn written(reply: &Reply, asked: &Asked, after: After, date: &str) -> Written {
     }
     put_line(&mut head, "X-Request-Id", &asked.origin.request_id);
     if let Some(length) = reply.content_length() {
-        put_line(&mut head, "Content-Length", &length.to_string());
+        put_number(&mut head, "Content-Length", u64::try_from(length).unwrap_or(u64::MAX));
     }
     put_line(&mut head, "Date", date);
     match after {

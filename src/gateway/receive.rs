@@ -145,13 +145,13 @@ impl Gateway {
 
     async fn deliver(
         &self,
-        event: Event,
+        event: Box<Event>,
         route: &Arc<Route>,
         held: Held,
         deadline: Instant,
         memory: impl Send + 'static,
     ) -> Settled {
-        let delivery = self.deliverer.deliver(Arc::new(event), route.clone(), held, deadline, memory);
+        let delivery = self.deliverer.deliver(Arc::from(event), route.clone(), held, deadline, memory);
         delivery.await.unwrap_or(Settled::Unavailable(Fault::Overloaded))
     }
 
@@ -163,14 +163,13 @@ impl Gateway {
         let series = self.metrics.series(&route.name);
         let taken_anyway = route.enforcement == Enforcement::Observe && route.methods.contains(&inbound.method);
         let observed = taken_anyway.then(|| inbound.clone());
-        let body = inbound.body.clone();
         let mut said = None;
         let admission = match route.greet(&inbound, now) {
             Some(Ok(reply)) => Ok(Admission::Handshake(reply)),
             Some(Err(refusal)) => Err(Refused::new(refusal, inbound)),
             None => route.verify(inbound, now).and_then(|verified| {
                 self.metrics.secret_matched(&series, &route.name, verified.secret());
-                self.note_signature(origin, None, body.len());
+                self.note_signature(origin, None, verified.inbound().body.len());
                 said = route.scheme.signed_time(&verified);
                 route.admit(verified, now, id, received_at)
             }),
@@ -180,7 +179,7 @@ impl Gateway {
                 self.clock_is_right(said);
                 origin.tell(&mut event.headers);
                 self.note_age(&event, route, &series, now.seconds());
-                Admitted::Believed(*event)
+                Admitted::Believed(event)
             }
             (Ok(Admission::Filtered), _) => Admitted::Answered(Settled::Filtered),
             (Ok(Admission::Handshake(reply)), _) => Admitted::Answered(Settled::Handshake(reply)),
@@ -190,10 +189,10 @@ impl Gateway {
                 self.note_observed(route, origin, refusal);
                 let (mut event, _) = route.observe(inbound, now, id, received_at);
                 origin.tell(&mut event.headers);
-                Admitted::Unbelieved(event)
+                Admitted::Unbelieved(Box::new(event))
             }
             (Err(refused), None) => {
-                let refusal = refused.refusal;
+                let (refusal, body) = (refused.refusal, refused.inbound.body.clone());
                 self.note_signature(origin, Some(refusal), body.len());
                 self.refusals.keep(&route.name, &origin.request_id, now, refused);
                 Admitted::Answered(self.blame(refusal, &body, said, now))
@@ -274,7 +273,7 @@ enum Admitted {
     /// The answer is known without a delivery.
     Answered(Settled),
     /// Verified: claimed, buffered, acknowledged.
-    Believed(Event),
+    Believed(Box<Event>),
     /// Not verified, on a route that only observes: sent once, never stored.
-    Unbelieved(Event),
+    Unbelieved(Box<Event>),
 }

@@ -1,7 +1,7 @@
 //! What is served: the routes by path, and the paths that pass through unverified. Replaced as a whole when the
 //! configuration changes.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::domain::route::{AppPolicy, Route};
 /// Everything that depends on the configuration and may change while running.
 #[derive(Debug)]
 pub struct Site {
-    routes: HashMap<String, Arc<Route>>,
+    routes: BTreeMap<String, Arc<Route>>,
     /// The routes' paths as an application might read them.
     guarded: HashSet<String>,
     passthrough: Vec<PassPath>,

@@ -66,7 +66,7 @@ fn judge(config: &Config, inbound: Inbound) -> Result<Option<String>, Refusal> {
     let keys: Vec<(usize, &Key)> = route.secrets.iter().map(|secret| &secret.key).enumerate().collect();
     let verified = route.scheme.verify(inbound, &keys, route.public_url.as_deref())?;
     route.scheme.check_freshness(&verified, NOW)?;
-    Ok(route.scheme.event_type(&verified))
+    Ok(route.scheme.event_type(&verified).map(str::to_owned))
 }
 
 #[test]

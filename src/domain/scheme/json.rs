@@ -291,15 +291,20 @@ fn set<'b>(fields: &mut [Field<'b>], slot: usize, value: Field<'b>) {
 
 fn scalar(text: &RawValue) -> serde_json::Result<Field<'_>> {
     Ok(match text.get().as_bytes().first() {
-        Some(b'"') => {
-            let Text(text) = serde_json::from_str(text.get())?;
-            Field::Is(Scalar::Text(text))
-        }
+        Some(b'"') => Field::Is(Scalar::Text(match plain(text.get()) {
+            Some(plain) => Cow::Borrowed(plain),
+            None => serde_json::from_str::<Text<'_>>(text.get())?.0,
+        })),
         Some(b't') => Field::Is(Scalar::Truth(true)),
         Some(b'f') => Field::Is(Scalar::Truth(false)),
         Some(b'-' | b'0'..=b'9') => Field::Is(Scalar::Number(text.get())),
         _ => Field::Absent,
     })
+}
+
+/// What stands between the quotes of a string, if nothing in it is escaped.
+fn plain(string: &str) -> Option<&str> {
+    string.strip_prefix('"')?.strip_suffix('"').filter(|inner| !inner.contains('\\'))
 }
 
 /// A child of an object or array that is looked for.

@@ -432,7 +432,7 @@ mod tests {
             let text = format!("{{\"sha256\":\"{OF_BODY}\",\"at\":1760000000000,\"jti\":{jti:?},\"type\":\"t\"}}");
             own.verify(inbound(&token(&text)), &[(0, &key)], None).expect("signed")
         };
-        assert_eq!(own.event_type(&verified("a")).as_deref(), Some("t"));
+        assert_eq!(own.event_type(&verified("a")), Some("t"));
         assert_eq!(own.key("r", &verified("a")), own.key("r", &verified("a")));
         assert_ne!(own.key("r", &verified("a")), own.key("r", &verified("b")));
         let default = bound();

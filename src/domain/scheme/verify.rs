@@ -86,6 +86,11 @@ impl Verified {
         self.inbound
     }
 
+    /// The request, given back with its event's type.
+    pub(in crate::domain) fn into_typed(self) -> (Inbound, Option<String>) {
+        (self.inbound, self.findings.event_type)
+    }
+
     /// Position of the secret that fitted; the first of them, if several did.
     #[must_use]
     pub const fn secret(&self) -> usize {
@@ -195,8 +200,8 @@ impl Scheme {
 
     /// The event's type, if the scheme names one and the request has it.
     #[must_use]
-    pub fn event_type(&self, verified: &Verified) -> Option<String> {
-        verified.findings.event_type.clone()
+    pub fn event_type<'v>(&self, verified: &'v Verified) -> Option<&'v str> {
+        verified.findings.event_type.as_deref()
     }
 
     /// The event's key. Bytes that the signature does not cover never name an event alone.

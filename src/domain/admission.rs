@@ -172,18 +172,20 @@ impl Route {
 
     /// `own`: the connection's headers, besides those that always are.
     fn bare(&self, inbound: Inbound, key: EventKey, own: &[HeaderName], id: EventId, received_at: Timestamp) -> Event {
-        let target = inbound.target();
-        let mut headers = inbound.headers;
+        let Inbound { method, path, query, mut headers, authority, body, .. } = inbound;
         headers.retain(|name| !ends_here(name) && !own.contains(name));
         Event {
             id,
             route: self.name.clone(),
             key,
-            target,
-            method: inbound.method,
+            target: match query {
+                Some(query) => path + "?" + &query,
+                None => path,
+            },
+            method,
             headers,
-            authority: inbound.authority,
-            body: inbound.body,
+            authority,
+            body,
             received_at,
             signed_at: None,
             event_type: None,

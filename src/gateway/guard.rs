@@ -82,8 +82,10 @@ pub(crate) struct Guard {
     connection: Arc<Connection>,
     limits: HeadLimits,
     house: Arc<dyn House>,
+    /// Until when a connection on which nothing comes is left open.
+    patience_until: Instant,
+    /// Rings then, or before it: see [`Self::poll_alarm`].
     alarm: Pin<Box<Sleep>>,
-    armed_for: Option<Phase>,
     /// When the body must be complete; set when the head is handed on.
     body_by: Instant,
     /// Rings when it is not.
@@ -141,8 +143,8 @@ impl Guard {
             connection,
             limits,
             house,
+            patience_until: Instant::now() + limits.idle_timeout,
             alarm: Box::pin(tokio::time::sleep(limits.idle_timeout)),
-            armed_for: None,
             body_by: Instant::now(),
             unfinished: Alarm::default(),
             untaken: Alarm::default(),
@@ -157,16 +159,27 @@ impl Guard {
         }
     }
 
-    /// Sets the alarm for what the connection is doing now, if that is new.
-    fn arm(&mut self, phase: Phase) {
-        if self.armed_for == Some(phase) {
-            return;
-        }
-        self.armed_for = Some(phase);
+    /// Notes until when what the connection is doing now may take.
+    fn be_patient(&mut self, phase: Phase) {
         match phase {
-            Phase::Idle(since) => self.alarm.as_mut().reset(since + self.limits.idle_timeout),
-            Phase::Head(began) => self.alarm.as_mut().reset(began + self.limits.header_timeout),
+            Phase::Idle(since) => self.patience_until = since + self.limits.idle_timeout,
+            Phase::Head(began) => self.patience_until = began + self.limits.header_timeout,
             Phase::Busy(_) => {}
+        }
+    }
+
+    /// Comes when patience ends. An alarm that rings before is left as it is until then: a connection that serves one request
+    /// after the other would set it anew for each, and it would never ring.
+    fn poll_alarm(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.alarm.deadline() > self.patience_until {
+            self.alarm.as_mut().reset(self.patience_until);
+        }
+        loop {
+            ready!(self.alarm.as_mut().poll(cx));
+            if self.alarm.deadline() >= self.patience_until {
+                return Poll::Ready(());
+            }
+            self.alarm.as_mut().reset(self.patience_until);
         }
     }
 
@@ -174,7 +187,7 @@ impl Guard {
     fn poll_judged(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Coming>> {
         loop {
             let phase = self.note_first_byte();
-            self.arm(phase);
+            self.be_patient(phase);
             if let Phase::Head(began) = phase {
                 match self.judge().map_err(Unread::Refused).and_then(|judged| self.count_in(judged)) {
                     Ok(Some(())) => return Poll::Ready(Ok(Coming::Request)),
@@ -295,7 +308,7 @@ impl Guard {
     fn poll_patience(&mut self, cx: &mut Context<'_>, phase: Phase) -> Poll<io::Result<()>> {
         let told = matches!(phase, Phase::Idle(_)) && self.close.as_mut().poll(cx).is_ready();
         if !told {
-            ready!(self.alarm.as_mut().poll(cx));
+            ready!(self.poll_alarm(cx));
         }
         match phase {
             Phase::Head(began) => {

@@ -8,14 +8,19 @@
 
 use std::net::Ipv6Addr;
 use std::ops::Range;
+use std::sync::LazyLock;
 
 use http::uri::PathAndQuery;
+use memchr::memmem::Finder;
 
 use crate::domain::chunks::is_token_byte;
 use crate::domain::refusal::Refusal;
 
 /// The end of a head.
 pub(super) const END: &[u8] = b"\r\n\r\n";
+
+/// Finds it; made once.
+static ENDS: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(END));
 
 /// The end of a line in it.
 const LINE_END: &[u8; 2] = b"\r\n";
@@ -45,7 +50,7 @@ pub(crate) enum Framing {
 pub(crate) fn end(bytes: &[u8], from: usize) -> Result<Option<usize>, Refusal> {
     let start = from.saturating_sub(END.len());
     let fresh = bytes.get(start..).unwrap_or_default();
-    if let Some(at) = memchr::memmem::find(fresh, END) {
+    if let Some(at) = ENDS.find(fresh) {
         return Ok(Some(start + at + END.len()));
     }
     let bare = fresh.windows(2).any(|pair| matches!(pair, [before, b'\n'] if *before != b'\r'))
@@ -162,31 +167,29 @@ struct Fields<'a> {
 
 impl<'a> Fields<'a> {
     fn add(&mut self, line: &'a [u8]) -> Result<(), Refusal> {
-        let colon = memchr::memchr(b':', line).ok_or(Refusal::BadRequest)?;
-        let (name, value) = line.split_at_checked(colon).ok_or(Refusal::BadRequest)?;
-        let value = value.get(1..).unwrap_or_default();
-        let good = is_token(name)
-            && match Known::of(name) {
-                None => true,
-                Some(Known::Upgrade) => false,
-                Some(Known::Connection) => options(value).all(is_harmless),
-                Some(Known::Expect) => {
-                    let known = value.trim_ascii().eq_ignore_ascii_case(b"100-continue");
-                    known && !std::mem::replace(&mut self.expects, true)
-                }
-                Some(Known::Host) => {
-                    let host = value.trim_ascii();
-                    is_host(host) && self.host.replace(host).is_none()
-                }
-                // Written in one way only: somebody in front may read what is written otherwise differently.
-                Some(Known::TransferEncoding) => {
-                    bare(value) == b"chunked" && !std::mem::replace(&mut self.chunked, true)
-                }
-                Some(Known::ContentLength) => {
-                    let length = length(bare(value));
-                    length.is_some() && std::mem::replace(&mut self.length, length).is_none()
-                }
-            };
+        // A name ends with the last character that one may have, and its colon follows.
+        let end = line.iter().position(|byte| !is_token_byte(*byte)).filter(|end| *end > 0);
+        let (name, value) = end.and_then(|end| line.split_at_checked(end)).ok_or(Refusal::BadRequest)?;
+        let value = value.strip_prefix(b":").ok_or(Refusal::BadRequest)?;
+        let good = match Known::of(name) {
+            None => true,
+            Some(Known::Upgrade) => false,
+            Some(Known::Connection) => options(value).all(is_harmless),
+            Some(Known::Expect) => {
+                let known = value.trim_ascii().eq_ignore_ascii_case(b"100-continue");
+                known && !std::mem::replace(&mut self.expects, true)
+            }
+            Some(Known::Host) => {
+                let host = value.trim_ascii();
+                is_host(host) && self.host.replace(host).is_none()
+            }
+            // Written in one way only: somebody in front may read what is written otherwise differently.
+            Some(Known::TransferEncoding) => bare(value) == b"chunked" && !std::mem::replace(&mut self.chunked, true),
+            Some(Known::ContentLength) => {
+                let length = length(bare(value));
+                length.is_some() && std::mem::replace(&mut self.length, length).is_none()
+            }
+        };
         if good { Ok(()) } else { Err(Refusal::BadRequest) }
     }
 

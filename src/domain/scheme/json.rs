@@ -251,12 +251,11 @@ fn collect<'b>(json: &'b [u8], wanted: &[Wanted<'_>], fields: &mut [Field<'b>]) 
 
 /// What is looked for in an array or object; its syntax is checked if anything is.
 fn descend<'b>(json: &'b [u8], wanted: &[Wanted<'_>], fields: &mut [Field<'b>]) -> serde_json::Result<()> {
-    let below: Wants<'_> = wanted.iter().copied().filter(|w| !w.rest.is_empty()).collect();
-    if below.is_empty() {
+    if wanted.iter().all(|w| w.rest.is_empty()) {
         return Ok(());
     }
-    for (token, child) in read_level(json, &below)? {
-        let inside: Wants<'_> = below.iter().filter_map(|w| w.step(token)).collect();
+    for (token, child) in read_level(json, wanted)? {
+        let inside: Wants<'_> = wanted.iter().filter_map(|w| w.step(token)).collect();
         match child {
             Child::Once(value) => {
                 fill(value, &inside, fields)?;

@@ -94,6 +94,35 @@ async fn a_body_that_does_not_come_ends_after_the_body_timeout_in_either_framing
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn each_request_gives_a_connection_all_its_patience_again_and_a_head_has_less() {
+    let (mut guard, mut sender) = guarded().await;
+    let head = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n";
+    let idle = guard.limits.idle_timeout;
+    for _ in 0..3 {
+        tokio::time::sleep(idle * 2 / 3).await;
+        sender.write_all(head).await.expect("an open connection");
+        read_head(&mut guard, head).await;
+        guard.connection.enter(Phase::Idle(Instant::now()));
+    }
+    let from = Instant::now();
+    let early = tokio::time::timeout(idle / 2, guard.read_u8()).await;
+    assert!(early.is_err(), "an idle connection stays open: {early:?}");
+    sender.write_all(b"GET").await.expect("an open connection");
+    assert_eq!(guard.read(&mut [0; 1]).await.expect("an end"), 0);
+    assert_eq!(from.elapsed(), idle / 2 + guard.limits.header_timeout + LINGER);
+    drop(sender);
+
+    let (mut guard, mut sender) = guarded().await;
+    tokio::time::sleep(idle / 2).await;
+    sender.write_all(head).await.expect("an open connection");
+    read_head(&mut guard, head).await;
+    guard.connection.enter(Phase::Idle(Instant::now()));
+    let from = Instant::now();
+    assert_eq!(guard.read(&mut [0; 1]).await.expect("an end"), 0);
+    assert_eq!(from.elapsed().as_secs(), idle.as_secs());
+}
+
 #[tokio::test]
 async fn while_a_request_is_served_only_the_senders_end_is_told_and_what_it_sent_ahead_is_kept() {
     let (mut guard, mut sender) = guarded().await;

@@ -186,7 +186,9 @@ mod tests {
 
     #[test]
     fn all_together_take_no_more_than_the_bound_and_each_use_no_more_than_its_share() {
-        for (what, share) in [(Use::Bodies, 1000), (Use::Heads, 250), (Use::Answers, 500), (Use::Passages, 500), (Use::Backlog, 62)] {
+        for (what, share) in
+            [(Use::Bodies, 1000), (Use::Heads, 250), (Use::Answers, 500), (Use::Passages, 500), (Use::Backlog, 62)]
+        {
             let (buffers, metrics) = buffers(1000);
             let mut one = buffers.reserve(what);
             assert_eq!(one.grow(share), Ok(()), "{what:?}");

@@ -4,17 +4,18 @@
 //! Bound: `LEASES` claims in flight. They end with their requests; leases that lapsed are swept into the table as
 //! "perhaps processed" when a shard fills up.
 
-use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use smallvec::SmallVec;
 use uuid::Uuid;
 
 use super::meter::{Meter, Op, Up};
-use super::store::{Claim, ClaimStore, Claimed, Peeked, PeekedState, Processed, REMEMBER, StoreFault};
-use crate::disk::{Disk, Found, JobFault, Mark, MarkKind};
-use crate::domain::key::EventKey;
+use super::store::{Claim, ClaimStore, Claimed, Marked, Peeked, PeekedState, Processed, REMEMBER, StoreFault};
+use crate::disk::{Disk, Found, JobFault, Mark, MarkKind, Recall};
+use crate::domain::key::{EventKey, Keyed};
 use crate::domain::time::Timestamp;
 
 /// Mutexes that the claims in flight are spread over.
@@ -36,7 +37,8 @@ pub struct Embedded {
 /// Claims in flight of some slots. Held for a few map operations, never across an await.
 #[derive(Debug, Default)]
 struct Shard {
-    by_slot: HashMap<[u8; 16], Vec<Lease>>,
+    /// Nearly always one of a slot.
+    by_slot: Keyed<[u8; 16], SmallVec<[Lease; 1]>>,
     leases: usize,
     look_at: usize,
 }
@@ -90,37 +92,44 @@ impl Embedded {
 
     /// As [`ClaimStore::claim`], uncounted.
     pub(super) async fn decide(&self, claim: &Claim) -> Result<Claimed, StoreFault> {
-        let (doubt, other_body) = match self.enter(claim) {
-            Entered::Ours { doubt, other_body } => (doubt, other_body),
-            Entered::InFlight => return Ok(Claimed::InFlight),
-            Entered::Crowded => return Err(StoreFault::Failed("too many claims are in flight".to_owned())),
+        let pencilled = match self.pencil(claim) {
+            Ok(pencilled) => pencilled,
+            Err(answer) => return answer,
         };
-        // Until the table has answered the claim is only pencilled in; dropping the future rubs it out.
-        let pencilled = Pencilled { store: self, claim: Some(claim) };
         let recall = self.disk.recall(claim.key, claim.now).await?;
-        match recall.same {
-            Some((MarkKind::Processed, _)) => {
-                pencilled.keep();
-                self.lock(&claim.key).remove(&claim.key, Some(claim.owner));
-                return Ok(Claimed::Duplicate);
-            }
-            Some((MarkKind::Perhaps, _)) => self.doubt(claim),
-            None => {}
+        Ok(pencilled.decide(recall))
+    }
+
+    /// As [`ClaimStore::claim_at_once`], uncounted.
+    fn decide_at_once(&self, claim: &Claim) -> Option<Result<Claimed, StoreFault>> {
+        let pencilled = match self.pencil(claim) {
+            Ok(pencilled) => pencilled,
+            Err(answer) => return Some(answer),
+        };
+        let recall = self.disk.recall_at_once(claim.key, claim.now)?;
+        Some(Ok(pencilled.decide(recall)))
+    }
+
+    /// Until the table has answered the claim is only pencilled in; dropping it rubs it out. The table is asked behind it:
+    /// a mark is put there before its claim goes.
+    fn pencil<'a>(&'a self, claim: &'a Claim) -> Result<Pencilled<'a>, Result<Claimed, StoreFault>> {
+        match self.enter(claim) {
+            Entered::Ours { doubt, other_body } => Ok(Pencilled { store: self, claim, kept: false, doubt, other_body }),
+            Entered::InFlight => Err(Ok(Claimed::InFlight)),
+            Entered::Crowded => Err(Err(StoreFault::Failed("too many claims are in flight".to_owned()))),
         }
-        pencilled.keep();
-        Ok(if doubt == Doubt::Perhaps || recall.same.is_some() {
-            Claimed::Lapsed
-        } else if other_body || recall.other_body {
-            Claimed::Conflict
-        } else {
-            Claimed::New
-        })
     }
 
     /// As [`ClaimStore::mark`]; cannot fail.
     pub(super) fn remember_processed(&self, claim: &Claim, ttl: Duration) {
         self.put(claim, MarkKind::Processed, claim.now.plus(ttl), claim.now);
         self.lock(&claim.key).remove(&claim.key, Some(claim.owner));
+    }
+
+    fn remember_counted(&self, claim: &Claim, ttl: Duration) {
+        let since = Instant::now();
+        self.remember_processed(claim, ttl);
+        self.meter.took(Op::Mark, since);
     }
 
     /// As [`ClaimStore::release`]; cannot fail.
@@ -202,11 +211,12 @@ impl Shard {
 
     /// Takes a lease out; only that of `owner`, if given.
     fn remove(&mut self, key: &EventKey, owner: Option<Uuid>) -> Option<Lease> {
-        let of_slot = self.by_slot.get_mut(&key.slot)?;
+        let Entry::Occupied(mut of_slot) = self.by_slot.entry(key.slot) else { return None };
         let found = |lease: &Lease| lease.claim.key == *key && owner.is_none_or(|owner| lease.claim.owner == owner);
-        let removed = of_slot.swap_remove(of_slot.iter().position(found)?);
-        if of_slot.is_empty() {
-            self.by_slot.remove(&key.slot);
+        let at = of_slot.get().iter().position(found)?;
+        let removed = of_slot.get_mut().swap_remove(at);
+        if of_slot.get().is_empty() {
+            of_slot.remove();
         }
         self.leases -= 1;
         Some(removed)
@@ -231,22 +241,42 @@ impl Shard {
     }
 }
 
-/// A claim that counts only once it is kept.
+/// A claim that counts only once the table has been asked.
 struct Pencilled<'a> {
     store: &'a Embedded,
-    claim: Option<&'a Claim>,
+    claim: &'a Claim,
+    kept: bool,
+    doubt: Doubt,
+    other_body: bool,
 }
 
 impl Pencilled<'_> {
-    fn keep(mut self) {
-        self.claim = None;
+    /// What the claim comes to with what the table says.
+    fn decide(mut self, recall: Recall) -> Claimed {
+        self.kept = true;
+        let claim = self.claim;
+        match recall.same {
+            Some((MarkKind::Processed, _)) => {
+                self.store.lock(&claim.key).remove(&claim.key, Some(claim.owner));
+                return Claimed::Duplicate;
+            }
+            Some((MarkKind::Perhaps, _)) => self.store.doubt(claim),
+            None => {}
+        }
+        if self.doubt == Doubt::Perhaps || recall.same.is_some() {
+            Claimed::Lapsed
+        } else if self.other_body || recall.other_body {
+            Claimed::Conflict
+        } else {
+            Claimed::New
+        }
     }
 }
 
 impl Drop for Pencilled<'_> {
     fn drop(&mut self) {
-        if let Some(claim) = self.claim {
-            self.store.give_up(claim, Processed::Not);
+        if !self.kept {
+            self.store.give_up(self.claim, Processed::Not);
         }
     }
 }
@@ -267,11 +297,22 @@ impl ClaimStore for Embedded {
         answer
     }
 
-    async fn mark(&self, claim: &Claim, ttl: Duration) -> Result<(), StoreFault> {
+    fn claim_at_once(&self, claim: &Claim) -> Option<Result<Claimed, StoreFault>> {
         let since = Instant::now();
-        self.remember_processed(claim, ttl);
-        self.meter.took(Op::Mark, since);
+        let answer = self.decide_at_once(claim)?;
+        self.meter.took(Op::Claim, since);
+        self.meter.checked(&answer);
+        Some(answer)
+    }
+
+    async fn mark(&self, claim: &Claim, ttl: Duration) -> Result<(), StoreFault> {
+        self.remember_counted(claim, ttl);
         Ok(())
+    }
+
+    fn mark_at_once(&self, claim: &Claim, ttl: Duration) -> Marked {
+        self.remember_counted(claim, ttl);
+        Marked::Yes
     }
 
     async fn release(&self, claim: &Claim, processed: Processed) -> Result<(), StoreFault> {

@@ -1,19 +1,19 @@
 //! Single flight inside the process: who leads an event, and where those who came with a copy wait for its outcome.
 //! It knows nothing of stores or of time.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
 
 use tokio::sync::Notify;
 
-use crate::domain::key::EventKey;
+use crate::domain::key::{EventKey, Keyed};
 use crate::domain::outcome::Settled;
 
 /// How many mutexes the table is spread over. 64: at 10,000 connections some 150 waiters a shard at worst.
 const SHARDS: usize = 64;
 
-type Shard = Mutex<HashMap<EventKey, Arc<Place>>>;
+type Shard = Mutex<Keyed<EventKey, Arc<Place>>>;
 
 /// The events in flight in this process. Bounded by the requests and deliveries that are.
 #[derive(Clone)]
@@ -138,6 +138,21 @@ impl Drop for Flight {
 pub struct Follower(Arc<Place>);
 
 impl Follower {
+    /// The answer if it is there, and `None` if the leader vanished without one. It has nobody woken: for who polls the
+    /// leader's work himself, which alone can answer.
+    pub fn poll_given(&mut self) -> Poll<Option<Settled>> {
+        // Nearly always nobody else waits for it, and it need not be copied.
+        let answer = match Arc::get_mut(&mut self.0) {
+            Some(place) => std::mem::take(place.answer.get_mut().unwrap_or_else(PoisonError::into_inner)),
+            None => self.0.look(),
+        };
+        match answer {
+            Answer::Given(settled) => Poll::Ready(Some(settled)),
+            Answer::Never => Poll::Ready(None),
+            Answer::Awaited => Poll::Pending,
+        }
+    }
+
     /// The answer; `None` if the leader vanished without one.
     ///
     /// Dropping the future loses nothing: the answer stays with the event.
@@ -169,6 +184,29 @@ mod tests {
         flight.answer(Settled::Spooled);
         flight.answer(Settled::Duplicate);
         assert!(matches!(copy.outcome().await, Some(Settled::Spooled)));
+    }
+
+    #[tokio::test]
+    async fn who_does_the_work_himself_takes_the_answer_and_leaves_it_to_those_who_joined() {
+        let flights = Flights::new();
+        let Entered::Leads(flight) = flights.enter(key(1)) else { panic!("the first must lead") };
+        let (mut own, mut other) = (flight.follow(), flight.follow());
+        let Entered::Follows(copy) = flights.enter(key(1)) else { panic!("the second must follow") };
+        assert!(own.poll_given().is_pending());
+        flight.answer(Settled::Spooled);
+        assert!(matches!(own.poll_given(), Poll::Ready(Some(Settled::Spooled))));
+        drop((own, flight));
+        assert!(matches!(other.poll_given(), Poll::Ready(Some(Settled::Spooled))), "it is theirs too");
+        assert!(matches!(copy.outcome().await, Some(Settled::Spooled)));
+        assert!(matches!(other.poll_given(), Poll::Ready(Some(Settled::Spooled))), "the last one may take it");
+    }
+
+    #[test]
+    fn who_does_the_work_himself_sees_that_it_ended_without_an_answer() {
+        let flight = Flight::unlisted(key(1));
+        let mut own = flight.follow();
+        drop(flight);
+        assert!(matches!(own.poll_given(), Poll::Ready(None)));
     }
 
     #[tokio::test]

@@ -18,13 +18,14 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use self::flight::{Entered, Flight, Flights, Follower};
-use self::store::{Claim, ClaimStore, Claimed, Elsewhere, Processed, StoreFault};
+use self::store::{Claim, ClaimStore, Claimed, Elsewhere, Marked, Processed, StoreFault};
 use self::twins::Twins;
 use crate::clock::Clock;
 use crate::domain::event::Event;
 use crate::domain::fault::Fault;
 use crate::domain::key::EventKey;
 use crate::domain::outcome::Settled;
+use crate::domain::time::Timestamp;
 
 /// The first wait between two looks at a claim that another replica holds, before jitter; each is half as long again.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
@@ -93,7 +94,7 @@ impl Claims {
             Entered::Leads(flight) => flight,
             Entered::Follows(follower) => return Verdict::InFlight(follower),
         };
-        match self.ask_until(self.claim_on(event, lease), deadline).await {
+        match self.ask_until(event, lease, deadline).await {
             Answer::Ours(claim, since, suspicion) => {
                 Verdict::Claimed(Held { flight, lease: Some(claim), since, suspicion })
             }
@@ -117,18 +118,25 @@ impl Claims {
 
     /// A claim on `event`. Its owner is the event's own id, which is no other request's and which the disk keeps: after
     /// a restart too it can be told whose a mark is.
-    fn claim_on(&self, event: &Event, lease: Duration) -> Claim {
-        Claim { route: event.route.clone(), key: event.key, owner: event.id.0, lease, now: self.clock.now() }
+    fn claim_on(event: &Event, lease: Duration, now: Timestamp) -> Claim {
+        Claim { route: event.route.clone(), key: event.key, owner: event.id.0, lease, now }
     }
 
     /// Asks the store until it says more than "another replica holds it", or until `deadline`.
-    async fn ask_until(&self, mut claim: Claim, deadline: Instant) -> Answer {
+    async fn ask_until(&self, event: &Event, lease: Duration, deadline: Instant) -> Answer {
         let mut wait = LOOK_AGAIN;
         let mut too_late = Fault::StoreDown;
         loop {
             let since = Instant::now();
-            let asked = tokio::time::timeout_at(deadline, self.store.claim(&claim)).await;
-            let Ok(answer) = asked else { return Answer::Unavailable(too_late) };
+            let claim = Self::claim_on(event, lease, self.clock.at(since));
+            let answer = match self.store.claim_at_once(&claim) {
+                Some(answer) => answer,
+                // Boxed, as everything else is here that few claims need: each request's memory is what this takes.
+                None => match Box::pin(tokio::time::timeout_at(deadline, self.store.claim(&claim))).await {
+                    Ok(answer) => answer,
+                    Err(_) => return Answer::Unavailable(too_late),
+                },
+            };
             match answer {
                 Ok(Claimed::New | Claimed::Conflict) => return Answer::Ours(claim, since, Suspicion::None),
                 Ok(Claimed::Lapsed) => return Answer::Ours(claim, since, Suspicion::PerhapsProcessed),
@@ -144,8 +152,7 @@ impl Claims {
             if next >= deadline {
                 return Answer::Unavailable(Fault::InFlightElsewhere);
             }
-            tokio::time::sleep_until(next).await;
-            claim.now = self.clock.now();
+            Box::pin(tokio::time::sleep_until(next)).await;
         }
     }
 
@@ -155,7 +162,9 @@ impl Claims {
     pub async fn mark(&self, held: Held, ttl: Duration) {
         if let Some(mut claim) = held.lease {
             claim.now = self.clock.now();
-            if let Err(fault) = self.store.mark(&claim, ttl).await {
+            if self.store.mark_at_once(&claim, ttl) == Marked::NotYet
+                && let Err(fault) = self.store.mark(&claim, ttl).await
+            {
                 tracing::warn!(route = %claim.route, key = %claim.key, %fault, "the dedup store did not take a mark");
             }
         }
@@ -193,7 +202,7 @@ impl Claims {
 
     /// Marks an event that was delivered from the disk, which has no claim any more.
     pub async fn mark_delivered(&self, event: &Event, ttl: Duration) {
-        let claim = self.claim_on(event, Duration::ZERO);
+        let claim = Self::claim_on(event, Duration::ZERO, self.clock.now());
         if let Err(fault) = self.store.mark(&claim, ttl).await {
             tracing::warn!(route = %claim.route, key = %claim.key, %fault, "the dedup store did not take a mark");
         }
@@ -202,7 +211,7 @@ impl Claims {
     /// Asks, before an event is sent from disk, whether another gateway may have sent it; marks it, so that none does
     /// from now on. One short question where gateways share a store and that is up, else none.
     pub async fn vouch(&self, event: &Event, ttl: Duration) -> Elsewhere {
-        self.store.vouch(&self.claim_on(event, Duration::ZERO), ttl).await.unwrap_or(Elsewhere::No)
+        self.store.vouch(&Self::claim_on(event, Duration::ZERO, self.clock.now()), ttl).await.unwrap_or(Elsewhere::No)
     }
 }
 
@@ -219,10 +228,10 @@ impl Held {
         self.suspicion
     }
 
-    /// Whether the lease may have passed by now, so that another may have taken the event over: its owner paused.
+    /// Whether the lease may have passed by `now`, so that another may have taken the event over: its owner paused.
     #[must_use]
-    pub fn has_lapsed(&self) -> bool {
-        self.lease.as_ref().is_some_and(|claim| self.since.elapsed() >= claim.lease)
+    pub fn has_lapsed(&self, now: Instant) -> bool {
+        self.lease.as_ref().is_some_and(|claim| now.saturating_duration_since(self.since) >= claim.lease)
     }
 
     /// Whether the event was verified: only then may it be stored anywhere.

@@ -87,6 +87,15 @@ pub enum Elsewhere {
     Perhaps,
 }
 
+/// Whether a mark was set without waiting for anything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Marked {
+    /// It is set.
+    Yes,
+    /// It has to be waited for.
+    NotYet,
+}
+
 /// What a store knows of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Peeked {
@@ -140,8 +149,16 @@ pub enum StoreFault {
 pub trait ClaimStore: Send + Sync + std::fmt::Debug {
     /// Claims an event for its owner.
     async fn claim(&self, claim: &Claim) -> Result<Claimed, StoreFault>;
+    /// The same where nothing has to be waited for; `None`: something has, and the call is as one whose future was dropped.
+    fn claim_at_once(&self, _claim: &Claim) -> Option<Result<Claimed, StoreFault>> {
+        None
+    }
     /// Marks an event as processed for `ttl` from the claim's `now`. True whoever holds the claim by now.
     async fn mark(&self, claim: &Claim, ttl: Duration) -> Result<(), StoreFault>;
+    /// The same where nothing has to be waited for; [`Marked::NotYet`]: something has, and nothing was done.
+    fn mark_at_once(&self, _claim: &Claim, _ttl: Duration) -> Marked {
+        Marked::NotYet
+    }
     /// Marks an event on disk that is about to be sent from there, so that nobody takes it over from here on, and says
     /// whether somebody has. A store that nobody shares has nothing to add.
     async fn vouch(&self, _claim: &Claim, _ttl: Duration) -> Result<Elsewhere, StoreFault> {

@@ -260,6 +260,15 @@ impl Disk {
         }
     }
 
+    /// The same where memory says it all; `None`: the disk has to be asked.
+    #[must_use]
+    pub fn recall_at_once(&self, key: EventKey, now: Timestamp) -> Option<Recall> {
+        match self.0.marks.recall(&key, now) {
+            (recall, marks::Disk::NeedNotBeAsked) => Some(recall),
+            (_, marks::Disk::MustBeAsked) => None,
+        }
+    }
+
     /// Deletes a mark. Says whether there was one, live or expired.
     pub async fn forget_mark(&self, key: EventKey) -> Result<Found, JobFault> {
         let in_memory = self.0.marks.forget(&key);

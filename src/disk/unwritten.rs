@@ -1,10 +1,12 @@
 //! Marks that no commit has brought to the disk yet. Bounded: the oldest give way. It knows no disk.
 
+use std::collections::VecDeque;
 use std::collections::hash_map::Entry;
-use std::collections::{HashMap, VecDeque};
+
+use smallvec::SmallVec;
 
 use super::marks::{Mark, MarkKind};
-use crate::domain::key::EventKey;
+use crate::domain::key::{EventKey, Keyed};
 use crate::domain::time::Timestamp;
 
 /// Marks in memory at most; at about 150 bytes each: 10 MB. Reached only when the disk stalls.
@@ -13,7 +15,8 @@ pub(super) const UNWRITTEN: usize = 65_536;
 /// The marks, by slot and in the order in which they came.
 #[derive(Debug, Default)]
 pub(super) struct Unwritten {
-    by_slot: HashMap<[u8; 16], Vec<Waiting>>,
+    /// Nearly always one of a slot.
+    by_slot: Keyed<[u8; 16], SmallVec<[Waiting; 1]>>,
     queue: VecDeque<EventKey>,
     marks: usize,
 }

@@ -120,8 +120,11 @@ impl Breaker {
     /// The application answered `event` as it should, or rejected it: it is up.
     pub fn succeeded(&mut self, event: EventId) {
         (self.failures, self.absences, self.open) = (0, 0, None);
-        self.suspects.clear();
-        self.failed.remove(&event);
+        // Nearly always there are none, and an event need not be looked for.
+        if !self.failed.is_empty() {
+            self.suspects.clear();
+            self.failed.remove(&event);
+        }
     }
 
     /// The probe that began at `began` has ended; what came of it was said before.

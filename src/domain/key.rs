@@ -4,9 +4,10 @@
 //! that no two lists of parts read the same. `fingerprint` is the first half of SHA-256 over the body. Two events of
 //! one slot with different fingerprints are different events (a conflict), not duplicates.
 
+use std::collections::HashMap;
 use std::fmt;
+use std::hash::{BuildHasherDefault, Hasher};
 
-use data_encoding::HEXLOWER;
 use sha2::{Digest, Sha256};
 
 /// 128 bits of slot and 128 bits of body fingerprint; together `Hookgate-Key`.
@@ -39,9 +40,18 @@ impl EventKey {
     /// 64 lower-case hex digits: slot, then fingerprint.
     #[must_use]
     pub fn to_hex(&self) -> String {
-        let mut text = HEXLOWER.encode(&self.slot);
-        HEXLOWER.encode_append(&self.fingerprint, &mut text);
-        text
+        self.to_string()
+    }
+
+    /// The same as bytes.
+    #[must_use]
+    pub fn hex_digits(&self) -> [u8; 64] {
+        let mut digits = [0; 64];
+        let bytes = self.slot.iter().chain(&self.fingerprint);
+        for ([high, low], byte) in digits.as_chunks_mut().0.iter_mut().zip(bytes) {
+            (*high, *low) = (hex_digit(byte >> 4), hex_digit(byte & 15));
+        }
+        digits
     }
 
     /// Reads what [`Self::to_hex`] wrote; `None` for anything else.
@@ -53,13 +63,39 @@ impl EventKey {
     }
 }
 
+/// A table by events or their slots. They are halves of SHA-256 already, so that their own bits serve as hashes: to have many
+/// fall together takes somebody who can sign and makes millions of ids for it.
+pub type Keyed<K, V> = HashMap<K, V, BuildHasherDefault<Halves>>;
+
+/// What [`Keyed`] is sorted by: the last eight bytes of each half. The first ones choose among tables.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Halves(u64);
+
+impl Hasher for Halves {
+    fn write(&mut self, bytes: &[u8]) {
+        let last = match bytes.last_chunk() {
+            Some(last) => u64::from_le_bytes(*last),
+            None => bytes.iter().fold(0, |number, byte| number << 8 | u64::from(*byte)),
+        };
+        self.0 = self.0.rotate_left(7) ^ last;
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
+const fn hex_digit(value: u8) -> u8 {
+    if value < 10 { b'0' + value } else { b'a' - 10 + value }
+}
+
 fn half(digest: &[u8; 32]) -> [u8; 16] {
     std::array::from_fn(|i| digest.get(i).copied().unwrap_or(0))
 }
 
 impl fmt::Display for EventKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.to_hex())
+        f.write_str(std::str::from_utf8(&self.hex_digits()).unwrap_or_default())
     }
 }
 
@@ -75,10 +111,35 @@ mod tests {
     }
 
     #[test]
+    fn what_differs_in_either_half_is_found_apart_and_spread_within_what_its_first_byte_chose() {
+        use std::hash::{BuildHasher, BuildHasherDefault};
+        let hash = |key: EventKey| BuildHasherDefault::<Halves>::default().hash_one(key);
+        let of_table = |number: u32| {
+            let mut key = EventKey::new("r", &[&number.to_be_bytes()], b"one body");
+            key.slot[0] = 7;
+            key
+        };
+        for (low, name) in [(0, "places"), (57, "tags")] {
+            let seen: std::collections::HashSet<u64> = (0..1000).map(|n| hash(of_table(n)) >> low & 127).collect();
+            assert_eq!(seen.len(), 128, "{name}");
+        }
+        let one = EventKey::new("r", &[b"id"], b"1");
+        assert_ne!(hash(one), hash(EventKey::new("r", &[b"id"], b"2")));
+        assert_ne!(hash(one), hash(EventKey::new("r", &[b"other"], b"1")));
+    }
+
+    #[test]
     fn a_key_survives_its_hex_form() {
         let key = EventKey::new("r", &[b"id"], b"body");
         assert_eq!(EventKey::from_hex(&key.to_hex()), Some(key));
         assert_eq!(EventKey::from_hex("abc"), None);
+        let all = EventKey {
+            slot: *b"\x00\x01\x09\x0a\x0f\x10\x19\x1a\x5f\x7f\x80\x9f\xa0\xf0\xfa\xff",
+            fingerprint: [0x6c; 16],
+        };
+        let text = "0001090a0f10191a5f7f809fa0f0faff6c6c6c6c6c6c6c6c6c6c6c6c6c6c6c6c";
+        assert_eq!((all.to_hex().as_str(), all.to_string().as_str()), (text, text));
+        assert_eq!(all.hex_digits().as_slice(), text.as_bytes());
     }
 
     #[test]

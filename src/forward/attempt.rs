@@ -11,10 +11,11 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, HOST, PROXY_AUTHENTICATE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE};
-use http::{HeaderMap, HeaderName, Method};
+use http::{HeaderName, Method};
 use tokio::time::Instant;
+use uuid::Uuid;
 
+use super::patience::Patience;
 use super::trust::Trust;
 use super::upstream::{Address, Age, Stream, Upstream};
 use super::wire::{Answer, Request, Reuse};
@@ -64,6 +65,17 @@ pub struct Sending {
     pub replay: bool,
 }
 
+/// The moments of one attempt.
+#[derive(Clone, Copy, Debug)]
+pub struct Times {
+    /// Now.
+    pub began: Instant,
+    /// Until when the body of the answer may take.
+    pub body_by: Instant,
+    /// By when whoever waits for the attempt polls it again at the latest, whatever happens; `None`: only when it asks for it.
+    pub seen_to_by: Option<Instant>,
+}
+
 impl Client {
     /// A client for `app`, whose long answers find room in `buffers`.
     #[must_use]
@@ -82,15 +94,17 @@ impl Client {
     }
 
     /// Sends `event` once. The status line must come within `app.attempt_timeout`; the answer's body may take until
-    /// `body_by`, and a body that takes longer is given up without changing the outcome.
+    /// `times.body_by`, and a body that takes longer is given up without changing the outcome.
     ///
     /// If the future is dropped the connection is closed and the application may or may not have the event.
-    pub async fn send(&self, event: &Event, app: &AppPolicy, sending: Sending, body_by: Instant) -> Outcome {
+    pub async fn send(&self, event: &Event, app: &AppPolicy, sending: Sending, times: Times) -> Outcome {
+        let until = times.began + app.attempt_timeout;
+        let seen_to = times.seen_to_by.is_some_and(|by| by <= until);
         match self {
-            Self::Http(http) => http.send(event, app, sending, body_by).await,
+            Self::Http(http) => http.send(event, app, sending, Patience::new(until, seen_to), times).await,
             Self::None(why) => Outcome::Unreachable((**why).to_owned()),
             Self::Stand(stand) => {
-                let taken = tokio::time::timeout(app.attempt_timeout, stand.take(event, sending)).await;
+                let taken = Patience::new(until, seen_to).wait_for(stand.take(event, sending)).await;
                 taken.unwrap_or_else(|_| no_status_line(app.attempt_timeout))
             }
         }
@@ -98,7 +112,14 @@ impl Client {
 }
 
 impl Http {
-    async fn send(&self, event: &Event, app: &AppPolicy, sending: Sending, body_by: Instant) -> Outcome {
+    async fn send(
+        &self,
+        event: &Event,
+        app: &AppPolicy,
+        sending: Sending,
+        patience: Patience,
+        times: Times,
+    ) -> Outcome {
         let Some(head) = head(event, app, self.0.address(), sending) else {
             return Outcome::Unreachable("cannot write the request: its target or host is none".to_owned());
         };
@@ -106,9 +127,8 @@ impl Http {
         // Of an event in one piece the head goes with the body.
         let message = message.joined();
         let taken = AtomicBool::new(false);
-        let until = Instant::now() + app.attempt_timeout;
-        match tokio::time::timeout_at(until, self.ask(&message, &taken)).await {
-            Ok(Ok((stream, answer))) => Outcome::of_answer(self.complete(stream, answer, body_by).await),
+        match patience.wait_for(self.ask(&message, &taken, times.began)).await {
+            Ok(Ok((stream, answer))) => Outcome::of_answer(self.complete(stream, answer, times.body_by).await),
             Ok(Err(NoAnswer::NoConnection(error))) => {
                 Outcome::Unreachable(format!("cannot reach the application: {}", chain(&error)))
             }
@@ -127,8 +147,13 @@ impl Http {
     }
 
     /// Sends `message` and reads the head of its answer.
-    async fn ask(&self, message: &Message<'_>, taken: &AtomicBool) -> Result<(Stream, Answer), NoAnswer> {
-        let mut connection = self.0.connection().await.map_err(NoAnswer::NoConnection)?;
+    async fn ask(
+        &self,
+        message: &Message<'_>,
+        taken: &AtomicBool,
+        began: Instant,
+    ) -> Result<(Stream, Answer), NoAnswer> {
+        let mut connection = self.0.connection(began).await.map_err(NoAnswer::NoConnection)?;
         let first =
             Request::new(&message.head, message.body, taken).answer(&mut connection.stream, message.asks_for_head);
         match first.await {
@@ -137,10 +162,16 @@ impl Http {
             Err(_) if connection.age == Age::Used && !taken.load(Ordering::Acquire) => {}
             Err(error) => return Err(NoAnswer::Broke(error)),
         }
-        let mut connection = Box::pin(self.0.new_connection()).await.map_err(NoAnswer::NoConnection)?;
-        let again =
+        // Boxed: few attempts need it.
+        Box::pin(self.ask_anew(message, taken)).await
+    }
+
+    /// As [`Self::ask`], over a new connection.
+    async fn ask_anew(&self, message: &Message<'_>, taken: &AtomicBool) -> Result<(Stream, Answer), NoAnswer> {
+        let mut connection = self.0.new_connection().await.map_err(NoAnswer::NoConnection)?;
+        let answer =
             Request::new(&message.head, message.body, taken).answer(&mut connection.stream, message.asks_for_head);
-        let answer = again.await.map_err(NoAnswer::Broke)?;
+        let answer = answer.await.map_err(NoAnswer::Broke)?;
         Ok((connection.stream, answer))
     }
 
@@ -148,13 +179,15 @@ impl Http {
     /// status says has come about all the same, and the event must not be sent again for want of what nobody acts upon.
     async fn complete(&self, mut stream: Stream, mut answer: Answer, body_by: Instant) -> AppAnswer {
         let status = answer.status;
-        let mut headers = end_to_end(std::mem::take(&mut answer.headers));
+        let mut headers = std::mem::take(&mut answer.headers);
         let whole = match answer.body_at_hand() {
             Some(whole) => Ok(whole),
-            None => match tokio::time::timeout_at(body_by, answer.body(&mut stream, MAX_ANSWER_BYTES, &self.1)).await {
-                Ok(read) => read,
-                Err(_) => Err(io::ErrorKind::TimedOut.into()),
-            },
+            None => {
+                let body = answer.body(&mut stream, MAX_ANSWER_BYTES, &self.1);
+                // Boxed: most bodies come with their head.
+                let read = Box::pin(tokio::time::timeout_at(body_by, body)).await;
+                read.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+            }
         };
         let Ok((body, reuse)) = whole else {
             headers.clear();
@@ -215,11 +248,15 @@ fn head(event: &Event, app: &AppPolicy, address: &Address, sending: Sending) -> 
     for (name, value) in event.headers.iter().filter(|(name, _)| !is_ours(name)) {
         put_header(&mut head, name, value);
     }
-    put_line(&mut head, "Content-Length", &event.body.len().to_string());
-    put_line(&mut head, "Hookgate-Event", &event.id.to_string());
-    put_line(&mut head, "Hookgate-Key", &event.key.to_string());
+    put_line(&mut head, "Content-Length", decimal(event.body.len(), &mut [0; _]));
+    put_line(&mut head, "Hookgate-Event", event.id.0.hyphenated().encode_lower(&mut Uuid::encode_buffer()));
+    put_line(&mut head, "Hookgate-Key", str::from_utf8(&event.key.hex_digits()).unwrap_or_default());
     put_line(&mut head, "Hookgate-Route", &event.route);
-    put_line(&mut head, "Hookgate-Attempt", &sending.attempt.to_string());
+    put_line(
+        &mut head,
+        "Hookgate-Attempt",
+        decimal(usize::try_from(sending.attempt).unwrap_or(usize::MAX), &mut [0; _]),
+    );
     if sending.possible_duplicate {
         put_line(&mut head, "Hookgate-Possible-Duplicate", "true");
     }
@@ -232,29 +269,27 @@ fn head(event: &Event, app: &AppPolicy, address: &Address, sending: Sending) -> 
 
 /// Headers that only we write.
 fn is_ours(name: &HeaderName) -> bool {
-    *name == HOST || *name == CONTENT_LENGTH || *name == TRANSFER_ENCODING || name.as_str().starts_with("hookgate-")
-}
-
-/// The headers of an answer that concern its receiver and not the connection (RFC 9110 section 7.6.1).
-fn end_to_end(mut headers: HeaderMap) -> HeaderMap {
-    let named = headers
-        .get_all(CONNECTION)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .filter_map(|name| name.trim().parse().ok());
-    let mut ending: Vec<HeaderName> = named.collect();
-    ending.extend(headers.keys().filter(|name| ends_here(name)).cloned());
-    for name in ending {
-        headers.remove(name);
+    let name = name.as_str();
+    match name.as_bytes().first() {
+        Some(b'c') => name == "content-length",
+        Some(b'h') => name == "host" || name.starts_with("hookgate-"),
+        Some(b't') => name == "transfer-encoding",
+        Some(_) | None => false,
     }
-    headers
 }
 
-fn ends_here(name: &HeaderName) -> bool {
-    const OF_CONNECTIONS: [HeaderName; 7] =
-        [CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, PROXY_AUTHENTICATE, TE, TRAILER, UPGRADE];
-    OF_CONNECTIONS.contains(name) || matches!(name.as_str(), "keep-alive" | "proxy-connection")
+/// A number in decimal digits.
+fn decimal(mut number: usize, digits: &mut [u8; 20]) -> &str {
+    let mut at = digits.len();
+    for digit in digits.iter_mut().rev() {
+        *digit = b'0' + u8::try_from(number % 10).unwrap_or_default();
+        at -= 1;
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
+    digits.get(at..).and_then(|digits| str::from_utf8(digits).ok()).unwrap_or_default()
 }
 
 /// An error with its causes, one after the other.
@@ -271,3 +306,74 @@ fn chain(error: &dyn std::error::Error) -> String {
 
 #[cfg(test)]
 mod over_sockets;
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+    use crate::domain::event::EventId;
+    use crate::domain::headers::Headers;
+    use crate::domain::key::EventKey;
+    use crate::domain::route::fixture;
+    use crate::domain::time::Timestamp;
+
+    fn event() -> Event {
+        let mut headers = Headers::new();
+        for name in ["x-signature", "content-type", "cookie", "te"] {
+            headers.append(name, HeaderValue::from_static("a"));
+        }
+        headers.append("x-signature", HeaderValue::from_static("b"));
+        for ours in ["host", "hookgate-key", "content-length", "transfer-encoding"] {
+            headers.append(ours, HeaderValue::from_static("another"));
+        }
+        Event {
+            id: EventId::new(Timestamp::from_seconds(1_760_000_000), 7 << 64),
+            route: "r".into(),
+            key: EventKey { slot: [0x1f; 16], fingerprint: [0xa0; 16] },
+            method: Method::POST,
+            target: "/r?x=1".into(),
+            headers,
+            authority: "hooks.example".into(),
+            body: Bytes::from_static(b"0123456789"),
+            received_at: Timestamp::from_seconds(1_760_000_000),
+            signed_at: None,
+            event_type: None,
+            order_value: None,
+        }
+    }
+
+    fn written(event: &Event, sending: Sending) -> Option<String> {
+        let address = Address::of("http://app:81/prefix/").expect("an address");
+        let head = head(event, &fixture("r").app, &address, sending)?;
+        Some(String::from_utf8(head).expect("text"))
+    }
+
+    #[test]
+    fn the_application_sees_the_senders_headers_and_ours_and_of_ours_no_others() {
+        let sending = Sending { attempt: 1, possible_duplicate: false, replay: false };
+        let id = event().id;
+        let expected = format!(
+            "POST /prefix/r?x=1 HTTP/1.1\r\nHost: hooks.example\r\nX-Signature: a\r\nContent-Type: a\r\n\
+             Cookie: a\r\nTe: a\r\nX-Signature: b\r\nContent-Length: 10\r\nHookgate-Event: {id}\r\nHookgate-Key: {}{}\r\n\
+             Hookgate-Route: r\r\nHookgate-Attempt: 1\r\n\r\n",
+            "1f".repeat(16),
+            "a0".repeat(16),
+        );
+        assert_eq!(written(&event(), sending), Some(expected));
+        let again = Sending { attempt: 12, possible_duplicate: true, replay: true };
+        let again = written(&event(), again).expect("a head");
+        let end = "Hookgate-Attempt: 12\r\nHookgate-Possible-Duplicate: true\r\nHookgate-Replay: true\r\n\r\n";
+        assert!(again.ends_with(end), "{again}");
+        for target in ["", "/a b", "/a\r\nx: y", "/\u{e4}"] {
+            assert_eq!(written(&Event { target: target.into(), ..event() }, sending), None, "{target:?}");
+        }
+    }
+
+    #[test]
+    fn a_number_is_written_in_all_its_digits() {
+        for number in [0, 1, 9, 10, 99, 100, 65_535, 1_048_576, usize::MAX] {
+            assert_eq!(decimal(number, &mut [0; _]), number.to_string());
+        }
+    }
+}

@@ -9,7 +9,7 @@ use http::StatusCode;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use super::attempt::Sending;
+use super::attempt::{Sending, Times};
 use super::limits::{BreakerState, Held as NoSlot, Lane, Place, Slot};
 use super::spooled::{SendsAlone, Standing};
 use super::turns::Turn;
@@ -93,7 +93,11 @@ impl Deliverer {
         let Some(lane) = self.lane(&first.route.name) else {
             return Box::pin(first.give_up(Processed::Not, Settled::Unavailable(Fault::Draining))).await;
         };
-        match first.slot(&lane).await {
+        let slot = match first.slot_at_once(&lane) {
+            Some(slot) => Ok(slot),
+            None => Box::pin(first.slot(&lane)).await,
+        };
+        match slot {
             Ok(slot) => first.attempt(lane, slot).await,
             Err(reason) => Box::pin(first.without_attempt(reason)).await,
         }
@@ -101,6 +105,15 @@ impl Deliverer {
 }
 
 impl First {
+    /// A slot for the attempt, if nothing but a free one is needed: so it goes nearly always.
+    fn slot_at_once(&self, lane: &Lane) -> Option<Slot> {
+        let has_turns = self.buffers() && self.event.order_value.is_some();
+        if has_turns || self.held.suspicion() == Suspicion::Unvouched {
+            return None;
+        }
+        if self.absorbs() { lane.slot_at_once(self.event.id) } else { lane.slot_at_once_regardless() }
+    }
+
     /// A slot for the attempt, unless the application is down, rests, or must first get an earlier event; or the
     /// sender can wait no longer.
     async fn slot(&mut self, lane: &Lane) -> Result<Slot, NoAttempt> {
@@ -175,11 +188,13 @@ impl First {
 
     /// The attempt, for as long as the sender can wait; then from the disk, while the attempt goes on.
     async fn attempt(mut self: Box<Self>, lane: Arc<Lane>, slot: Slot) {
-        self.flagged |= self.held.has_lapsed();
+        let now = Instant::now();
+        self.flagged |= self.held.has_lapsed(now);
         let sending = Sending { attempt: 1, possible_duplicate: self.flagged, replay: false };
         let deliverer = self.deliverer.clone();
-        let attempt = deliverer.attempt(lane, self.event.clone(), sending, slot, self.commit_by);
-        let mut attempt = Box::pin(attempt);
+        // When its time is up here, the attempt goes on in a task of its own, which polls it.
+        let times = Times { began: now, body_by: self.commit_by, seen_to_by: Some(self.commit_by) };
+        let mut attempt = Box::pin(deliverer.attempt_at(times, lane, self.event.clone(), sending, slot));
         match self.while_waiting(&mut attempt).await {
             Some((Outcome::Accepted(answer), _)) => self.accepted(answer).await,
             Some((outcome, breaker)) => Box::pin(self.settle(outcome, breaker)).await,
@@ -422,14 +437,15 @@ impl First {
                 None => begun.await,
             }
         };
-        tokio::time::sleep_until(until + after).await;
+        // Boxed: it is waited for once in the life of a process.
+        Box::pin(tokio::time::sleep_until(until + after)).await;
     }
 }
 
 /// When waiting for the application ends. A budget shorter than three allowances keeps a third of itself for the commit.
 fn commit_by(deadline: Instant, now: Instant) -> Instant {
     let left = deadline.saturating_duration_since(now);
-    now + left.saturating_sub(COMMIT_ALLOWANCE).max(left.mul_f64(2.0 / 3.0))
+    deadline - COMMIT_ALLOWANCE.min(left / 3)
 }
 
 impl From<SpoolFault> for Fault {

@@ -20,6 +20,7 @@ use crate::domain::event::EventId;
 use crate::domain::outcome::Outcome;
 use crate::domain::route::Route;
 use crate::domain::time::Timestamp;
+use crate::telemetry::RouteSeries;
 
 /// Attempts are spread evenly over the second, so that no second sees more than its share; a timer's step apart at
 /// the closest, which is what is let through together.
@@ -43,12 +44,21 @@ impl SharedBreaker {
         Self { breaker: Mutex::new(Breaker::new(route.delivery.breaker)), started: Instant::now() }
     }
 
+    // A closed breaker lets all through, whatever the time is.
     fn wait(&self, event: EventId) -> Result<(), Instant> {
-        self.lock().wait(event, self.started.elapsed()).map_or(Ok(()), |until| Err(self.started + until))
+        let breaker = self.lock();
+        if breaker.is_closed() {
+            return Ok(());
+        }
+        breaker.wait(event, self.started.elapsed()).map_or(Ok(()), |until| Err(self.started + until))
     }
 
     fn ask(self: &Arc<Self>, event: EventId) -> Result<Option<Probe>, Instant> {
-        match self.lock().ask(event, self.started.elapsed()) {
+        let mut breaker = self.lock();
+        if breaker.is_closed() {
+            return Ok(None);
+        }
+        match breaker.ask(event, self.started.elapsed()) {
             Permit::Go => Ok(None),
             Permit::Probe(began) => Ok(Some(Probe { breaker: self.clone(), began, sent: Sent::No })),
             Permit::Wait(until) => Err(self.started + until),
@@ -96,6 +106,8 @@ pub struct Lane {
     pub route: Arc<Route>,
     /// What carries its attempts.
     pub client: Client,
+    /// What its attempts are counted in.
+    pub series: Arc<RouteSeries>,
     breaker: Arc<SharedBreaker>,
     slots: Arc<Semaphore>,
     /// For events that are sent from memory.
@@ -172,12 +184,19 @@ impl Lane {
     /// A lane for `route` behind `breaker`. What the lane before it had given out or been told still counts: the rest
     /// that the application asked for always, slots and rate where the configuration of them is the same.
     #[must_use]
-    pub fn new(route: Arc<Route>, client: Client, breaker: Arc<SharedBreaker>, before: Option<&Self>) -> Self {
+    pub fn new(
+        route: Arc<Route>,
+        client: Client,
+        breaker: Arc<SharedBreaker>,
+        series: Arc<RouteSeries>,
+        before: Option<&Self>,
+    ) -> Self {
         let rate = route.delivery.rate_per_second.and_then(NonZeroU32::new);
         let same_rate = before.filter(|lane| lane.route.delivery.rate_per_second == route.delivery.rate_per_second);
         let same_slots = before.filter(|lane| lane.route.app.max_in_flight == route.app.max_in_flight);
         Self {
             client,
+            series,
             breaker,
             slots: same_slots
                 .map_or_else(|| Arc::new(Semaphore::new(route.app.max_in_flight)), |lane| lane.slots.clone()),
@@ -225,6 +244,12 @@ impl Lane {
         self.permitted(event, permit)
     }
 
+    /// The same where there is no need to wait; `None`: there is, or it is held.
+    #[must_use]
+    pub fn slot_at_once(&self, event: EventId) -> Option<Slot> {
+        self.permitted(event, self.free_at_once()?).ok()
+    }
+
     /// A slot for an event on disk. Waits for it as long as it takes: who gives up his place in the line would never
     /// come to its front while newcomers crowd in. The caller sets the deadline.
     pub async fn slot_from_disk(&self, event: EventId) -> Result<Slot, Held> {
@@ -239,24 +264,33 @@ impl Lane {
         Ok(Slot { _permit: self.newcomers_slot(by).await?, probe: None })
     }
 
+    /// The same where there is no need to wait.
+    #[must_use]
+    pub fn slot_at_once_regardless(&self) -> Option<Slot> {
+        Some(Slot { _permit: self.free_at_once()?, probe: None })
+    }
+
     fn permitted(&self, event: EventId, permit: OwnedSemaphorePermit) -> Result<Slot, Held> {
-        self.not_held(event)?;
+        self.not_resting()?;
         let probe = self.breaker.ask(event).map_err(Held::Until)?;
         Ok(Slot { _permit: permit, probe })
     }
 
+    /// A slot is free only while nobody waits for one.
+    fn free_at_once(&self) -> Option<OwnedSemaphorePermit> {
+        if self.rate.is_some() { None } else { self.slots.clone().try_acquire_owned().ok() }
+    }
+
     async fn newcomers_slot(&self, by: Instant) -> Result<OwnedSemaphorePermit, Held> {
-        // A slot is free only while nobody waits for one.
-        if self.rate.is_none()
-            && let Ok(permit) = self.slots.clone().try_acquire_owned()
-        {
+        if let Some(permit) = self.free_at_once() {
             return Ok(permit);
         }
         let in_line = async {
             let _first = self.newcomers.lock().await;
             self.free_slot().await
         };
-        tokio::time::timeout_at(by, in_line).await.unwrap_or(Err(Held::Busy))
+        // Boxed: most find a free slot.
+        Box::pin(tokio::time::timeout_at(by, in_line)).await.unwrap_or(Err(Held::Busy))
     }
 
     async fn free_slot(&self) -> Result<OwnedSemaphorePermit, Held> {
@@ -269,9 +303,14 @@ impl Lane {
 
     /// Nobody waits in line for a slot only to hear that there is none for him.
     fn not_held(&self, event: EventId) -> Result<(), Held> {
+        self.not_resting()?;
+        self.breaker.wait(event).map_err(Held::Until)
+    }
+
+    fn not_resting(&self) -> Result<(), Held> {
         match *self.rest_until.borrow() {
             Some(until) if Instant::now() < until => Err(Held::Until(until)),
-            Some(_) | None => self.breaker.wait(event).map_err(Held::Until),
+            Some(_) | None => Ok(()),
         }
     }
 
@@ -279,11 +318,11 @@ impl Lane {
     pub fn learn(&self, now: Timestamp, event: EventId, outcome: &Outcome) -> Learnt {
         let mut breaker = self.breaker.lock();
         let was_closed = breaker.is_closed();
-        let elapsed = self.breaker.started.elapsed();
+        let elapsed = || self.breaker.started.elapsed();
         match outcome {
             Outcome::Accepted(_) | Outcome::Rejected(_) => breaker.succeeded(event),
-            Outcome::Unreachable(_) => breaker.failed(event, Blame::Application, elapsed),
-            Outcome::Failed(_) | Outcome::Unknown { .. } => breaker.failed(event, Blame::Either, elapsed),
+            Outcome::Unreachable(_) => breaker.failed(event, Blame::Application, elapsed()),
+            Outcome::Failed(_) | Outcome::Unknown { .. } => breaker.failed(event, Blame::Either, elapsed()),
         }
         let is_back = !was_closed && breaker.is_closed();
         drop(breaker);
@@ -347,153 +386,4 @@ pub enum Held {
 }
 
 #[cfg(test)]
-mod tests {
-    mod places;
-
-    use super::*;
-    use crate::domain::outcome::{AppAnswer, Timeout};
-    use crate::domain::route::fixture;
-    use bytes::Bytes;
-    use http::{HeaderMap, HeaderValue, StatusCode};
-
-    const NOW: Timestamp = Timestamp::from_seconds(1_760_000_000);
-
-    fn lane(max_in_flight: usize, rate: Option<u32>) -> Lane {
-        let mut route = fixture("r");
-        route.app.max_in_flight = max_in_flight;
-        route.delivery.rate_per_second = rate;
-        let breaker = Arc::new(SharedBreaker::new(&route));
-        Lane::new(Arc::new(route), Client::None("nobody".into()), breaker, None)
-    }
-
-    fn event(number: u32) -> EventId {
-        EventId::new(Timestamp::from_seconds(1), u128::from(number) << 64)
-    }
-
-    fn soon() -> Instant {
-        Instant::now() + Duration::from_millis(10)
-    }
-
-    fn failed(status: StatusCode, retry_after: Option<&'static str>) -> Outcome {
-        let mut headers = HeaderMap::new();
-        if let Some(rest) = retry_after {
-            headers.insert(http::header::RETRY_AFTER, HeaderValue::from_static(rest));
-        }
-        Outcome::of_answer(AppAnswer { status, headers, body: Bytes::new() })
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn no_more_attempts_run_at_once_than_the_route_allows() {
-        let lane = lane(1, None);
-        let first = lane.slot(event(9), soon()).await.expect("a free slot");
-        assert_eq!(lane.slot(event(9), soon()).await.err(), Some(Held::Busy));
-        drop(first);
-        assert!(lane.slot(event(9), soon()).await.is_ok());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_request_for_rest_holds_the_whole_route_until_it_is_over() {
-        let lane = lane(4, None);
-        let until = Instant::now() + Duration::from_secs(7);
-        lane.learn(NOW, event(9), &failed(StatusCode::TOO_MANY_REQUESTS, Some("7")));
-        assert_eq!(lane.slot(event(9), soon()).await.err(), Some(Held::Until(until)));
-        tokio::time::advance(Duration::from_secs(7)).await;
-        assert!(lane.slot(event(9), soon()).await.is_ok());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn an_application_that_fails_again_and_again_is_probed_and_not_flooded() {
-        let lane = lane(4, None);
-        for number in 0..5 {
-            lane.learn(NOW, event(number), &Outcome::Unknown { error: String::new(), timed_out: Timeout::Elapsed });
-        }
-        assert!(!lane.is_up());
-        assert!(matches!(lane.slot(event(9), soon()).await.err(), Some(Held::Until(_))));
-        assert!(lane.slot_regardless(soon()).await.is_ok(), "an event that nobody keeps is tried all the same");
-        tokio::time::advance(Duration::from_secs(5)).await;
-        let probe = lane.slot(event(9), soon()).await.expect("one probe");
-        assert_eq!(probe.breaker(), BreakerState::Probing);
-        assert!(matches!(lane.slot(event(9), soon()).await.err(), Some(Held::Until(_))), "one at a time");
-        lane.learn(NOW, event(9), &failed(StatusCode::NOT_FOUND, None));
-        assert!(lane.is_up(), "an application that rejects one event is up");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_probe_that_was_not_sent_goes_back() {
-        let lane = lane(4, None);
-        for _ in 0..5 {
-            lane.learn(NOW, event(9), &Outcome::Unreachable(String::new()));
-        }
-        tokio::time::advance(Duration::from_secs(5)).await;
-        drop(lane.slot(event(9), soon()).await.expect("the probe"));
-        let mut probe = lane.slot(event(9), soon()).await.expect("the same probe again");
-        probe.used();
-        drop(probe);
-        assert!(matches!(lane.slot(event(9), soon()).await.err(), Some(Held::Until(_))));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_reload_forgets_neither_the_rest_nor_the_slots_in_use() {
-        let before = lane(1, None);
-        let _taken = before.slot(event(9), soon()).await.expect("a free slot");
-        let after = Lane::new(before.route.clone(), before.client.clone(), before.breaker.clone(), Some(&before));
-        assert_eq!(after.slot(event(9), soon()).await.err(), Some(Held::Busy));
-        before.learn(NOW, event(9), &failed(StatusCode::SERVICE_UNAVAILABLE, Some("60")));
-        let after = Lane::new(before.route.clone(), before.client.clone(), before.breaker.clone(), Some(&before));
-        assert!(matches!(after.slot(event(9), soon()).await.err(), Some(Held::Until(_))));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn what_waits_on_disk_and_newcomers_get_slots_in_turn() {
-        let lane = Arc::new(lane(1, None));
-        let taken = lane.slot(event(0), soon()).await.expect("a free slot");
-        let order = Arc::new(Mutex::new(Vec::new()));
-        let wait = |number: u32, from_disk: bool| {
-            let (lane, order) = (lane.clone(), order.clone());
-            tokio::spawn(async move {
-                let by = Instant::now() + Duration::from_secs(60);
-                let slot = if from_disk {
-                    lane.slot_from_disk(event(number)).await
-                } else {
-                    lane.slot(event(number), by).await
-                };
-                order.lock().expect("unpoisoned").push(number);
-                tokio::time::sleep(Duration::from_millis(10)).await;
-                drop(slot);
-            })
-        };
-        let mut waiting: Vec<_> = (1..=20).map(|number| wait(number, false)).collect();
-        tokio::time::sleep(Duration::from_secs(5)).await;
-        waiting.push(wait(100, true));
-        tokio::time::sleep(Duration::from_secs(5)).await;
-        drop(taken);
-        for one in waiting {
-            one.await.expect("it ends in peace");
-        }
-        let order = order.lock().expect("unpoisoned").clone();
-        assert_eq!(order[..3], [1, 100, 2], "the disk does not wait for twenty newcomers: {order:?}");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn no_second_sees_more_attempts_than_the_rate_allows() {
-        let pace = Pace::new(NonZeroU32::new(10).expect("ten"));
-        // The limiter looks at the real clock: only that it does not let all through at once is seen here.
-        let at_once = std::iter::repeat_with(|| pace.limiter.check().is_ok()).take(10).filter(|went| *went).count();
-        assert_eq!(at_once, 1);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn one_that_always_fails_is_asked_behind_those_that_did_not() {
-        let lane = lane(4, None);
-        let mut events: Vec<EventId> = (0..4).map(event).collect();
-        for number in [0, 1, 0, 1, 0, 2] {
-            lane.learn(NOW, event(number), &failed(StatusCode::INTERNAL_SERVER_ERROR, None));
-        }
-        lane.failed_last(&mut events);
-        assert_eq!(events.first(), Some(&event(3)));
-        assert!(lane.slot(event(3), soon()).await.is_ok(), "three that fail are no proof that the application is down");
-        assert!(matches!(lane.slot(event(0), soon()).await.err(), Some(Held::Until(_))));
-        assert_eq!(lane.learn(NOW, event(3), &failed(StatusCode::NOT_FOUND, None)), Learnt::IsBack);
-        assert!(lane.slot(event(0), soon()).await.is_ok());
-    }
-}
+mod tests;

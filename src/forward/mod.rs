@@ -13,6 +13,7 @@ mod detached;
 pub mod first;
 mod kept;
 pub mod limits;
+mod patience;
 pub mod spooled;
 #[cfg(test)]
 mod stand;
@@ -23,7 +24,6 @@ mod wire;
 
 use std::collections::{HashMap, HashSet};
 use std::future::poll_fn;
-use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -32,7 +32,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-use self::attempt::{Application, Client, Sending};
+use self::attempt::{Application, Client, Sending, Times};
 use self::detached::Detached;
 use self::limits::{BreakerState, Lane, Learnt, SharedBreaker, Slot};
 use self::trust::Trust;
@@ -145,7 +145,9 @@ impl Deliverer {
         let before = self.0.lanes.load_full();
         let lane = |route: &Arc<Route>| {
             let before = before.get(&route.name).map(Arc::as_ref);
-            (route.name.clone(), Arc::new(Lane::new(route.clone(), self.client(route), self.breaker(route), before)))
+            let series = self.0.metrics.series(&route.name);
+            let lane = Lane::new(route.clone(), self.client(route), self.breaker(route), series, before);
+            (route.name.clone(), Arc::new(lane))
         };
         let lanes: Arc<HashMap<Arc<str>, Arc<Lane>>> = Arc::new(routes.iter().map(lane).collect());
         self.0.lanes.store(lanes.clone());
@@ -172,17 +174,17 @@ impl Deliverer {
         deadline: Instant,
         memory: impl Send + 'static,
     ) -> Option<Settled> {
-        let answer = held.follow();
+        let mut answer = held.follow();
         let task = self.track();
         let deliverer = self.clone();
         let mut delivery = Detached::new(async move {
             deliverer.deliver_first(event, route, held, deadline).await;
             drop((task, memory));
         });
-        let mut answer = pin!(answer.outcome());
         poll_fn(|cx| {
             delivery.poll(cx);
-            answer.as_mut().poll(cx)
+            // Nobody but the delivery gives it, so that there is nothing to wait for beside it.
+            answer.poll_given()
         })
         .await
     }
@@ -243,29 +245,41 @@ impl Deliverer {
     }
 
     /// One attempt, measured and learnt from. The slot is given back when it ends: nobody waits for the disk with it.
-    async fn attempt(
+    fn attempt(
         self,
         lane: Arc<Lane>,
         event: Arc<Event>,
         sending: Sending,
-        mut slot: Slot,
+        slot: Slot,
         body_by: Instant,
+    ) -> impl Future<Output = (Outcome, BreakerState)> {
+        let times = Times { began: Instant::now(), body_by, seen_to_by: None };
+        self.attempt_at(times, lane, event, sending, slot)
+    }
+
+    /// As [`Self::attempt`], at a moment that is known to be now.
+    async fn attempt_at(
+        self,
+        times: Times,
+        lane: Arc<Lane>,
+        event: Arc<Event>,
+        sending: Sending,
+        mut slot: Slot,
     ) -> (Outcome, BreakerState) {
-        let began = Instant::now();
-        let (route, metrics) = (&lane.route, &self.0.metrics);
+        let (route, series) = (&lane.route, &lane.series);
         let name: &str = &route.name;
         if sending.possible_duplicate {
-            metrics.possible_duplicates_total.with_label_values(&[name]).inc();
+            self.0.metrics.possible_duplicates_total.with_label_values(&[name]).inc();
         }
-        let series = metrics.series(name);
         let in_flight = InFlight::count(&series.attempts_in_flight);
         slot.used();
-        let outcome = lane.client.send(&event, &route.app, sending, body_by).await;
+        let outcome = lane.client.send(&event, &route.app, sending, times).await;
         drop(in_flight);
-        if lane.learn(self.0.clock.now(), event.id, &outcome) == Learnt::IsBack {
+        let ended = Instant::now();
+        if lane.learn(self.0.clock.at(ended), event.id, &outcome) == Learnt::IsBack {
             self.wake();
         }
-        let took = began.elapsed();
+        let took = ended.saturating_duration_since(times.began);
         series.attempted(&outcome, took);
         series.app_up.set(i64::from(lane.is_up()));
         tracing::debug!(route = name, event = %event.id, attempt = sending.attempt, outcome = outcome.as_str(),

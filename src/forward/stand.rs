@@ -17,6 +17,7 @@ use crate::claims::{Claims, Verdict};
 use crate::clock::Clock;
 use crate::disk::{Disk, DiskSettings};
 use crate::domain::event::{Event, EventId};
+use crate::domain::headers::Headers;
 use crate::domain::key::EventKey;
 use crate::domain::outcome::{AppAnswer, Outcome, Settled};
 use crate::domain::route::{AckMode, Route, fixture};
@@ -128,7 +129,7 @@ fn event(number: u32) -> Arc<Event> {
         key: EventKey::new("r", &[&number.to_be_bytes()], &body),
         method: Method::POST,
         target: "/r".into(),
-        headers: HeaderMap::new(),
+        headers: Headers::new(),
         authority: "hooks.example".into(),
         body,
         received_at: START,

@@ -15,6 +15,7 @@ use super::*;
 use crate::claims::Verdict;
 use crate::claims::store::{Claim, ClaimStore, Claimed, Elsewhere, Peeked, Processed, StoreFault};
 use crate::disk::{Disk, DiskSettings, Engine, Found, Moment, Surroundings};
+use crate::domain::headers::Headers;
 use crate::domain::outcome::{AppAnswer, Timeout};
 use crate::domain::route::{AckMode, OnApp, fixture};
 use crate::domain::schedule::Schedule;
@@ -248,7 +249,7 @@ impl World {
             key: EventKey::new("r", &[&number.to_be_bytes()], &body),
             method: Method::POST,
             target: "/r".into(),
-            headers: HeaderMap::new(),
+            headers: Headers::new(),
             authority: "hooks.example".into(),
             body,
             received_at: now,

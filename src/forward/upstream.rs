@@ -128,8 +128,8 @@ impl Upstream {
     }
 
     /// A connection that is open: the one that was used last, or a new one.
-    pub(super) async fn connection(&self) -> io::Result<Taken> {
-        while let Some(mut stream) = self.0.take() {
+    pub(super) async fn connection(&self, now: Instant) -> io::Result<Taken> {
+        while let Some(mut stream) = self.0.take(now) {
             if stream.is_quiet() {
                 return Ok(Taken { stream, age: Age::Used });
             }
@@ -171,9 +171,9 @@ async fn tend(upstream: Weak<Inner>) {
 }
 
 impl Inner {
-    fn take(&self) -> Option<Stream> {
+    fn take(&self, now: Instant) -> Option<Stream> {
         let (stream, since) = self.idle.lock().unwrap_or_else(PoisonError::into_inner).connections.pop()?;
-        (since.elapsed() < POOL_IDLE).then_some(stream)
+        (now.saturating_duration_since(since) < POOL_IDLE).then_some(stream)
     }
 
     async fn connect(&self) -> io::Result<Stream> {
@@ -283,23 +283,23 @@ mod tests {
     #[tokio::test]
     async fn a_connection_that_was_kept_is_used_again_unless_the_application_has_closed_it_or_speaks_unasked() {
         let (upstream, listener) = upstream().await;
-        let first = upstream.connection().await.expect("a connection");
+        let first = upstream.connection(Instant::now()).await.expect("a connection");
         assert_eq!(first.age, Age::Fresh);
         let (mut other, _) = listener.accept().await.expect("the connection");
         upstream.keep(first.stream);
-        let again = upstream.connection().await.expect("a connection");
+        let again = upstream.connection(Instant::now()).await.expect("a connection");
         assert_eq!(again.age, Age::Used);
         upstream.keep(again.stream);
         other.write_all(b"HTTP/1.1 408 Too Late\r\n\r\n").await.expect("an open connection");
         drop(other);
         tokio::time::sleep(Duration::from_millis(50)).await;
-        assert_eq!(upstream.connection().await.expect("a connection").age, Age::Fresh);
+        assert_eq!(upstream.connection(Instant::now()).await.expect("a connection").age, Age::Fresh);
     }
 
     #[tokio::test]
     async fn a_connection_that_nobody_takes_is_given_up_in_time() {
         let (upstream, listener) = upstream().await;
-        let first = upstream.connection().await.expect("a connection");
+        let first = upstream.connection(Instant::now()).await.expect("a connection");
         let (_other, _) = listener.accept().await.expect("the connection");
         tokio::time::pause();
         upstream.keep(first.stream);
@@ -311,7 +311,7 @@ mod tests {
     #[tokio::test]
     async fn a_connection_is_used_again_for_as_long_as_no_application_has_closed_it() {
         let (upstream, listener) = upstream().await;
-        let first = upstream.connection().await.expect("a connection");
+        let first = upstream.connection(Instant::now()).await.expect("a connection");
         let (_other, _) = listener.accept().await.expect("the connection");
         let other = upstream.new_connection().await.expect("a connection");
         let (_another, _) = listener.accept().await.expect("the connection");
@@ -321,11 +321,11 @@ mod tests {
         upstream.keep(other.stream);
         tokio::time::sleep(POOL_IDLE * 9 / 10).await;
         // The first is too old by now, and the second nearly.
-        let kept = upstream.connection().await.expect("a connection");
+        let kept = upstream.connection(Instant::now()).await.expect("a connection");
         assert_eq!(kept.age, Age::Used);
         upstream.keep(kept.stream);
         // Whoever comes before those that are too old are given up does not get one.
         tokio::time::sleep(POOL_IDLE / 100 * 101).await;
-        assert!(upstream.0.take().is_none());
+        assert!(upstream.0.take(Instant::now()).is_none());
     }
 }

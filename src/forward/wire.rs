@@ -10,8 +10,8 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
-use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use smallvec::SmallVec;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::upstream::Stream;
@@ -50,6 +50,7 @@ pub(super) struct Request<'a> {
 #[derive(Debug)]
 pub(super) struct Answer {
     pub(super) status: StatusCode,
+    /// Those that concern who asked and not the connection.
     pub(super) headers: HeaderMap,
     framing: Framing,
     /// Whether the connection may serve another request once the body is read.
@@ -195,18 +196,15 @@ impl Answer {
             let httparse::Status::Complete(length) = parsed else { return Ok(None) };
             let odd = || io::Error::new(io::ErrorKind::InvalidData, "no HTTP answer: an impossible status or header");
             let status = StatusCode::from_u16(head.code.unwrap_or_default()).map_err(|_| odd())?;
-            let speaks_11 = head.version == Some(1);
-            let mut headers = HeaderMap::with_capacity(head.headers.len());
-            for line in head.headers.iter() {
-                let name = HeaderName::from_bytes(line.name.as_bytes()).map_err(|_| odd())?;
-                headers.append(name, HeaderValue::from_bytes(line.value).map_err(|_| odd())?);
-            }
-            came.advance(length);
             if status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS {
+                came.advance(length);
                 continue;
             }
-            let framing = Framing::of(status, &headers, asks_for_head);
-            let stays_open = stays_open(speaks_11, &headers) && status != StatusCode::SWITCHING_PROTOCOLS;
+            let lines = Lines(head.headers);
+            let framing = Framing::of(status, lines, asks_for_head);
+            let stays_open = lines.stay_open(head.version == Some(1)) && status != StatusCode::SWITCHING_PROTOCOLS;
+            let headers = lines.end_to_end().ok_or_else(odd)?;
+            came.advance(length);
             return Ok(Some(Self { status, headers, framing, stays_open, rest: std::mem::take(came) }));
         }
     }
@@ -215,8 +213,8 @@ impl Answer {
     pub(super) fn body_at_hand(&mut self) -> Option<(Bytes, Reuse)> {
         let Framing::Length(length) = self.framing else { return None };
         let length = usize::try_from(length).ok().filter(|length| *length <= self.rest.len())?;
-        let body = self.rest.split_to(length).freeze();
-        Some((body, self.reuse()))
+        let body = if length == self.rest.len() { std::mem::take(&mut self.rest) } else { self.rest.split_to(length) };
+        Some((body.freeze(), self.reuse()))
     }
 
     /// Reads the whole body; one longer than `most` bytes, or broken, is an error. What it takes of `buffers` it takes as long
@@ -288,19 +286,17 @@ impl Answer {
 
 impl Framing {
     /// RFC 9112 section 6.3.
-    fn of(status: StatusCode, headers: &HeaderMap, asks_for_head: bool) -> Self {
+    fn of(status: StatusCode, lines: Lines<'_>, asks_for_head: bool) -> Self {
         if asks_for_head || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
             return Self::Length(0);
         }
-        let codings: Vec<&[u8]> = options(headers, &TRANSFER_ENCODING).collect();
-        match codings.as_slice() {
-            [] => {}
-            [coding] if coding.eq_ignore_ascii_case(b"chunked") && !headers.contains_key(CONTENT_LENGTH) => {
-                return Self::Chunked(Chunks::new());
-            }
-            _ => return Self::Unclear,
+        let mut lengths = lines.options("content-length");
+        let mut codings = lines.options("transfer-encoding");
+        if let Some(coding) = codings.next() {
+            let alone = codings.next().is_none() && lengths.next().is_none();
+            let is_chunked = alone && coding.eq_ignore_ascii_case(b"chunked");
+            return if is_chunked { Self::Chunked(Chunks::new()) } else { Self::Unclear };
         }
-        let mut lengths = options(headers, &CONTENT_LENGTH);
         let Some(length) = lengths.next() else { return Self::End };
         let value = Some(length).filter(|length| length.iter().all(u8::is_ascii_digit));
         let value = value.and_then(|length| std::str::from_utf8(length).ok()?.parse().ok());
@@ -311,15 +307,50 @@ impl Framing {
     }
 }
 
-/// RFC 9112 section 9.3.
-fn stays_open(speaks_11: bool, headers: &HeaderMap) -> bool {
-    let says = |option: &str| options(headers, &CONNECTION).any(|said| said.eq_ignore_ascii_case(option.as_bytes()));
-    if speaks_11 { !says("close") } else { says("keep-alive") }
+/// The header lines of an answer.
+#[derive(Clone, Copy)]
+struct Lines<'a>(&'a [httparse::Header<'a>]);
+
+impl<'a> Lines<'a> {
+    /// What the lines with this lower-case name say, item by item.
+    fn options(self, name: &'static str) -> impl Iterator<Item = &'a [u8]> {
+        let said = self.0.iter().filter(|line| line.name.eq_ignore_ascii_case(name));
+        said.flat_map(|line| line.value.split(|byte| *byte == b',')).map(<[u8]>::trim_ascii)
+    }
+
+    /// RFC 9112 section 9.3.
+    fn stay_open(self, speaks_11: bool) -> bool {
+        let says = |option: &str| self.options("connection").any(|said| said.eq_ignore_ascii_case(option.as_bytes()));
+        if speaks_11 { !says("close") } else { says("keep-alive") }
+    }
+
+    /// Those that concern the receiver and not the connection (RFC 9110 section 7.6.1); `None`: one is no header.
+    fn end_to_end(self) -> Option<HeaderMap> {
+        let named: SmallVec<[&[u8]; 4]> = self.options("connection").collect();
+        let is_named = |name: &str| named.iter().any(|named| named.eq_ignore_ascii_case(name.as_bytes()));
+        let goes_on = |line: &&httparse::Header<'_>| !ends_here(line.name) && !is_named(line.name);
+        let mut headers = HeaderMap::with_capacity(self.0.len());
+        for line in self.0.iter().filter(goes_on) {
+            let name = HeaderName::from_bytes(line.name.as_bytes()).ok()?;
+            headers.append(name, HeaderValue::from_bytes(line.value).ok()?);
+        }
+        Some(headers)
+    }
 }
 
-fn options<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a [u8]> {
-    let values = headers.get_all(name).iter();
-    values.flat_map(|value| value.as_bytes().split(|byte| *byte == b',')).map(<[u8]>::trim_ascii)
+fn ends_here(name: &str) -> bool {
+    const OF_CONNECTIONS: [&str; 9] = [
+        "connection",
+        "content-length",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    ];
+    OF_CONNECTIONS.iter().any(|ours| name.eq_ignore_ascii_case(ours))
 }
 
 fn poll_piece(cx: &mut Context<'_>, stream: &mut Stream, came: &mut BytesMut) -> Poll<io::Result<usize>> {
@@ -365,6 +396,28 @@ mod tests {
         ] {
             assert_eq!(parsed(text).expect("complete").body_at_hand().map(|(_, reuse)| reuse), reuse, "{text}");
         }
+    }
+
+    #[test]
+    fn what_concerns_the_connection_stays_behind_and_the_rest_comes_in_the_applications_order() {
+        let text = "HTTP/1.1 200 OK\r\nKEEP-ALIVE: timeout=5\r\nX-One: 1\r\ncontent-length: 2\r\nSet-Cookie: a=1\r\nX-Hop: here\r\n\
+            Connection: x-hop, Close\r\nTrailer: x\r\nTE: x\r\nUpgrade: x\r\nProxy-Authenticate: x\r\nProxy-Connection: x\r\n\
+            X-Two: 2\r\nSet-Cookie: b=2\r\nX-Hops: 3\r\nX-Close: 4\r\n\r\nok";
+        let answer = parsed(text).expect("complete");
+        let seen: Vec<_> =
+            answer.headers.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
+        let expected = [
+            ("x-one", "1"),
+            ("set-cookie", "a=1"),
+            ("set-cookie", "b=2"),
+            ("x-two", "2"),
+            ("x-hops", "3"),
+            ("x-close", "4"),
+        ];
+        assert_eq!(seen, expected);
+        assert!(!answer.stays_open && matches!(answer.framing, Framing::Length(2)));
+        let chunked = parsed("HTTP/1.1 200 OK\r\ntransfer-ENCODING: chunked\r\n\r\n").expect("complete");
+        assert!(chunked.headers.is_empty() && matches!(chunked.framing, Framing::Chunked(_)));
     }
 
     #[test]

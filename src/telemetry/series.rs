@@ -12,6 +12,7 @@ use super::metrics::{Metrics, RouteLabels};
 use crate::domain::outcome::{Outcome, Settled};
 
 /// One route's. Of a route that nobody named before, its series come to be with it.
+#[derive(Debug)]
 pub struct RouteSeries {
     answers: [(&'static str, IntCounter, Histogram); Settled::DISPOSITIONS.len()],
     attempts: [(&'static str, IntCounter); Outcome::WORDS.len()],

@@ -189,7 +189,13 @@ fn plain(gateway: &Gateway) -> impl Fn() -> std::io::Result<Box<dyn Wire>> + Syn
 }
 
 fn crowd(manners: &[Manner]) -> Crowd {
-    Crowd { size: size(), sources: 10, manners: manners.to_vec(), patience: deadline() + Duration::from_secs(8), tls: None }
+    Crowd {
+        size: size(),
+        sources: 10,
+        manners: manners.to_vec(),
+        patience: deadline() + Duration::from_secs(8),
+        tls: None,
+    }
 }
 
 /// Holds such a crowd against a gateway of its own; all must be cut.

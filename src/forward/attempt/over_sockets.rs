@@ -9,6 +9,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
 use crate::domain::event::EventId;
+use crate::domain::headers::Headers;
 use crate::domain::key::EventKey;
 use crate::domain::route::fixture;
 use crate::domain::time::Timestamp;
@@ -109,7 +110,7 @@ fn event(body: usize) -> Event {
         key: EventKey::new("r", &[b"1"], &body),
         method: Method::POST,
         target: "/hook?a=b".into(),
-        headers: HeaderMap::new(),
+        headers: Headers::new(),
         authority: "hooks.example".into(),
         body,
         received_at: at,
@@ -123,7 +124,8 @@ const FIRST: Sending = Sending { attempt: 1, possible_duplicate: false, replay: 
 
 /// One sending; the body of its answer may take until `body_by`.
 async fn sent(client: &Client, event: &Event, policy: &AppPolicy, sending: Sending, body_by: Instant) -> Outcome {
-    client.send(event, policy, sending, body_by).await
+    let times = Times { began: Instant::now(), body_by, seen_to_by: None };
+    client.send(event, policy, sending, times).await
 }
 
 /// Sends it to the application once.

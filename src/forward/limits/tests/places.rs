@@ -59,7 +59,7 @@ async fn another_configuration_has_slots_and_a_rate_of_its_own() {
         let mut route = fixture("r");
         route.app.max_in_flight = max_in_flight;
         route.delivery.rate_per_second = rate;
-        Lane::new(Arc::new(route), before.client.clone(), before.breaker.clone(), Some(&before))
+        Lane::new(Arc::new(route), before.client.clone(), before.breaker.clone(), before.series.clone(), Some(&before))
     };
     assert_eq!(with(1, None).slot(event(9), soon()).await.err(), Some(Held::Busy), "the same slots");
     assert!(with(2, None).slot(event(9), soon()).await.is_ok(), "others");

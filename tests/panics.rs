@@ -1,4 +1,4 @@
-//! A request whose handling panics: it ends, and nothing else does. The real door, gateway, claims, deliverer and disk on real
+//! A request whose handling panics: it ends, nothing else does, and what the panic says is told nowhere. The real door, gateway, claims, deliverer and disk on real
 //! sockets, over an application made up, which is where the panic comes from.
 
 #![allow(
@@ -32,7 +32,7 @@ use hookgate::gateway::listener::{Door, DoorLimits};
 use hookgate::gateway::site::Site;
 use hookgate::spool::Spool;
 use hookgate::telemetry::recent::Recent;
-use hookgate::telemetry::{Metrics, RouteLabels};
+use hookgate::telemetry::{Metrics, RouteLabels, logs};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -198,4 +198,28 @@ async fn a_request_that_panics_ends_alone_and_leaves_nothing_behind() {
     assert_eq!(world.deliverer.settled(by).await, Settlement::Complete, "no delivery is counted as running");
     assert_eq!((world.metrics.connections.get(), world.metrics.buffered_bytes.get()), (0, 0));
     assert_eq!(world.metrics.attempts_in_flight.with_label_values(&["a"]).get(), 0);
+}
+
+const QUOTED: &str = "canary-in-a-panic-41c7";
+
+#[tokio::test]
+#[ignore = "started by its parent, which reads what it says"]
+async fn child_that_logs_as_the_program_does_and_panics() {
+    let settings =
+        logs::Settings { format: logs::Format::Json, level: logs::Level::Trace, colour: logs::Colour::Forbidden };
+    let logs = logs::init(settings, &Arc::new(Metrics::new(&[]).unwrap())).unwrap();
+    let unlucky = tokio::spawn(async { panic!("what a sender wrote: {QUOTED}") });
+    assert!(unlucky.await.is_err());
+    drop(logs);
+}
+
+#[test]
+fn a_process_that_logs_as_the_program_does_tells_no_message_of_a_panic() {
+    let mut child = std::process::Command::new(std::env::current_exe().unwrap());
+    child.args(["--ignored", "--exact", "--nocapture", "child_that_logs_as_the_program_does_and_panics"]);
+    let said = child.env("RUST_BACKTRACE", "1").output().unwrap();
+    assert!(said.status.success(), "{said:?}");
+    let text = [said.stdout, said.stderr].map(|part| String::from_utf8(part).unwrap()).concat();
+    assert!(text.contains("\"place\":\"tests/panics.rs:"), "it is told where it was: {text}");
+    assert!(!text.contains(QUOTED), "{text}");
 }

@@ -7,6 +7,8 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use rusqlite::Connection;
+
 use crate::books::{Books, DRAINED, read_the_books, torture_world, under_load};
 use crate::disk::{TwoApps, assert_the_fast_path_goes_on, fill, two_apps};
 use crate::outage::assert_spooled;
@@ -18,6 +20,7 @@ use crate::world::events::{task, task_of, wide_task};
 use crate::world::gateway::Gateway;
 use crate::world::mounts::{Mounts, Platter};
 use crate::world::needs::given;
+use crate::world::setup::Setup;
 use crate::world::sign::Provider;
 use crate::world::strace::{CHANGE, Hand, KEEPER, SYNC, WRITE, WRITER, works};
 use crate::world::{World, at_once, world_without_app};
@@ -101,6 +104,66 @@ fn a_disk_that_somebody_else_fills_costs_nothing_and_the_drain_goes_on() {
     world.away.up();
     world.gateway.wait_for_empty_spool(DRAINED);
     assert_delivered_once(&world.away, &taken);
+}
+
+/// An event's name and its body.
+type Kept = (Vec<u8>, Vec<u8>);
+
+/// Every event of a spool that nobody has open, and the version of its tables.
+fn events_in(spool: &Path) -> (Vec<Kept>, i64) {
+    let copy = tempfile::tempdir().unwrap();
+    for name in ["hookgate.db", "hookgate.db-wal"] {
+        // There may be no log.
+        std::fs::copy(spool.join(name), copy.path().join(name)).ok();
+    }
+    let conn = Connection::open(copy.path().join("hookgate.db")).unwrap();
+    let version = conn.pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
+    let text = "SELECT e.id, p.body FROM events AS e JOIN payloads AS p ON p.seq = e.seq ORDER BY e.id";
+    let mut query = conn.prepare(text).unwrap();
+    let rows = query.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
+    (rows.map(Result::unwrap).collect(), version)
+}
+
+#[test]
+fn a_spool_of_an_older_version_for_which_there_is_no_room_says_so_and_loses_nothing() {
+    let Some(mounts) = given(Mounts::with_tmpfs("2m")) else { return };
+    mounts.sh("mkdir -m 700 $D/spool");
+    let spool = mounts.outside(&mounts.folder().join("spool"));
+    let aside = tempfile::tempdir().unwrap();
+    let written = aside.path().join("hookgate.db");
+    let old = Connection::open(&written).unwrap();
+    old.execute_batch("PRAGMA auto_vacuum = INCREMENTAL; PRAGMA journal_mode = WAL;").unwrap();
+    old.execute_batch(include_str!("../fixtures/spool-v1.sql")).unwrap();
+    drop(old);
+    std::fs::copy(written, spool.join("hookgate.db")).unwrap();
+    let before = events_in(&spool);
+    assert_eq!((before.0.len(), before.1), (6, 1));
+    let path = format!("spool.path = '{}'", mounts.folder().join("spool").display());
+    let mut setup = Setup::new("http://127.0.0.1:9").with(&[&path, "spool.min_free_bytes = 0"]);
+    setup.shell = Some(mounts.entrance());
+    let mut gateway = Gateway::prepared(setup);
+    // Room for nothing, for a part of what SQLite shares in memory, and at last for a part of the update.
+    for (round, left) in [0, 8, 24, 20].into_iter().enumerate() {
+        mounts.sh(&format!(
+            "rm -f $D/other; free=$(df -k --output=avail $D | tail -n 1); \
+             dd if=/dev/zero of=$D/other bs=1k count=$((free - {left})) 2>/dev/null"
+        ));
+        gateway.launch();
+        assert!(!gateway.wait_for_end(DRAINED).success(), "{left} KiB");
+        let told = || gateway.log(&["hookgate.db is full", "make room there", "is untouched"]).len();
+        eventually("it is told", DRAINED, || (told() == round + 1).then_some(()));
+        assert_eq!(events_in(&spool), before, "{left} KiB");
+    }
+    mounts.sh("rm $D/other");
+    gateway.restart();
+    eventually("all of it is known", DRAINED, || {
+        let metrics = gateway.metrics();
+        let events = |state| metrics.count("hookgate_spool_events", &[("state", state)]);
+        (events("pending") + events("dead") == 6).then_some(())
+    });
+    gateway.stop();
+    let after = events_in(&spool);
+    assert!(after.0 == before.0 && after.1 > 1, "{after:?}");
 }
 
 // ---- errors of single calls

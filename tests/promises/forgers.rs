@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crate::world::clock::{now_unix, pause};
+use crate::world::clock::{SOON, now_unix, pause};
 use crate::world::events::task;
 use crate::world::sender::{Line, Reply, Request};
 use crate::world::sign::Provider;
@@ -63,6 +63,34 @@ fn a_source_of_bad_signatures_is_turned_away_for_a_while_and_nobody_else() {
     assert_eq!(statuses(&send_all(&world, "203.0.113.10", [good("another")].into_iter())), [200]);
     assert_eq!(statuses(&send_all(&world, "2001:db8::1", [good("a third")].into_iter())), [200]);
     assert_eq!(world.app.count(), 2);
+}
+
+#[test]
+fn who_was_let_in_before_its_source_was_found_bad_is_turned_away_once_its_body_is_here() {
+    let world = world_with(&["server.trusted_proxies = ['127.0.0.0/8']", "routes.github.enforce = false"]);
+    let client = "203.0.113.9";
+    let observed = Provider::GitHub.sign_at("{\"a\":\"long enough\"}", now_unix(), "not the secret");
+    let begin = |request: Request| {
+        let (head, body) = request.with("X-Forwarded-For", client).bytes();
+        let mut line = Line::open(&world.gateway.address()).unwrap();
+        line.raw(&[&head[..], &body[..10]].concat()).unwrap();
+        (line, body[10..].to_vec())
+    };
+    let early: Vec<(Line, Vec<u8>)> = (9000..9005).map(|number| begin(forged(number))).collect();
+    let (mut only_seen, rest) = begin(observed);
+    // Their heads are read and judged.
+    pause(Duration::from_millis(500));
+    let replies = send_all(&world, client, (0..2 * BURST).map(forged));
+    assert_eq!(replies.last().unwrap().status, 503);
+    let end = |mut line: Line, rest: &[u8]| {
+        line.raw(rest).unwrap();
+        line.read(SOON).unwrap().status
+    };
+    let told: Vec<u16> = early.into_iter().map(|(line, rest)| end(line, &rest)).collect();
+    // A moment later one or the other may be checked again.
+    assert!(told.iter().filter(|status| **status == 503).count() >= 3, "{told:?}");
+    only_seen.raw(&rest).unwrap();
+    assert_eq!(only_seen.read(SOON).unwrap().status, 200, "who only observes turns nobody away");
 }
 
 #[test]

@@ -130,6 +130,45 @@ fn ten_thousand_requests_of_a_path_that_passes_through_taken_back_at_once_end_th
     assert_cut(&ended, 10_000);
 }
 
+/// The library counts those that are taken back before they are answered. Of these nothing is left when they are, and we count
+/// them all the same.
+#[test]
+fn requests_that_are_taken_back_once_they_are_answered_end_the_connection_too() {
+    let (papers, _app, gateway) = world(&[]);
+    let mut hand = Hand::open(&gateway, &papers);
+    let mut taken_back = 0;
+    let told = 'flood: loop {
+        assert!(taken_back < 1000, "nobody minds");
+        let round: Vec<u32> = (taken_back..taken_back + 20).map(|n| 2 * n + 1).collect();
+        let ask = |stream: &u32| frame(HEADERS, END_HEADERS | END_STREAM, *stream, &request(b"/nowhere"));
+        hand.write(&round.iter().flat_map(ask).collect::<Vec<u8>>()).ok();
+        let mut open = round.len();
+        while open > 0 {
+            match hand.next(SOON) {
+                Some(frame) if frame.kind != GOAWAY => {
+                    let ends = matches!(frame.kind, HEADERS | DATA) && frame.flags & END_STREAM != 0;
+                    open -= usize::from(ends);
+                }
+                ended => break 'flood ended,
+            }
+        }
+        taken_back += 20;
+        let resets: Vec<u8> = round.iter().flat_map(|n| frame(RST_STREAM, 0, *n, &[0, 0, 0, 8])).collect();
+        hand.write(&[resets, frame_of_a_ping()].concat()).ok();
+        let answer = std::iter::from_fn(|| hand.next(SOON)).find(|frame| frame.kind == PING || frame.kind == GOAWAY);
+        match answer {
+            Some(frame) if frame.kind == PING => {}
+            ended => break ended,
+        }
+    };
+    assert_eq!(taken_back, 220, "two hundred are let pass");
+    assert!(told.is_none_or(|told| reason(&told) == ENHANCE_YOUR_CALM));
+    let cut = [("reason", "resets")];
+    eventually("it is counted as what it is", SOON, || {
+        (gateway.metrics().count("hookgate_http2_refused_total", &cut) == 1).then_some(())
+    });
+}
+
 #[test]
 fn a_head_without_end_ends_the_connection() {
     let first = frame(HEADERS, 0, 1, &request(b"/webhooks/veedeo"));

@@ -90,6 +90,21 @@ fn every_metric_of_the_contract_is_there() {
 }
 
 #[test]
+fn the_age_of_an_event_is_measured_from_the_time_that_its_sender_signed() {
+    let world = world();
+    let of_veedeo = |name| world.gateway.metrics().find(name, &[("route", "veedeo")]).unwrap_or_default();
+    for n in 0..3 {
+        assert_eq!(world.gateway.send(&Provider::Veedeo.sign(task(n))).status, 200);
+    }
+    let age = of_veedeo("hookgate_event_age_seconds_sum");
+    assert!(of_veedeo("hookgate_event_age_seconds_count") >= 3.0 && (-3.0..300.0).contains(&age), "{age} s");
+    assert!(of_veedeo("hookgate_signed_time_missing_total") < 0.5);
+    assert_eq!(world.gateway.send(&Provider::Veedeo.sign("{\"without\":\"a time\"}")).status, 200);
+    assert!((of_veedeo("hookgate_signed_time_missing_total") - 1.0).abs() < 0.5);
+    assert!((of_veedeo("hookgate_event_age_seconds_count") - 3.0).abs() < 0.5);
+}
+
+#[test]
 fn no_secret_signature_or_body_is_ever_said() {
     let canary = "canary-in-a-body-55aa";
     let mut world = world_with(&["log.level = 'trace'", "ack.budget = '3s'"]);

@@ -52,6 +52,20 @@ async fn events_of_one_order_value_come_from_disk_in_their_order() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn events_of_many_values_are_sent_at_once_as_far_as_there_are_slots() {
+    let world = queue(|route| route.app.max_in_flight = 100);
+    world.does([(); 150].map(|()| (seconds(7), answered(200))));
+    for number in 0..150 {
+        let event = Event { order_value: Some(number.to_string()), ..world.event(number) };
+        assert_eq!(world.send_within(PATIENCE, event).await.0, "spooled");
+    }
+    world.at(seconds(6)).await;
+    assert_eq!(world.running(), 100);
+    world.at(LONG).await;
+    assert_eq!((world.seen().len(), world.spool.totals().pending()), (150, 0));
+}
+
+#[tokio::test(start_paused = true)]
 async fn while_the_application_is_down_events_are_kept_and_come_when_it_is_back() {
     let world = queue(|_| {});
     world.is_taken_for_down();

@@ -319,16 +319,23 @@ async fn of_an_answer_whose_body_is_too_long_too_late_or_broken_the_status_count
 }
 
 #[tokio::test]
-async fn an_answer_that_comes_before_everything_was_read_is_heard() {
+async fn an_answer_that_comes_before_everything_was_read_is_heard_and_its_connection_is_not_used_again() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}", listener.local_addr().unwrap());
+    let policy = policy(&format!("http://{}", listener.local_addr().unwrap()));
     tokio::spawn(async move {
-        let (mut stream, _) = listener.accept().await.unwrap();
-        stream.write_all(b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n").await.unwrap();
-        std::future::pending::<()>().await;
-        drop((listener, stream));
+        let mut held = Vec::new();
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            stream.write_all(b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+            held.push(stream);
+        }
     });
-    assert_eq!(how(&send(&url, &event(HUGE)).await), "rejected");
+    let client = Client::new(&policy, &buffers(usize::MAX).0);
+    for _ in 0..2 {
+        // Over the first connection nobody would answer any more.
+        let outcome = sent(&client, &event(HUGE), &policy, FIRST, Instant::now() + Duration::from_secs(8)).await;
+        assert_eq!(how(&outcome), "rejected");
+    }
 }
 
 #[tokio::test]

@@ -8,19 +8,14 @@
 
 use std::net::Ipv6Addr;
 use std::ops::Range;
-use std::sync::LazyLock;
 
 use http::uri::PathAndQuery;
-use memchr::memmem::Finder;
 
 use crate::domain::chunks::is_token_byte;
 use crate::domain::refusal::Refusal;
 
 /// The end of a head.
 pub(super) const END: &[u8] = b"\r\n\r\n";
-
-/// Finds it; made once.
-static ENDS: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(END));
 
 /// The end of a line in it.
 const LINE_END: &[u8; 2] = b"\r\n";
@@ -50,7 +45,7 @@ pub(crate) enum Framing {
 pub(crate) fn end(bytes: &[u8], from: usize) -> Result<Option<usize>, Refusal> {
     let start = from.saturating_sub(END.len());
     let fresh = bytes.get(start..).unwrap_or_default();
-    if let Some(at) = ENDS.find(fresh) {
+    if let Some(at) = memchr::memmem::find(fresh, END) {
         return Ok(Some(start + at + END.len()));
     }
     let bare = fresh.windows(2).any(|pair| matches!(pair, [before, b'\n'] if *before != b'\r'))

@@ -7,12 +7,12 @@ use http::{HeaderName, HeaderValue};
 pub fn put_header(message: &mut Vec<u8>, name: &HeaderName, value: &HeaderValue) {
     let start = message.len();
     message.extend_from_slice(name.as_str().as_bytes());
-    let mut first = true;
-    for byte in message.iter_mut().skip(start) {
-        if first {
-            byte.make_ascii_uppercase();
-        }
-        first = *byte == b'-';
+    let mut before = b'-';
+    for byte in message.get_mut(start..).unwrap_or_default() {
+        let small = *byte;
+        // The bit in which the letters' cases differ.
+        *byte &= !(u8::from(before == b'-' && small.is_ascii_lowercase()) << 5);
+        before = small;
     }
     message.extend_from_slice(b": ");
     message.extend_from_slice(value.as_bytes());

@@ -180,14 +180,13 @@ impl Http {
     async fn complete(&self, mut stream: Stream, mut answer: Answer, body_by: Instant) -> AppAnswer {
         let status = answer.status;
         let mut headers = std::mem::take(&mut answer.headers);
-        let whole = match answer.body_at_hand() {
-            Some(whole) => Ok(whole),
-            None => {
-                let body = answer.body(&mut stream, MAX_ANSWER_BYTES, &self.1);
-                // Boxed: most bodies come with their head.
-                let read = Box::pin(tokio::time::timeout_at(body_by, body)).await;
-                read.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
-            }
+        let whole = if let Some(whole) = answer.body_at_hand() {
+            Ok(whole)
+        } else {
+            let body = answer.body(&mut stream, MAX_ANSWER_BYTES, &self.1);
+            // Boxed: most bodies come with their head.
+            let read = Box::pin(tokio::time::timeout_at(body_by, body)).await;
+            read.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
         };
         let Ok((body, reuse)) = whole else {
             headers.clear();
@@ -240,7 +239,8 @@ fn head(event: &Event, app: &AppPolicy, address: &Address, sending: Sending) -> 
     if !writable(host) || !writable(&event.target) || !writable(&event.route) {
         return None;
     }
-    let mut head = Vec::with_capacity(1024 + event.body.len().min(ONE_PIECE));
+    // A power of two, which the allocator gives out as it is.
+    let mut head = Vec::with_capacity((1024 + event.body.len().min(ONE_PIECE)).next_power_of_two());
     for part in [event.method.as_str(), " ", &address.prefix, &event.target, " HTTP/1.1\r\n"] {
         head.extend_from_slice(part.as_bytes());
     }

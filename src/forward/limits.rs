@@ -110,10 +110,8 @@ pub struct Lane {
     pub series: Arc<RouteSeries>,
     breaker: Arc<SharedBreaker>,
     slots: Arc<Semaphore>,
-    /// For events that are sent from memory.
+    /// For events that are sent from memory, and for those that are read from disk before there is a slot for them.
     places: Arc<Semaphore>,
-    /// For events that are read from disk before there is a slot for them.
-    ahead: Arc<Semaphore>,
     /// Whose senders wait: one at a time stands in line for a slot. Fair; awaited with a deadline.
     newcomers: tokio::sync::Mutex<()>,
     /// Events on disk: of these too one at a time. Fair.
@@ -201,7 +199,6 @@ impl Lane {
             slots: same_slots
                 .map_or_else(|| Arc::new(Semaphore::new(route.app.max_in_flight)), |lane| lane.slots.clone()),
             places: Arc::new(Semaphore::new(PLACES_A_SLOT.saturating_mul(route.app.max_in_flight))),
-            ahead: Arc::new(Semaphore::new(PLACES_A_SLOT.saturating_mul(route.app.max_in_flight))),
             newcomers: tokio::sync::Mutex::new(()),
             backlog: tokio::sync::Mutex::new(()),
             rate: same_rate.map_or_else(|| rate.map(|rate| Arc::new(Pace::new(rate))), |lane| lane.rate.clone()),
@@ -231,7 +228,7 @@ impl Lane {
     /// Waits for it as long as it takes. The caller sets the deadline.
     pub async fn place_ahead(&self, event: EventId) -> Result<Place, Held> {
         self.not_held(event)?;
-        let permit = self.ahead.clone().acquire_owned().await.map_err(|_| Held::Busy)?;
+        let permit = self.places.clone().acquire_owned().await.map_err(|_| Held::Busy)?;
         self.not_held(event)?;
         Ok(Place(permit))
     }

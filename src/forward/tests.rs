@@ -27,6 +27,9 @@ const START: Timestamp = Timestamp::from_seconds(1_760_000_000);
 /// What a sender allows, less what is kept back.
 const PATIENCE: Duration = Duration::from_secs(28);
 
+/// Less than this together is what the disk waits for others to share a sync with, where nobody waits for it in haste.
+const SHARED: Duration = Duration::from_millis(20);
+
 /// Longer than anything here lasts, but for a day.
 const LONG: Duration = Duration::from_secs(600);
 

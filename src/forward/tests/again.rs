@@ -65,7 +65,8 @@ async fn the_longer_of_the_schedules_wait_and_the_rest_asked_for_counts() {
         let world = failed(|_| {}).await;
         world.does([(Duration::ZERO, asks_for_rest(503, rest))]);
         world.at(seconds(11)).await;
-        assert_eq!(world.kept().await.0.not_before, after(due));
+        let put_off = world.kept().await.0.not_before;
+        assert!((after(due)..after(due).plus(SHARED)).contains(&put_off), "{put_off:?}");
         world.at(LONG).await;
         assert_eq!(world.sendings()[2], (due, 3, false));
     }
@@ -250,7 +251,9 @@ async fn once_the_shutdown_has_begun_nothing_is_sent_from_disk_and_what_is_runni
     running.deliverer.drain(Instant::now());
     assert_eq!(running.ends(seconds(1)).await, Settlement::CutOff);
     assert_eq!(running.ends(LONG).await, Settlement::Complete);
-    assert_eq!((running.began.elapsed(), running.spool.totals().pending()), (seconds(30), 0));
+    let ended = running.began.elapsed();
+    assert!((seconds(30)..seconds(30) + SHARED).contains(&ended), "{ended:?}");
+    assert_eq!(running.spool.totals().pending(), 0);
 }
 
 #[tokio::test(start_paused = true)]

@@ -448,7 +448,8 @@ async fn at_the_shutdown_open_requests_are_answered_by_the_moment_given_and_no_l
         let from = Instant::now();
         assert_eq!(world.ends(LONG).await, Settlement::Complete);
         let left = seconds(20).saturating_sub(from - world.began);
-        assert!(from.elapsed() >= left && (commit > 0 || from.elapsed() == left), "it ends with the last of them");
+        let took = from.elapsed();
+        assert!(took >= left && (commit > 0 || took < left + SHARED), "it ends with the last of them: {took:?}");
         assert_eq!(world.ends(Duration::ZERO).await, Settlement::Complete, "nothing runs");
     }
 }

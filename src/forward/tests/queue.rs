@@ -30,8 +30,11 @@ async fn an_event_that_gets_no_slot_for_a_while_is_due_like_any_other_and_was_no
     assert_eq!(world.count(State::InFlight).await, 2);
     world.at(seconds(9)).await;
     assert_eq!(world.count(State::InFlight).await, 2, "it waits in memory");
+    // Else it would be read ahead again before it could be seen.
+    *world.slowness.read.lock().unwrap() = seconds(4);
     world.at(seconds(11)).await;
     assert_eq!(world.count(State::InFlight).await, 1, "it waits on disk");
+    *world.slowness.read.lock().unwrap() = Duration::ZERO;
     world.at(seconds(27)).await;
     assert_eq!(world.sendings()[..2], [(0, 1, false), (25, 1, false)]);
 }

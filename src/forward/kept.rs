@@ -35,9 +35,10 @@ impl Deliverer {
             Sending { attempt: 1, possible_duplicate: possible_duplicate == Possible::Duplicate, replay: false };
         let body_by = Instant::now() + route.app.attempt_timeout + ANSWER_BODY;
         let (outcome, breaker) = self.clone().attempt(lane, event.clone(), sending, slot, body_by).await;
-        drop(place);
         let is_over = matches!(outcome, Outcome::Accepted(_));
         self.settle_spooled(&event, &route, outcome, Standing { attempt: 1, possible_duplicate, breaker }).await;
+        // Not before: until then a crash has the event sent again.
+        drop(place);
         if !is_over {
             self.wake();
         }

@@ -155,8 +155,9 @@ impl Deliverer {
         };
         let body_by = Instant::now() + route.app.attempt_timeout + ANSWER_BODY;
         let (outcome, breaker) = self.clone().attempt(lane, event.clone(), sending, slot, body_by).await;
-        drop(ahead);
         self.settle_spooled(&event, &route, outcome, Standing { attempt, possible_duplicate, breaker }).await;
+        // Not before: until then a crash has the event sent again.
+        drop(ahead);
     }
 
     /// A copy of the event was accepted meanwhile: it is not sent.

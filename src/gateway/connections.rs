@@ -91,6 +91,11 @@ impl Connection {
         }
     }
 
+    /// Whether it was told to close for another one to have its place, and not because all are.
+    pub(crate) fn makes_room(&self) -> bool {
+        self.close_from.get().is_none()
+    }
+
     /// Has it closed once it has been idle for as long as a request may be on its way.
     fn close_idle(&self) {
         let idle_since = match self.phase() {

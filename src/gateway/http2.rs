@@ -31,7 +31,7 @@ pub(crate) use self::stream::Stream;
 use self::watched::{Tallied, Watched};
 use super::connections::{Connection, Phase};
 use super::guard::HeadLimits;
-use super::listener::Door;
+use super::listener::{Door, LINGER};
 use super::side::Side;
 
 /// Most requests at once on one connection.
@@ -158,6 +158,9 @@ impl Served {
             match poll_fn(|cx| self.poll_event(cx)).await {
                 Event::Came(request, respond) => self.open(*request, respond),
                 Event::Served => {}
+                Event::Told if self.connection.makes_room() && self.requests.is_empty() => {
+                    break self.cut_within(LINGER, Reason::NO_ERROR).await;
+                }
                 Event::Told => self.close(),
                 Event::Idle => break self.cut(Reason::NO_ERROR).await,
                 Event::LateHead => {
@@ -264,9 +267,13 @@ impl Served {
 
     /// Ends the connection with a word why.
     async fn cut(&mut self, reason: Reason) {
+        self.cut_within(FAREWELL, reason).await;
+    }
+
+    async fn cut_within(&mut self, farewell: Duration, reason: Reason) {
         self.link.abrupt_shutdown(reason);
         // Who does not take it is gone all the same.
-        let _taken = tokio::time::timeout(FAREWELL, poll_fn(|cx| self.link.poll_closed(cx))).await;
+        let _taken = tokio::time::timeout(farewell, poll_fn(|cx| self.link.poll_closed(cx))).await;
     }
 }
 

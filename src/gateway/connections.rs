@@ -154,8 +154,8 @@ pub(crate) struct Caps {
     pub(crate) per_source: usize,
 }
 
-/// What a connection of HTTP/2 counts as, for it takes twice the memory of another one (docs/HARDENING.md, "HTTP/2").
-const HTTP2_COUNTS: usize = 2;
+/// What a connection of HTTP/2 counts as: with a request it takes three times the memory of another one (docs/HARDENING.md, "HTTP/2").
+const HTTP2_COUNTS: usize = 3;
 
 /// A connection that is open.
 struct Counted {
@@ -395,16 +395,16 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_connection_of_http2_counts_as_two_and_makes_room_for_both() {
+    async fn a_connection_of_http2_counts_as_three_and_makes_room_for_them() {
         let metrics = Arc::new(Metrics::new(&[]).expect("metrics"));
-        let connections = Connections::new(Caps { all: 9, per_source: 3 }, metrics.clone());
+        let connections = Connections::new(Caps { all: 9, per_source: 4 }, metrics.clone());
         let enter = || {
             let remote: SocketAddr = "203.0.113.1:1".parse().expect("an address");
             connections.enter(remote, Spoke::Tls, Source::of(remote.ip(), &[]), None)
         };
         let mut first = enter().expect("room");
         assert!(first.speaks_http2());
-        assert_eq!(metrics.connections.get(), 2);
+        assert_eq!(metrics.connections.get(), 3);
         first.connection.enter(Phase::Idle(Instant::now()));
         let mut second = enter().expect("room");
         assert!(second.speaks_http2(), "the first makes room");

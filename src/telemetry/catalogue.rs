@@ -132,7 +132,7 @@ pub const CATALOGUE: &[Spec] = &[
     ),
     histogram("delivery_latency_seconds", LATENCY_SECONDS, &["route"], "Receipt to acceptance of spooled events."),
     counter("replays_total", &["route"], "Events sent again because an operator asked."),
-    gauge("connections", &[], "Open connections of senders; one of HTTP/2 counts as two."),
+    gauge("connections", &[], "Open connections of senders; one of HTTP/2 counts as three."),
     gauge("connections_capacity", &[], "server.max_connections."),
     counter("connections_turned_away_total", &[], "Connections answered 503 because none could be closed for them."),
     counter(

@@ -54,7 +54,7 @@ fn gateway(app: &LeanApp, more: &[&str]) -> Gateway {
         .map(|key| format!("server.{key} = '{}s'", deadline().as_secs()))
         .collect();
     let times: Vec<&str> = times.iter().map(String::as_str).collect();
-    // One of HTTP/2 counts as two. With as many of a source as there are by default the ten of the crowd leave room for others.
+    // One of HTTP/2 counts as three. With as many of a source as there are by default the ten of the crowd leave room for others.
     let of_a_source = if more.contains(&"server.tls.h2 = true") { 1000 } else { 2000 };
     let of_a_source = format!("server.max_connections_per_source = {of_a_source}");
     // A proxy is named, so that the loopback counts as a place that senders come from.

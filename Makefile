@@ -8,7 +8,7 @@ HOOKGATE_TORTURE ?= 20
 FAULTS := faketime strace mkfs.ext4 e2fsck mount findmnt unshare nsenter prlimit
 
 # The tests as they are built every day, against the program as it is released.
-TORTURE = HOOKGATE_BINARY=$(CURDIR)/target/release/hookgate $(CARGO) nextest run --profile torture --locked
+TORTURE = HOOKGATE_BINARY=$(or $(CARGO_TARGET_DIR),$(CURDIR)/target)/release/hookgate $(CARGO) nextest run --profile torture --locked
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test fmt lint docs unit bench bench-scale bench-rest bench-stores bench-parts instructions torture held fuzz fuzz-minute mutants deny sbom image

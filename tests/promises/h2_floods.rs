@@ -330,3 +330,17 @@ fn resets(hand: &mut Hand, why: u32) -> usize {
 fn frame_of_a_ping() -> Vec<u8> {
     frame(PING, 0, 0, &[1; 8])
 }
+
+#[test]
+fn an_idle_connection_that_has_to_make_room_is_gone_at_once_though_its_sender_says_nothing() {
+    // Room for one, which counts as three.
+    let (papers, app, gateway) = world(&["server.max_connections = 3"]);
+    app.always(accept());
+    let mut idle = Hand::open(&gateway, &papers);
+    assert!(idle.until(SETTINGS, 0).is_some(), "it is served");
+    let (from, honest) = (Instant::now(), Link::open(&gateway, &papers));
+    let frames = idle.rest(SOON);
+    assert!(from.elapsed() < Duration::from_millis(1500), "a farewell of two seconds is for those who may still ask");
+    assert!(frames.iter().any(|frame| frame.kind == GOAWAY && reason(frame) == 0), "{frames:?}");
+    assert_eq!(honest.send(&Provider::Veedeo.sign(task("in its place"))).unwrap().status, 200);
+}

@@ -86,7 +86,7 @@ impl World {
 
     /// Takes an event over; it is on disk when this ends. Yields where its body stands.
     pub(super) async fn take(&self, number: u32) -> usize {
-        let event = event(number);
+        let event = Arc::new(event(number, START));
         let at = event.body.as_ptr() as usize;
         let deadline = Instant::now() + Duration::from_secs(30);
         let Verdict::Claimed(held) = self.claims.claim(&event, Duration::from_secs(40), deadline).await else {
@@ -100,9 +100,10 @@ impl World {
     /// Writes an event that is due.
     pub(super) async fn put(&self, number: u32) {
         let state = Entry::Pending { not_before: Timestamp::from_millis(START.millis() - 1000 + i64::from(number)) };
-        let (event, last_error) = (event(number), String::new());
+        let (event, last_error) = (event(number, START), String::new());
         let possible_duplicate = Possible::No;
-        let entry = NewEntry { event, state, attempts: 0, possible_duplicate, replay: Replay::No, last_error };
+        let entry =
+            NewEntry { event: Arc::new(event), state, attempts: 0, possible_duplicate, replay: Replay::No, last_error };
         self.spool.append(entry, None).await.unwrap();
     }
 
@@ -121,10 +122,11 @@ impl World {
     }
 }
 
-fn event(number: u32) -> Arc<Event> {
+/// An event of this number and no other, received `at`.
+pub(super) fn event(number: u32, at: Timestamp) -> Event {
     let body = Bytes::from(format!("a body of its own {number}"));
-    Arc::new(Event {
-        id: EventId::new(START, u128::from(number) << 64),
+    Event {
+        id: EventId::new(at, u128::from(number) << 64),
         route: "r".into(),
         key: EventKey::new("r", &[&number.to_be_bytes()], &body),
         method: Method::POST,
@@ -132,9 +134,9 @@ fn event(number: u32) -> Arc<Event> {
         headers: Headers::new(),
         authority: "hooks.example".into(),
         body,
-        received_at: START,
+        received_at: at,
         signed_at: None,
         event_type: None,
         order_value: None,
-    })
+    }
 }

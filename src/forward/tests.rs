@@ -9,13 +9,12 @@ use std::collections::VecDeque;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use http::{HeaderMap, HeaderValue, StatusCode};
 
 use super::*;
 use crate::claims::Verdict;
 use crate::claims::store::{Claim, ClaimStore, Claimed, Elsewhere, Peeked, Processed, StoreFault};
 use crate::disk::{Disk, DiskSettings, Engine, Found, Moment, Surroundings};
-use crate::domain::headers::Headers;
 use crate::domain::outcome::{AppAnswer, Timeout};
 use crate::domain::route::{AckMode, OnApp, fixture};
 use crate::domain::schedule::Schedule;
@@ -244,22 +243,7 @@ impl World {
     }
 
     fn event(&self, number: u32) -> Event {
-        let body = Bytes::from(format!("the body of {number}"));
-        let now = self.deliverer.0.clock.now();
-        Event {
-            id: EventId::new(now, u128::from(number) << 64),
-            route: self.route.name.clone(),
-            key: EventKey::new("r", &[&number.to_be_bytes()], &body),
-            method: Method::POST,
-            target: "/r".into(),
-            headers: Headers::new(),
-            authority: "hooks.example".into(),
-            body,
-            received_at: now,
-            signed_at: None,
-            event_type: None,
-            order_value: None,
-        }
+        stand::event(number, self.deliverer.0.clock.now())
     }
 
     /// Sends an event of this number; what its sender was told and how long that took.

@@ -356,4 +356,4 @@ impl Guard {
 }
 
 #[cfg(test)]
-mod tests;
+pub(in crate::gateway) mod tests;

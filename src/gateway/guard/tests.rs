@@ -12,10 +12,11 @@ use crate::gateway::proxy::LINGER;
 use crate::telemetry::Metrics;
 
 const BODY_TIMEOUT: Duration = Duration::from_secs(5);
-const WRITE_TIMEOUT: Duration = Duration::from_secs(7);
+pub(in crate::gateway) const WRITE_TIMEOUT: Duration = Duration::from_secs(7);
 const LONGEST: usize = 32 * 1024;
 
-struct Quiet(Buffers);
+/// A house that counts nothing.
+pub(in crate::gateway) struct Quiet(pub(in crate::gateway) Buffers);
 
 impl House for Quiet {
     fn refused(&self, _: &Connection, _: Unread, _: Instant) {}

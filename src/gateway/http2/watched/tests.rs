@@ -8,29 +8,8 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
 use crate::buffers::Buffers;
-use crate::gateway::body::Unread;
-use crate::gateway::connections::Connection;
+use crate::gateway::guard::tests::{Quiet, WRITE_TIMEOUT};
 use crate::gateway::http2::frames::Excess;
-
-const WRITE_TIMEOUT: Duration = Duration::from_secs(7);
-
-struct Quiet(Buffers);
-
-impl House for Quiet {
-    fn refused(&self, _: &Connection, _: Unread, _: Instant) {}
-
-    fn buffers(&self) -> &Buffers {
-        &self.0
-    }
-
-    fn body_timeout(&self) -> Duration {
-        Duration::from_secs(5)
-    }
-
-    fn write_timeout(&self) -> Duration {
-        WRITE_TIMEOUT
-    }
-}
 
 /// A watched stream, its tally and its other end.
 async fn watched() -> (Watched, Tallied, TcpStream) {

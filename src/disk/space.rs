@@ -31,8 +31,10 @@ pub(super) struct Space {
     max_bytes: u64,
     max_dead_bytes: u64,
     min_free_bytes: u64,
-    /// When the file system was asked, and what it had left then, less what was let in since.
-    looked: Option<(Instant, u64)>,
+    /// What the file system answered last, if that is still true.
+    looked: Option<Look>,
+    /// What this transaction will take of the file system, as far as it has got.
+    drafted: u64,
     /// The database file, to reserve space for it. Closed after all connections are: a closed descriptor takes the
     /// process's locks on the file along (`SQLite`, "How to corrupt", 2.2).
     file: Option<File>,
@@ -40,6 +42,16 @@ pub(super) struct Space {
     reserved: Option<u64>,
     /// Whether the file system had too little room the last time an event came.
     tight: bool,
+}
+
+/// An answer of the file system.
+#[derive(Clone, Copy, Debug)]
+struct Look {
+    when: Instant,
+    /// What it had left then, in bytes.
+    free: u64,
+    /// What was let in since, as it counts on the disk, in bytes.
+    let_in: u64,
 }
 
 /// What an event asks for room for.
@@ -65,6 +77,9 @@ pub(super) const STARTING_BYTES: u64 = 256 * 1024;
 
 /// What an event takes of the file system until the next checkpoint: it stands in the log and in the database.
 const COPIES: u64 = 2;
+/// What a commit takes of the log besides its events: a page of each index and table they stand in, with the marks and the
+/// outcomes that share it. Six pages with one small event.
+const COMMIT: u64 = 16 * PAGE;
 
 impl Space {
     pub(super) fn new(settings: DiskSettings) -> Self {
@@ -76,6 +91,7 @@ impl Space {
             max_dead_bytes,
             min_free_bytes,
             looked: None,
+            drafted: 0,
             file,
             reserved: None,
             tight: false,
@@ -100,6 +116,7 @@ impl Space {
             self.tight = true;
             return Err(full);
         }
+        let cost = if self.drafted == 0 { COMMIT } else { 0 } + PAGE + size.saturating_mul(COPIES);
         let free = self.free_bytes(conn)?;
         self.tight = free < self.min_free_bytes;
         if self.tight {
@@ -108,8 +125,9 @@ impl Space {
                 "the disk has {free} bytes free, less than spool.min_free_bytes = {limit}"
             )));
         }
-        if let Some((_, left)) = &mut self.looked {
-            *left = left.saturating_sub(size.saturating_mul(COPIES));
+        self.drafted = self.drafted.saturating_add(cost);
+        if let Some(look) = &mut self.looked {
+            look.let_in = look.let_in.saturating_add(cost);
         }
         Ok(())
     }
@@ -117,6 +135,7 @@ impl Space {
     /// A transaction begins. Between two the database file may have been cut.
     pub(super) const fn begins(&mut self) {
         self.reserved = None;
+        self.drafted = 0;
     }
 
     /// Whether there was too little room, since the last time of asking.
@@ -172,12 +191,14 @@ impl Space {
         Ok(())
     }
 
-    /// The file system's free space and the database's unused pages.
+    /// The file system's free space and the database's unused pages, less what was let in since the file system was asked.
+    /// What is let in counts dearly, so whoever would be refused for it has the file system asked again.
     fn free_bytes(&mut self, conn: &Connection) -> Result<u64, JobFault> {
-        if let Some((when, free)) = self.looked
+        if let Some(Look { when, free, let_in }) = self.looked
             && when.elapsed() < LOOK_AGAIN
+            && (let_in <= self.drafted || free.saturating_sub(let_in) >= self.min_free_bytes)
         {
-            return Ok(free);
+            return Ok(free.saturating_sub(let_in));
         }
         let system = rustix::fs::statvfs(&self.directory)
             .map_err(|error| JobFault::Failed(format!("the file system does not say how much is free: {error}")))?;
@@ -187,8 +208,9 @@ impl Space {
             |row| row.get(0),
         )?;
         let free = system.f_bavail.saturating_mul(system.f_frsize).saturating_add(unused);
-        self.looked = Some((Instant::now(), free));
-        Ok(free)
+        // This transaction is in the page cache yet: the file system knows nothing of it.
+        self.looked = Some(Look { when: Instant::now(), free, let_in: self.drafted });
+        Ok(free.saturating_sub(self.drafted))
     }
 }
 
@@ -196,19 +218,46 @@ impl Space {
 mod tests {
     use super::*;
 
-    #[test]
-    fn what_was_let_in_counts_against_the_free_space_until_the_next_look() {
+    const LEAST: u64 = 1000;
+
+    fn space(free: u64) -> (tempfile::TempDir, Connection, Space) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().to_owned();
-        let settings = DiskSettings { path, max_bytes: u64::MAX, max_dead_bytes: u64::MAX, min_free_bytes: 1000 };
-        let (conn, mut space) = (Connection::open_in_memory().unwrap(), Space::new(settings));
-        let none = Used { all: 0, dead: 0 };
-        space.looked = Some((Instant::now() + LOOK_AGAIN, 1500));
-        assert_eq!(space.admit(&conn, none, 400, Purpose::Delivery), Ok(()));
-        let refused = space.admit(&conn, none, 400, Purpose::Delivery);
-        assert!(matches!(refused, Err(JobFault::Full(_))), "700 are left: {refused:?}");
+        let settings = DiskSettings { path, max_bytes: u64::MAX, max_dead_bytes: u64::MAX, min_free_bytes: LEAST };
+        let mut space = Space::new(settings);
+        space.looked = Some(Look { when: Instant::now() + LOOK_AGAIN, free, let_in: 0 });
+        (folder, Connection::open_in_memory().unwrap(), space)
+    }
+
+    fn ask(conn: &Connection, space: &mut Space) -> Result<(), JobFault> {
+        space.admit(conn, Used { all: 0, dead: 0 }, 400, Purpose::Delivery)
+    }
+
+    #[test]
+    fn what_a_transaction_let_in_counts_against_the_free_space() {
+        let first = COMMIT + PAGE + 400 * COPIES;
+        let (_folder, conn, mut space) = space(LEAST + first);
+        assert_eq!(ask(&conn, &mut space), Ok(()));
+        assert_eq!(ask(&conn, &mut space), Ok(()), "the least is left");
+        assert!(!space.was_tight());
+        let refused = ask(&conn, &mut space);
+        assert!(matches!(refused, Err(JobFault::Full(_))), "less is left: {refused:?}");
         assert!(space.was_tight());
         space.changed();
-        assert_eq!(space.admit(&conn, none, 400, Purpose::Delivery), Ok(()), "the disk itself has more");
+        assert_eq!(ask(&conn, &mut space), Ok(()), "the disk itself has more");
+        assert_eq!(
+            space.looked.map(|look| look.let_in),
+            Some(first + 2 * (PAGE + 400 * COPIES)),
+            "it does not know of these yet"
+        );
+    }
+
+    #[test]
+    fn the_file_system_is_asked_before_an_event_is_refused_for_what_earlier_ones_may_have_taken() {
+        let (_folder, conn, mut space) = space(LEAST + 1);
+        assert_eq!(ask(&conn, &mut space), Ok(()));
+        space.begins();
+        assert_eq!(ask(&conn, &mut space), Ok(()), "the disk itself has more");
+        assert!(space.looked.is_some_and(|look| look.free > LEAST + 1));
     }
 }

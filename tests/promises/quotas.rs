@@ -112,10 +112,10 @@ impl SmallDisk {
         self.0.path()
     }
 
-    /// Takes every byte that is left.
+    /// Takes every byte that is left, or has become free since the last time.
     fn fill(&self) -> PathBuf {
         let path = self.path().join("somebody-elses-file");
-        let mut file = std::fs::File::create(&path).unwrap();
+        let mut file = std::fs::File::options().append(true).create(true).open(&path).unwrap();
         let mut piece = vec![7_u8; 1 << 20];
         while piece.len() > 1 {
             if std::io::Write::write_all(&mut file, &piece).is_err() {
@@ -153,11 +153,13 @@ fn a_disk_filled_by_somebody_else_costs_no_event_and_recovers_with_the_space() {
     let free = rustix::fs::statvfs(disk.path()).unwrap();
     assert!(free.f_bavail * free.f_frsize > 1 << 20, "the guard kept {} pages free", free.f_bavail);
     let taken = disk.fill();
-    // What was reserved before is still taken, until the free space is looked at again.
+    // What was reserved before is still taken, until the free space is looked at again. After the refusal above the log was
+    // given back to the disk, maybe only now.
     let at_zero = (0..).map(|n| format!("at zero {n}"));
     let mut names = at_zero.take(1000);
     eventually("a disk without a free byte takes nothing more", Duration::from_secs(10), || {
         let name = names.next()?;
+        disk.fill();
         let reply = gateway.send(&Provider::Veedeo.sign(task(&name)));
         if reply.acked() {
             kept.push(name);

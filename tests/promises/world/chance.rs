@@ -1,15 +1,24 @@
 //! Chance with a seed that is printed, so that a bad run can be had again.
 
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use super::clock::{environment, now_millis};
 
-/// A source of chance. A failed test shows its seed among its output.
+/// A source of chance: another at each call, and the same ones for the same seed. A failed test shows its seed among its
+/// output, once.
 pub(crate) fn chance() -> fastrand::Rng {
-    let seed = environment("HOOKGATE_SEED").map_or_else(
-        || u64::try_from(now_millis()).unwrap_or(0) ^ (u64::from(std::process::id()) << 32),
-        |text| text.parse().expect("HOOKGATE_SEED is a whole number"),
-    );
-    eprintln!("the chances of this run: HOOKGATE_SEED={seed}");
-    fastrand::Rng::with_seed(seed)
+    static SEED: OnceLock<u64> = OnceLock::new();
+    static CALLS: AtomicU64 = AtomicU64::new(0);
+    let seed = SEED.get_or_init(|| {
+        let seed = environment("HOOKGATE_SEED").map_or_else(
+            || u64::try_from(now_millis()).unwrap_or(0) ^ (u64::from(std::process::id()) << 32),
+            |text| text.parse().expect("HOOKGATE_SEED is a whole number"),
+        );
+        eprintln!("the chances of this run: HOOKGATE_SEED={seed}");
+        seed
+    });
+    fastrand::Rng::with_seed(seed.wrapping_add(CALLS.fetch_add(1, Ordering::Relaxed)))
 }
 
 /// How many crashes a crash test makes: `HOOKGATE_TORTURE`, or five.

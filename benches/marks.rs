@@ -101,7 +101,7 @@ async fn ask(disk: &Disk, number: impl Fn(u64) -> u64) -> f64 {
 }
 
 fn mark(number: u64) -> Mark {
-    Mark { route: "veedeo".into(), key: key(number), kind: MarkKind::Processed, expires_at: START.plus(TTL) }
+    Mark { key: key(number), kind: MarkKind::Processed, expires_at: START.plus(TTL) }
 }
 
 /// As scattered as a hash.

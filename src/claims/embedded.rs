@@ -165,7 +165,7 @@ impl Embedded {
     }
 
     fn put(&self, claim: &Claim, kind: MarkKind, expires_at: Timestamp, now: Timestamp) {
-        self.disk.put_mark(Mark { route: claim.route.clone(), key: claim.key, kind, expires_at }, now);
+        self.disk.put_mark(Mark { key: claim.key, kind, expires_at }, now);
     }
 
     fn lock(&self, key: &EventKey) -> MutexGuard<'_, Shard> {

@@ -44,10 +44,11 @@ impl Filter {
         let bits = u128::from_be_bytes(*slot);
         #[allow(clippy::cast_possible_truncation, reason = "the two halves of the slot are meant")]
         let (start, step) = ((bits >> 64) as u64, (bits as u64) | 1);
-        let words = u64::try_from(self.words.len()).unwrap_or(u64::MAX);
+        let words = self.words.len() as u128;
         (0..PROBES).filter_map(move |probe| {
             let hash = start.wrapping_add(step.wrapping_mul(probe));
-            let word = usize::try_from((hash / 64) % words).ok()?;
+            // The upper bits choose the word, without a division; the lowest six the bit in it.
+            let word = usize::try_from((u128::from(hash) * words) >> 64).ok()?;
             Some((self.words.get(word)?, 1 << (hash % 64)))
         })
     }

@@ -42,10 +42,8 @@ const JUST: Duration = Duration::from_secs(1);
 const REST: Duration = Duration::from_secs(1);
 
 /// One entry of the table.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mark {
-    /// The route of the event.
-    pub route: Arc<str>,
     /// The event.
     pub key: EventKey,
     /// What is known of it.
@@ -67,7 +65,7 @@ impl Mark {
     /// Marks `event` as processed until `expires_at`.
     #[must_use]
     pub fn new(event: &Event, expires_at: Timestamp) -> Self {
-        Self { route: event.route.clone(), key: event.key, kind: MarkKind::Processed, expires_at }
+        Self { key: event.key, kind: MarkKind::Processed, expires_at }
     }
 
     const fn known(&self) -> Known {
@@ -199,6 +197,9 @@ impl Marks {
     /// Whether the mark is on disk as it is, but for the moment that it took to get there. So it is for an event that has
     /// come to disk with its mark, and it is written once more when that is settled.
     fn has_just_written(&self, mark: &Mark) -> bool {
+        if self.is_certainly_new(&mark.key) {
+            return false;
+        }
         let written = self.lock_unmerged().get(&mark.key).copied();
         let lasts = |known: Known| known.expires_at.plus(JUST) >= mark.expires_at;
         written.is_some_and(|known| known.kind == MarkKind::Processed && lasts(known))
@@ -215,9 +216,7 @@ impl Marks {
         for mark in self.lock().of_slot(&key.slot) {
             recall.add(&mark.key.fingerprint, key, mark.known(), now);
         }
-        let filters = self.filters.load();
-        let certainly_not = filters.current.as_ref().is_some_and(|filter| !filter.may_contain(&key.slot));
-        if certainly_not || recall.is_certain() {
+        if recall.is_certain() || self.is_certainly_new(key) {
             return (recall, Disk::NeedNotBeAsked);
         }
         let of_slot = |fingerprint| EventKey { slot: key.slot, fingerprint };
@@ -225,6 +224,11 @@ impl Marks {
             recall.add(&found.fingerprint, key, *known, now);
         }
         (recall, if recall.is_certain() { Disk::NeedNotBeAsked } else { Disk::MustBeAsked })
+    }
+
+    /// Whether nothing of the event's slot was ever committed.
+    fn is_certainly_new(&self, key: &EventKey) -> bool {
+        self.filters.load().current.as_ref().is_some_and(|filter| !filter.may_contain(&key.slot))
     }
 
     /// Takes a mark out of memory; the table is the caller's to change.

@@ -70,7 +70,7 @@ impl Unwritten {
         let take = |key| {
             let waiting = self.get(key)?;
             waiting.queued = false;
-            Some(waiting.mark.clone())
+            Some(waiting.mark)
         };
         keys.iter().filter_map(take).collect()
     }

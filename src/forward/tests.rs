@@ -3,6 +3,7 @@
 
 mod again;
 mod first;
+mod places;
 mod queue;
 
 use std::collections::VecDeque;
@@ -103,6 +104,8 @@ struct Store {
     elsewhere: Mutex<Option<Elsewhere>>,
     vouched: Mutex<usize>,
     marked: Mutex<Vec<(EventKey, Duration)>>,
+    /// How long it takes from now on to take a mark.
+    marking: Mutex<Duration>,
     released: Mutex<Vec<Processed>>,
 }
 
@@ -113,6 +116,8 @@ impl ClaimStore for Store {
     }
 
     async fn mark(&self, claim: &Claim, ttl: Duration) -> Result<(), StoreFault> {
+        let takes = *self.marking.lock().unwrap();
+        tokio::time::sleep(takes).await;
         self.marked.lock().unwrap().push((claim.key, ttl));
         Ok(())
     }

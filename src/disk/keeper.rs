@@ -1,5 +1,9 @@
 //! Who keeps house, in a thread of its own: it brings the write-ahead log into the database off the commit path, and fills the
 //! filter of the marks. It never writes an event, and nobody waits for it but the close of the disk.
+//!
+//! A commit that is written over an older log takes two thirds of the time of one that makes the log longer
+//! (docs/PERFORMANCE.md): its blocks are there, and the sync has less to note in the file system. So the log is begun anew
+//! where the writer need not wait for that.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -21,10 +25,16 @@ const CHECKPOINT_PAGES: i32 = 4096;
 /// Pages beyond which the log is begun anew: 64 MiB. Behind a reader that does not end it grows on: a commit that waits
 /// is worse than a long log.
 const RESTART_PAGES: i32 = 16_384;
+/// Pages left to copy for which the writer may wait, so that the log is begun anew: 256 KiB.
+const FEW_PAGES: i32 = 64;
 /// How long that waits for a moment between two commits; behind a reader the writer waits with it for as long.
 const RESTART_PATIENCE: Duration = Duration::from_millis(20);
+/// The same for a log that may as well grow on.
+const BRIEF_PATIENCE: Duration = Duration::from_millis(2);
 /// Length of a log that is worth cutting when there is nothing else to do: 4 MiB.
 const CUT_BYTES: u64 = 4 << 20;
+/// Pages in a log that is worth bringing in when there is nothing else to do, so that it need not grow to that: 2 MiB.
+const REST_PAGES: i32 = 512;
 /// Slots the smallest filter of marks has room for; 1.3 MB.
 const SMALLEST_FILTER: u64 = 1 << 20;
 /// Tasks that may wait; a checkpoint that is already asked for need not be asked for again.
@@ -34,7 +44,7 @@ const TASKS: usize = 4;
 #[derive(Clone, Copy, Debug)]
 enum Task {
     Checkpoint,
-    Cut,
+    Rest,
     FillFilter,
     End,
 }
@@ -53,6 +63,8 @@ pub(super) struct LogWatch {
     tasks: Sender<Task>,
     /// Pages at which the next checkpoint is due. Raised by the keeper, lowered here when the log starts anew.
     due: Arc<AtomicI32>,
+    /// Pages in the log since it was begun anew, as of the last commit. Written here alone.
+    pages: Arc<AtomicI32>,
     checkpoint_pages: i32,
 }
 
@@ -62,12 +74,14 @@ impl LogWatch {
         let watch = self.clone();
         // The log of a connection that is opened anew is empty, or soon will be.
         watch.due.store(CHECKPOINT_PAGES, Ordering::Relaxed);
+        watch.pages.store(0, Ordering::Relaxed);
         let mut before = 0;
         conn.wal_hook(Some(move |_: &mut rusqlite::hooks::Wal, pages: i32| {
             if pages < before {
                 watch.due.store(watch.checkpoint_pages, Ordering::Relaxed);
             }
             before = pages;
+            watch.pages.store(pages, Ordering::Relaxed);
             if pages >= watch.due.load(Ordering::Relaxed) {
                 watch.ask(Task::Checkpoint);
             }
@@ -93,7 +107,8 @@ impl Nudge {
     ) -> std::io::Result<Self> {
         let (sender, tasks) = channel(TASKS);
         let checkpoint_pages = engine.checkpoint_pages(CHECKPOINT_PAGES);
-        let watch = LogWatch { tasks: sender, due: Arc::new(AtomicI32::new(checkpoint_pages)), checkpoint_pages };
+        let due = Arc::new(AtomicI32::new(checkpoint_pages));
+        let watch = LogWatch { tasks: sender, due, pages: Arc::default(), checkpoint_pages };
         watch.ask(Task::FillFilter);
         let keeper = Keeper {
             engine: engine.clone(),
@@ -101,6 +116,7 @@ impl Nudge {
             marks: marks.clone(),
             metrics,
             due: watch.due.clone(),
+            pages: watch.pages.clone(),
             checkpoint_pages,
             rescue,
         };
@@ -112,9 +128,9 @@ impl Nudge {
         self.watch.clone()
     }
 
-    /// Nothing else is to do: has the log cut, and the filter filled anew if it has become too full to be of use.
+    /// Nothing else is to do: has the log brought in, and the filter filled anew if it has become too full to be of use.
     pub(super) fn look(&self) {
-        self.watch.ask(Task::Cut);
+        self.watch.ask(Task::Rest);
         if self.marks.filter_is_full() {
             self.watch.ask(Task::FillFilter);
         }
@@ -135,6 +151,7 @@ struct Keeper {
     marks: Arc<Marks>,
     metrics: Arc<Metrics>,
     due: Arc<AtomicI32>,
+    pages: Arc<AtomicI32>,
     checkpoint_pages: i32,
     rescue: Arc<Rescue>,
 }
@@ -145,7 +162,7 @@ impl Keeper {
             self.engine.pass(Moment::Keep).await;
             let done = match task {
                 Task::Checkpoint => self.checkpoint(),
-                Task::Cut => self.cut(),
+                Task::Rest => self.rest(),
                 Task::FillFilter => {
                     let smallest = self.engine.smallest_filter(SMALLEST_FILTER);
                     self.rescue.door.reader().and_then(|(conn, _)| self.marks.fill_filter(&conn, smallest))
@@ -162,35 +179,149 @@ impl Keeper {
         }
     }
 
-    /// Copies what readers and writer do not hinder. A long log is begun anew: the writer waits while the little is copied
-    /// that has come since, and for nobody else.
+    /// Copies what readers and writer do not hinder, and begins the log anew if that is worth the writer's wait: it waits while
+    /// the little is copied that has come since, and for nobody else.
     /// By a connection of its own each time: none holds on to a file that was put aside.
     fn checkpoint(&self) -> rusqlite::Result<()> {
         let conn = self.rescue.door.checkpointer()?;
-        let pages = copy(&conn)?;
-        self.due.store(pages.saturating_add(self.checkpoint_pages), Ordering::Relaxed);
-        if pages >= RESTART_PAGES {
+        let copied = copy(&conn)?;
+        self.due.store(copied.of.saturating_add(self.checkpoint_pages), Ordering::Relaxed);
+        let is_long = copied.of >= RESTART_PAGES;
+        if is_long {
             copy(&conn)?;
-            conn.busy_timeout(RESTART_PATIENCE)?;
-            let restarted = schema::restart_log(&conn)?;
-            tracing::debug!(pages, ?restarted, "the write-ahead log was long");
         }
+        if !is_long && !copied.leaves_few(self.pages.load(Ordering::Relaxed)) {
+            return Ok(());
+        }
+        conn.busy_timeout(if is_long { RESTART_PATIENCE } else { BRIEF_PATIENCE })?;
+        let restarted = schema::restart_log(&conn)?;
+        tracing::debug!(pages = copied.of, ?restarted, "the write-ahead log is to be begun anew");
         Ok(())
     }
 
-    /// Gives the log's space back to the file system.
-    fn cut(&self) -> rusqlite::Result<()> {
+    /// Brings a log in that nobody adds to, so that the next commits are written over it. The space of a long one goes back to
+    /// the file system.
+    fn rest(&self) -> rusqlite::Result<()> {
         let log = damage::with_suffix(&self.file, "-wal");
-        if std::fs::metadata(log).map_or(0, |log| log.len()) < CUT_BYTES {
+        let is_long = std::fs::metadata(log).map_or(0, |log| log.len()) >= CUT_BYTES;
+        if !is_long && self.pages.load(Ordering::Relaxed) < REST_PAGES {
             return Ok(());
         }
         let conn = self.rescue.door.checkpointer()?;
         copy(&conn)?;
-        schema::empty_log(&conn).map(|_| ())
+        if is_long {
+            schema::empty_log(&conn)?;
+        }
+        Ok(())
     }
 }
 
-/// Copies what stands in the log and hinders nobody. Yields the pages in the log.
-fn copy(conn: &Connection) -> rusqlite::Result<i32> {
-    conn.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| row.get(1))
+/// What a checkpoint came to.
+#[derive(Clone, Copy, Debug)]
+struct Copied {
+    /// Pages in the log when it began.
+    of: i32,
+    /// Those that are in the database now.
+    pages: i32,
+}
+
+impl Copied {
+    /// Whether some pages, and few, are left of a log that has so many by now. Of one that is copied whole nothing need be said:
+    /// the next commit begins it anew.
+    const fn leaves_few(self, by_now: i32) -> bool {
+        let left = by_now.saturating_sub(self.pages);
+        0 < left && left <= FEW_PAGES
+    }
+}
+
+/// Copies what stands in the log and hinders nobody.
+fn copy(conn: &Connection) -> rusqlite::Result<Copied> {
+    conn.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| Ok(Copied { of: row.get(1)?, pages: row.get(2)? }))
+}
+
+#[cfg(test)]
+mod tests {
+    use async_trait::async_trait;
+
+    use super::*;
+    use crate::disk::{Disk, DiskSettings, Surroundings};
+    use crate::domain::time::Timestamp;
+
+    const START: Timestamp = Timestamp::from_seconds(1_760_000_000);
+
+    #[derive(Debug)]
+    struct AtOnce;
+
+    #[async_trait]
+    impl Surroundings for AtOnce {
+        fn boot(&self) -> Option<String> {
+            None
+        }
+
+        fn checkpoint_pages(&self) -> i32 {
+            CHECKPOINT_PAGES
+        }
+
+        async fn pass(&self, _: Moment) {}
+    }
+
+    /// A disk in time that stands still while anything can be done.
+    fn disk(folder: &std::path::Path) -> Disk {
+        let path = folder.to_owned();
+        let settings = DiskSettings { path, max_bytes: u64::MAX, max_dead_bytes: u64::MAX, min_free_bytes: 0 };
+        Disk::open_on(Engine::Tasks(Arc::new(AtOnce)), settings, START, Arc::new(Metrics::new(&[]).unwrap()))
+            .unwrap()
+            .disk
+    }
+
+    /// Writes so much over what was written before, and yields the length of the log.
+    async fn write(disk: &Disk, folder: &std::path::Path, mebibytes: i64) -> u64 {
+        let sql = "INSERT OR REPLACE INTO meta (key, value) VALUES ('much', randomblob(100 + ?1))";
+        let written = disk.durable(0, move |tx| Ok(tx.conn.execute(sql, [mebibytes << 20])?)).await;
+        assert_eq!(written, Ok(1));
+        log(folder)
+    }
+
+    fn log(folder: &std::path::Path) -> u64 {
+        std::fs::metadata(folder.join("hookgate.db-wal")).unwrap().len()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_comes_after_a_rest_is_written_over_the_log_and_a_long_one_is_cut() {
+        let folder = tempfile::tempdir().unwrap();
+        let (disk, folder) = (disk(folder.path()), folder.path());
+        let first = write(&disk, folder, 3).await;
+        assert!((3 << 20..CUT_BYTES).contains(&first), "{first}");
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        assert_eq!(log(folder), first, "its blocks are kept");
+        assert_eq!(write(&disk, folder, 1).await, first, "and written over");
+        assert_eq!(write(&disk, folder, 1).await, first, "there is room behind it");
+        let grown = write(&disk, folder, 2).await;
+        assert!(grown > CUT_BYTES, "without a rest it grows: {grown}");
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        assert_eq!(log(folder), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_short_log_is_not_brought_in_at_every_rest() {
+        let folder = tempfile::tempdir().unwrap();
+        let (disk, folder) = (disk(folder.path()), folder.path());
+        let mut before = 0;
+        for _ in 0..3 {
+            let now = write(&disk, folder, 0).await;
+            assert!(now > before, "{now} after {before}: it costs two syncs, and there is little to win");
+            before = now;
+            tokio::time::sleep(Duration::from_secs(3)).await;
+        }
+    }
+
+    #[test]
+    fn the_writer_waits_only_where_little_is_left() {
+        let copied = Copied { of: 4100, pages: 4100 };
+        assert!(!copied.leaves_few(4100), "copied whole: the next commit sees to it");
+        assert!(copied.leaves_few(4101) && copied.leaves_few(4100 + FEW_PAGES));
+        assert!(!copied.leaves_few(4101 + FEW_PAGES));
+        assert!(!copied.leaves_few(6), "it was begun anew meanwhile");
+        assert!(!Copied { of: 4100, pages: 7 }.leaves_few(4100), "behind a reader");
+    }
 }

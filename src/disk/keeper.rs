@@ -2,8 +2,8 @@
 //! filter of the marks. It never writes an event, and nobody waits for it but the close of the disk.
 //!
 //! A commit that is written over an older log takes two thirds of the time of one that makes the log longer
-//! (docs/PERFORMANCE.md): its blocks are there, and the sync has less to note in the file system. So the log is begun anew
-//! where the writer need not wait for that.
+//! (docs/PERFORMANCE.md): its blocks are there, and the sync has less to note in the file system. So the log is brought in
+//! while nobody writes.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -25,12 +25,8 @@ const CHECKPOINT_PAGES: i32 = 4096;
 /// Pages beyond which the log is begun anew: 64 MiB. Behind a reader that does not end it grows on: a commit that waits
 /// is worse than a long log.
 const RESTART_PAGES: i32 = 16_384;
-/// Pages left to copy for which the writer may wait, so that the log is begun anew: 256 KiB.
-const FEW_PAGES: i32 = 64;
 /// How long that waits for a moment between two commits; behind a reader the writer waits with it for as long.
 const RESTART_PATIENCE: Duration = Duration::from_millis(20);
-/// The same for a log that may as well grow on.
-const BRIEF_PATIENCE: Duration = Duration::from_millis(2);
 /// Length of a log that is worth cutting when there is nothing else to do: 4 MiB.
 const CUT_BYTES: u64 = 4 << 20;
 /// Pages in a log that is worth bringing in when there is nothing else to do, so that it need not grow to that: 2 MiB.
@@ -179,23 +175,19 @@ impl Keeper {
         }
     }
 
-    /// Copies what readers and writer do not hinder, and begins the log anew if that is worth the writer's wait: it waits while
-    /// the little is copied that has come since, and for nobody else.
+    /// Copies what readers and writer do not hinder. A long log is begun anew: the writer waits while the little is copied
+    /// that has come since, and for nobody else.
     /// By a connection of its own each time: none holds on to a file that was put aside.
     fn checkpoint(&self) -> rusqlite::Result<()> {
         let conn = self.rescue.door.checkpointer()?;
-        let copied = copy(&conn)?;
-        self.due.store(copied.of.saturating_add(self.checkpoint_pages), Ordering::Relaxed);
-        let is_long = copied.of >= RESTART_PAGES;
-        if is_long {
+        let pages = copy(&conn)?;
+        self.due.store(pages.saturating_add(self.checkpoint_pages), Ordering::Relaxed);
+        if pages >= RESTART_PAGES {
             copy(&conn)?;
+            conn.busy_timeout(RESTART_PATIENCE)?;
+            let restarted = schema::restart_log(&conn)?;
+            tracing::debug!(pages, ?restarted, "the write-ahead log was long");
         }
-        if !is_long && !copied.leaves_few(self.pages.load(Ordering::Relaxed)) {
-            return Ok(());
-        }
-        conn.busy_timeout(if is_long { RESTART_PATIENCE } else { BRIEF_PATIENCE })?;
-        let restarted = schema::restart_log(&conn)?;
-        tracing::debug!(pages = copied.of, ?restarted, "the write-ahead log is to be begun anew");
         Ok(())
     }
 
@@ -216,27 +208,9 @@ impl Keeper {
     }
 }
 
-/// What a checkpoint came to.
-#[derive(Clone, Copy, Debug)]
-struct Copied {
-    /// Pages in the log when it began.
-    of: i32,
-    /// Those that are in the database now.
-    pages: i32,
-}
-
-impl Copied {
-    /// Whether some pages, and few, are left of a log that has so many by now. Of one that is copied whole nothing need be said:
-    /// the next commit begins it anew.
-    const fn leaves_few(self, by_now: i32) -> bool {
-        let left = by_now.saturating_sub(self.pages);
-        0 < left && left <= FEW_PAGES
-    }
-}
-
-/// Copies what stands in the log and hinders nobody.
-fn copy(conn: &Connection) -> rusqlite::Result<Copied> {
-    conn.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| Ok(Copied { of: row.get(1)?, pages: row.get(2)? }))
+/// Copies what stands in the log and hinders nobody. Yields the pages in the log.
+fn copy(conn: &Connection) -> rusqlite::Result<i32> {
+    conn.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| row.get(1))
 }
 
 #[cfg(test)]
@@ -313,15 +287,5 @@ mod tests {
             before = now;
             tokio::time::sleep(Duration::from_secs(3)).await;
         }
-    }
-
-    #[test]
-    fn the_writer_waits_only_where_little_is_left() {
-        let copied = Copied { of: 4100, pages: 4100 };
-        assert!(!copied.leaves_few(4100), "copied whole: the next commit sees to it");
-        assert!(copied.leaves_few(4101) && copied.leaves_few(4100 + FEW_PAGES));
-        assert!(!copied.leaves_few(4101 + FEW_PAGES));
-        assert!(!copied.leaves_few(6), "it was begun anew meanwhile");
-        assert!(!Copied { of: 4100, pages: 7 }.leaves_few(4100), "behind a reader");
     }
 }

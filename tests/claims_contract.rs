@@ -5,6 +5,8 @@
 
 #[path = "claims_contract/outage.rs"]
 mod outage;
+#[path = "promises/world/ports.rs"]
+mod ports;
 
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -21,6 +23,7 @@ use hookgate::domain::route::OnStoreDown;
 use hookgate::domain::secret::Secret;
 use hookgate::domain::time::Timestamp;
 use hookgate::telemetry::Metrics;
+use ports::Port;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use uuid::Uuid;
@@ -28,27 +31,29 @@ use uuid::Uuid;
 const START: Timestamp = Timestamp::from_seconds(1_760_000_000);
 const DAY: Duration = Duration::from_secs(86_400);
 const LEASE: Duration = Duration::from_secs(40);
-/// Five times the default, for machines that are busy with other tests.
-const TIMEOUT: Duration = Duration::from_millis(250);
-/// Short enough to wait for, long enough for a slow machine.
-const SHORT: Duration = Duration::from_millis(400);
+/// Twenty times the default: a Redis that is well answers within it on machines that are busy with other tests too.
+const TIMEOUT: Duration = Duration::from_secs(1);
+/// One wait for a Redis that hangs, with what goes with it: less than one and a half.
+const ONE_WAIT: Duration = Duration::from_millis(1400);
+/// Short enough to wait for, long enough for a slow machine to ask a few things within it.
+const SHORT: Duration = Duration::from_millis(1500);
 
 /// A redis-server of our own. Killed when dropped.
 struct Server {
     child: Child,
-    port: u16,
+    port: Arc<Port>,
     dir: TempDir,
 }
 
 impl Server {
     async fn start() -> Self {
-        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        Self::start_on(free, tempfile::tempdir().unwrap()).await
+        Self::start_on(Arc::new(Port::claim()), tempfile::tempdir().unwrap()).await
     }
 
-    async fn start_on(port: u16, dir: TempDir) -> Self {
+    async fn start_on(port: Arc<Port>, dir: TempDir) -> Self {
+        let number = port.number().to_string();
         let spawned = Command::new("redis-server")
-            .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir"])
+            .args(["--port", &number, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir"])
             .arg(dir.path())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -57,17 +62,17 @@ impl Server {
             panic!("this test needs redis-server 6 or newer in the PATH ({error}): install it, e.g. apt-get install redis-server")
         });
         let server = Self { child, port, dir };
-        for _ in 0..500 {
+        for _ in 0..1500 {
             if server.command(&["PING"]).await.is_ok() {
                 return server;
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        panic!("redis-server does not answer on port {port} within 5 s");
+        panic!("redis-server does not answer on {} within 15 s", server.port.address());
     }
 
     fn url(&self) -> String {
-        format!("redis://127.0.0.1:{}/0", self.port)
+        format!("redis://{}/0", self.port.address())
     }
 
     async fn command(&self, words: &[&str]) -> redis::RedisResult<redis::Value> {
@@ -86,7 +91,7 @@ impl Server {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
         let dir = std::mem::replace(&mut self.dir, tempfile::tempdir().unwrap());
-        Self::start_on(self.port, dir).await
+        Self::start_on(self.port.clone(), dir).await
     }
 
     fn store(&self) -> Redis {

@@ -93,7 +93,7 @@ fn assert_nothing_else(world: &World, route: &str, handshakes: u64, refusals: u6
     assert_eq!(metrics.count("hookgate_dedup_checks_total", &[]), 0);
     assert_eq!(metrics.count("hookgate_spool_events", &[]), 0);
     assert_eq!(world.app.count(), 0, "{:?}", world.app.seen());
-    assert_eq!(world.gateway.log(&["request", "handshake", route]).len() as u64, handshakes);
+    world.gateway.wait_for_logs(usize::try_from(handshakes).unwrap(), &["request", "handshake", route]);
     for line in world.gateway.said() {
         assert!(!line.contains(TEXT) && !line.contains(SECRET), "{line}");
     }

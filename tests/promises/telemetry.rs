@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use crate::world::act::{Act, accept, answer};
-use crate::world::clock::{eventually, now_unix, pause};
-use crate::world::events::task;
+use crate::world::clock::{now_unix, pause, rfc3339};
+use crate::world::events::{task, task_at};
 use crate::world::sender::Request;
 use crate::world::sign::Provider;
 use crate::world::{World, world, world_with, world_without_app};
@@ -48,10 +48,7 @@ fn every_request_has_exactly_one_disposition_in_metrics_and_log() {
     for word in ["delivered", "duplicate", "app_rejected", "spooled", "app_failed", "refused"] {
         let wanted = ends.iter().filter(|end| **end == word).count();
         assert_eq!(metrics.count("hookgate_requests_total", &[("disposition", word)]), wanted as u64, "{word}");
-        let logged = || world.gateway.log(&[&format!("\"disposition\":\"{word}\"")]).len();
-        eventually(&format!("{wanted} log lines with {word}"), Duration::from_secs(5), || {
-            (logged() == wanted).then_some(())
-        });
+        world.gateway.wait_for_logs(wanted, &[&format!("\"disposition\":\"{word}\"")]);
     }
     let all = world.gateway.log(&["\"disposition\":\""]).len();
     assert_eq!(all, ends.len(), "one line a request");
@@ -94,7 +91,8 @@ fn the_age_of_an_event_is_measured_from_the_time_that_its_sender_signed() {
     let world = world();
     let of_veedeo = |name| world.gateway.metrics().find(name, &[("route", "veedeo")]).unwrap_or_default();
     for n in 0..3 {
-        assert_eq!(world.gateway.send(&Provider::Veedeo.sign(task(n))).status, 200);
+        let now = task_at(n, &rfc3339(0), "task.completed");
+        assert_eq!(world.gateway.send(&Provider::Veedeo.sign(now)).status, 200);
     }
     let age = of_veedeo("hookgate_event_age_seconds_sum");
     assert!(of_veedeo("hookgate_event_age_seconds_count") >= 3.0 && (-3.0..300.0).contains(&age), "{age} s");

@@ -230,8 +230,10 @@ fn certificates_that_change_are_used_and_bad_ones_are_not() {
         (gateway.metrics().count("hookgate_tls_last_reload_successful", &[]) == 0).then_some(())
     });
     assert!(sender.shown(&gateway, "hooks.example.com") == before, "the pair before stays in use");
-    let told = gateway.log(&["\"level\":\"error\"", "first.key", "the key of another certificate"]);
-    assert!(!told.is_empty() && !told.iter().any(|line| line.contains("PRIVATE")), "{told:?}");
+    let words = ["\"level\":\"error\"", "first.key", "the key of another certificate"];
+    gateway.wait_for_log(&words);
+    let told = gateway.log(&words);
+    assert!(!told.iter().any(|line| line.contains("PRIVATE")), "{told:?}");
     pause(Duration::from_millis(20));
     papers.write("first", &["hooks.example.com"]);
     eventually("the whole pair is used", Duration::from_secs(15), || {

@@ -12,7 +12,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use super::clock::{SOON, environment, eventually, pause};
-use super::output::{Finished, Lines, finish};
+use super::output::{Finished, Lines, excerpt, finish};
 use super::ports::Port;
 use super::scrape::Scrape;
 use super::sender::{Reply, Request, send};
@@ -329,6 +329,14 @@ impl Gateway {
         self.said().into_iter().filter(holds).collect()
     }
 
+    /// Waits until `count` log lines hold all of `words`, and sees that there are no more. A line is written a moment after
+    /// its reply has left.
+    pub(crate) fn wait_for_logs(&self, count: usize, words: &[&str]) {
+        let found = || self.log(words).len();
+        eventually(&format!("{count} log lines with {words:?}"), SOON, || (found() >= count).then_some(()));
+        assert_eq!(found(), count, "log lines with {words:?}");
+    }
+
     /// Waits for a log line that holds all of `words`.
     pub(crate) fn wait_for_log(&self, words: &[&str]) -> String {
         eventually(&format!("a log line with {words:?}"), SOON, || self.log(words).into_iter().next())
@@ -391,11 +399,12 @@ impl Drop for Gateway {
             pause(Duration::from_millis(1));
             running.readers.into_iter().for_each(|reader| drop(reader.join()));
         }
-        let said = self.lines.text();
         if std::thread::panicking() {
+            let said = excerpt(&self.lines.all());
             eprintln!("--- the gateway's configuration\n{}--- what the gateway said\n{said}\n---", self.setup.text());
             return;
         }
+        let said = self.lines.text();
         for provider in Provider::ALL {
             assert!(!said.contains(provider.secret()), "the gateway said the secret of {}", provider.name());
         }

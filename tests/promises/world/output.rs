@@ -37,6 +37,20 @@ impl Lines {
     }
 }
 
+/// Lines that are shown of the beginning, and of the end, of what a process said.
+const SHOWN: usize = 200;
+
+/// The beginning and the end: why a test failed is not to be lost among thousands of lines.
+pub(crate) fn excerpt(lines: &[String]) -> String {
+    match lines.len().saturating_sub(2 * SHOWN) {
+        0 => lines.join("\n"),
+        more => {
+            let (first, last) = (&lines[..SHOWN], &lines[SHOWN + more..]);
+            format!("{}\n… {more} lines …\n{}", first.join("\n"), last.join("\n"))
+        }
+    }
+}
+
 /// What a command that has ended left behind.
 #[derive(Clone, Debug)]
 pub(crate) struct Finished {
@@ -107,6 +121,17 @@ mod tests {
         let finished = finish(sh("echo '{\"a\":1}'; echo talk >&2; exit 3"), Duration::from_secs(10));
         assert_eq!((finished.code, finished.stderr.as_str()), (Some(3), "talk"));
         assert_eq!(finished.json_lines(), [serde_json::json!({"a": 1})]);
+    }
+
+    #[test]
+    fn of_many_lines_the_beginning_and_the_end_are_shown() {
+        let lines = |count: usize| (0..count).map(|line| line.to_string()).collect::<Vec<String>>();
+        assert_eq!(excerpt(&lines(400)).lines().count(), 400);
+        let shown = excerpt(&lines(5000));
+        assert_eq!(shown.lines().count(), 401);
+        assert!(
+            shown.starts_with("0\n1\n") && shown.contains("\n199\n… 4600 lines …\n4800\n") && shown.ends_with("\n4999")
+        );
     }
 
     #[test]

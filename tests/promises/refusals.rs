@@ -280,6 +280,26 @@ fn a_clock_that_cannot_be_right_costs_no_event() {
 }
 
 #[test]
+fn one_fresh_time_ends_the_suspicion_of_the_clock_and_what_says_no_time_does_not() {
+    let world = world();
+    let an_hour_late = |n: i64| {
+        let body = task_at(n, &rfc3339(-3600), "task.completed");
+        world.send(&Provider::Veedeo.sign_at(body, now_unix() - 3600, Provider::Veedeo.secret()))
+    };
+    let suspected = || world.gateway.metrics().count("hookgate_clock_suspect", &[]);
+    let last = (0..6).map(an_hour_late).last().unwrap();
+    assert_eq!((last.status, last.reason().as_str(), suspected()), (503, "clock_suspect", 1));
+    assert_eq!(world.send(&Provider::GitHub.sign("{\"name\":\"of no time\"}")).status, 200);
+    assert_eq!((an_hour_late(6).status, suspected()), (503, 1), "it says nothing of the clock");
+    assert_eq!(world.veedeo(task("fresh")).status, 200);
+    assert_eq!(suspected(), 0, "one fresh time is enough");
+    for n in 7..11 {
+        assert_refused(&an_hour_late(n), 401, "Request too old", "timestamp_stale");
+    }
+    assert_eq!((an_hour_late(11).status, suspected()), (503, 1), "five more are as suspicious as the first were");
+}
+
+#[test]
 fn one_old_capture_among_fresh_requests_is_just_old() {
     let world = world();
     for n in 0..10 {

@@ -98,6 +98,18 @@ async fn an_application_that_fails_again_and_again_is_probed_and_not_flooded() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_application_is_back_with_the_answer_that_ends_its_absence_and_with_no_other() {
+    let lane = lane(4, None);
+    let hears = |outcome: Outcome| lane.learn(NOW, event(9), &outcome);
+    let taken = || failed(StatusCode::NOT_FOUND, None);
+    assert_eq!(hears(taken()), Learnt::Nothing, "it was not away");
+    for _ in 0..7 {
+        assert_eq!(hears(Outcome::Unreachable(String::new())), Learnt::Nothing);
+    }
+    assert_eq!([hears(taken()), hears(taken())], [Learnt::IsBack, Learnt::Nothing]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_probe_that_was_not_sent_goes_back() {
     let lane = lane(4, None);
     for _ in 0..5 {

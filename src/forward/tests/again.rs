@@ -106,6 +106,24 @@ async fn when_the_application_is_back_what_waits_goes_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_newcomer_whom_the_application_takes_wakes_what_waits_on_disk() {
+    let world = world(|_| {});
+    world.is_taken_for_down();
+    world.at(seconds(6)).await;
+    world.does([(seconds(3), answered(200))]);
+    let behind = async {
+        world.at(seconds(7)).await;
+        world.send(2).await
+    };
+    let (probe, behind) = tokio::join!(world.send(1), behind);
+    assert_eq!(probe, ("delivered 200".to_owned(), seconds(3)));
+    assert_eq!(behind, ("spooled".to_owned(), Duration::ZERO));
+    world.at(seconds(20)).await;
+    // The next probe would have been due at eleven.
+    assert_eq!(world.sendings(), [(6, 1, false), (9, 1, false)]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_event_may_be_as_old_as_configured_and_not_a_moment_older() {
     for (max_age, sent) in [(seconds(10), true), (Duration::from_millis(9999), false)] {
         let world = failed(|route| route.delivery.max_age = max_age).await;

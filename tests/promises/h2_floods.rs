@@ -338,6 +338,9 @@ fn an_idle_connection_that_has_to_make_room_is_gone_at_once_though_its_sender_sa
     app.always(accept());
     let mut idle = Hand::open(&gateway, &papers);
     assert!(idle.until(SETTINGS, 0).is_some(), "it is served");
+    // The gateway has said that before it has read what the sender says; whose question it answers is idle.
+    idle.write(&frame(PING, 0, 0, &[7; 8])).unwrap();
+    assert!(idle.until(PING, 0).is_some(), "it is idle");
     let (from, honest) = (Instant::now(), Link::open(&gateway, &papers));
     let frames = idle.rest(SOON);
     assert!(from.elapsed() < Duration::from_millis(1500), "a farewell of two seconds is for those who may still ask");

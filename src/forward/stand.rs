@@ -112,13 +112,13 @@ impl World {
     }
 
     pub(super) async fn eventually(&self, what: &str, mut is_so: impl AsyncFnMut() -> bool) {
-        for _ in 0..500 {
+        for _ in 0..3000 {
             if is_so().await {
                 return;
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        panic!("not within 5 s: {what}");
+        panic!("not within 30 s: {what}");
     }
 }
 

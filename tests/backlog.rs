@@ -13,6 +13,9 @@
     reason = "a test fails by panicking, in its helpers too"
 )]
 
+#[path = "promises/world/ports.rs"]
+mod ports;
+
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -31,6 +34,7 @@ use hookgate::domain::time::Timestamp;
 use hookgate::spool::{Entry, NewEntry, Possible, Replay, Spool};
 use hookgate::telemetry::Metrics;
 use http::Method;
+use ports::Port;
 use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 
@@ -113,10 +117,7 @@ struct Gateway {
 struct Place {
     folder: PathBuf,
     app: App,
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    ports: [Port; 3],
 }
 
 fn get(port: u16, target: &str) -> Option<String> {
@@ -134,7 +135,7 @@ impl Place {
     }
 
     fn start(&self) -> Gateway {
-        let [listen, telemetry, admin] = [free_port(), free_port(), free_port()];
+        let [listen, telemetry, admin] = [0, 1, 2].map(|which: usize| self.ports[which].number());
         let mut text = String::new();
         write!(
             text,
@@ -154,6 +155,7 @@ impl Place {
         let child = Command::new(binary())
             .env_remove("HOOKGATE_BINARY")
             .env_remove("HOOKGATE_TORTURE")
+            .env_remove("HOOKGATE_SEED")
             .args(["run", "--config"])
             .arg(&file)
             .env("SECRET", "a-secret-of-enough-length-for-a-test")
@@ -179,6 +181,7 @@ impl Place {
         let output = Command::new(binary())
             .env_remove("HOOKGATE_BINARY")
             .env_remove("HOOKGATE_TORTURE")
+            .env_remove("HOOKGATE_SEED")
             .args(arguments)
             .arg("--config")
             .arg(self.folder.join("hookgate.toml"))
@@ -322,7 +325,8 @@ struct Memory {
 }
 
 fn backlog(folder: &Path, count: u64, log: u64, ready: Duration) {
-    let place = Place { folder: folder.to_owned(), app: App::start() };
+    let ports = [Port::claim(), Port::claim(), Port::claim()];
+    let place = Place { folder: folder.to_owned(), app: App::start(), ports };
     println!("--- two thousand events");
     let small = life(&place, 2000, 1 << 20, Duration::from_secs(60));
     std::fs::remove_dir_all(place.spool()).unwrap();

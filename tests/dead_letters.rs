@@ -10,6 +10,9 @@
     reason = "test code: a failed expectation is the result"
 )]
 
+#[path = "promises/world/ports.rs"]
+mod ports;
+
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -27,6 +30,7 @@ use hookgate::domain::time::Timestamp;
 use hookgate::spool::{DeadReason, Entry, NewEntry, Possible, Replay, Settlement, Spool};
 use hookgate::telemetry::Metrics;
 use http::{HeaderValue, Method};
+use ports::Port;
 
 const PATIENCE: Duration = Duration::from_secs(180);
 
@@ -135,13 +139,14 @@ struct Gateway {
     folder: tempfile::TempDir,
     telemetry: String,
     child: Option<Child>,
+    _ports: [Port; 3],
 }
 
 impl Gateway {
     fn prepared(app: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let held: Vec<TcpListener> = (0..3).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-        let [listen, telemetry, admin] = [0, 1, 2].map(|n: usize| held[n].local_addr().unwrap().to_string());
+        let ports = [Port::claim(), Port::claim(), Port::claim()];
+        let [listen, telemetry, admin] = [0, 1, 2].map(|n: usize| ports[n].address());
         let route = |name: &str| {
             format!(
                 "routes.{name}.path = '/{name}'\nroutes.{name}.provider = '{name}'\n\
@@ -155,7 +160,7 @@ impl Gateway {
             route("github")
         );
         std::fs::write(folder.path().join("hookgate.toml"), text).unwrap();
-        Self { folder, telemetry, child: None }
+        Self { folder, telemetry, child: None, _ports: ports }
     }
 
     fn command(&self, arguments: &[&str]) -> Command {

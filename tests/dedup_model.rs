@@ -29,6 +29,8 @@ mod explore;
 mod local;
 #[path = "dedup_model/model.rs"]
 mod model;
+#[path = "promises/world/ports.rs"]
+mod ports;
 #[path = "dedup_model/script.rs"]
 mod script;
 

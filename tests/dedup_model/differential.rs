@@ -24,6 +24,7 @@ use uuid::Uuid;
 
 use super::local::{Claimed as Local, Mark, Memory, Policy};
 use super::model::{Net, over};
+use super::ports::Port;
 use super::script::{Ask, BODIES, Call, Held, Letter, Rules, Said, Slot};
 
 const START: Timestamp = Timestamp::from_seconds(1_760_000_000);
@@ -86,13 +87,13 @@ fn any_ask(chance: &mut fastrand::Rng) -> Ask {
 }
 
 /// A redis-server of our own. Killed when dropped.
-struct Server(Child, u16);
+struct Server(Child, Port);
 
 impl Server {
     async fn start() -> Self {
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = Port::claim();
         let child = Command::new("redis-server")
-            .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
+            .args(["--port", &port.number().to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
             .current_dir(std::env::temp_dir())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -108,7 +109,7 @@ impl Server {
     }
 
     fn url(&self) -> String {
-        format!("redis://127.0.0.1:{}/0", self.1)
+        format!("redis://{}/0", self.1.address())
     }
 
     async fn connect(&self) -> redis::RedisResult<redis::aio::MultiplexedConnection> {

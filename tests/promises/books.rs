@@ -6,7 +6,6 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::world::World;
 use crate::world::act::accept;
 use crate::world::app::Seen;
 use crate::world::clock::pause;
@@ -14,7 +13,7 @@ use crate::world::events::{task_of, wide_task};
 use crate::world::gateway::Gateway;
 use crate::world::sender::send;
 use crate::world::sign::Provider;
-use crate::world::world_with;
+use crate::world::{Closing, World, world_with};
 
 /// Senders at the same time, each with one request open at most.
 pub(crate) const SENDERS: usize = 8;
@@ -113,14 +112,6 @@ impl Books {
             let _closed = Closing(&self.closed);
             disturb()
         })
-    }
-}
-
-struct Closing<'a>(&'a AtomicBool);
-
-impl Drop for Closing<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::SeqCst);
     }
 }
 

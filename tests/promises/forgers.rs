@@ -7,7 +7,7 @@ use crate::world::clock::{SOON, now_unix, pause};
 use crate::world::events::task;
 use crate::world::sender::{Line, Reply, Request};
 use crate::world::sign::Provider;
-use crate::world::{World, world_with};
+use crate::world::{Closing, World, world_with};
 
 /// How many bad signatures are checked at once.
 const BURST: usize = 1000;
@@ -134,6 +134,7 @@ fn behind_a_balancer_that_nobody_named_an_honest_sender_has_its_turn_among_forge
     assert_eq!(statuses(&send_all(&world, "203.0.113.10", [long].into_iter())), [503], "long bodies have no turn");
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
+        let closing = Closing(&done);
         let flood = |thread: usize| {
             let mut told = Vec::new();
             while !done.load(Ordering::SeqCst) {
@@ -144,7 +145,7 @@ fn behind_a_balancer_that_nobody_named_an_honest_sender_has_its_turn_among_forge
         let forgers: Vec<_> = (0..20).map(|thread| scope.spawn(move || flood(thread))).collect();
         pause(Duration::from_millis(500));
         let first = world.send(&good("honest"));
-        done.store(true, Ordering::SeqCst);
+        drop(closing);
         assert_eq!(first.status, 200);
         assert!(first.took < Duration::from_secs(3), "took {:?}", first.took);
         let told: Vec<Reply> = forgers.into_iter().flat_map(|forger| forger.join().unwrap()).collect();

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::tls::Papers;
+use crate::world::Closing;
 use crate::world::act::accept;
 use crate::world::app::App;
 use crate::world::clock::{SOON, eventually, pause};
@@ -67,9 +68,8 @@ fn flood(most: u32, first: &[u8], round: impl Fn(u32) -> Vec<u8> + Sync) -> Ende
     let (before, done) = (resident(&gateway), AtomicBool::new(false));
     let (ended, memory, sent) = std::thread::scope(|scope| {
         let flooding = scope.spawn(|| {
-            let ended = pour(&mut Hand::open(&gateway, &papers), most, first, &round);
-            done.store(true, Ordering::SeqCst);
-            ended
+            let _closing = Closing(&done);
+            pour(&mut Hand::open(&gateway, &papers), most, first, &round)
         });
         let (mut memory, mut sent) = (0, 0);
         while !done.load(Ordering::SeqCst) || sent < 5 {

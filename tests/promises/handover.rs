@@ -14,7 +14,7 @@ use crate::world::clock::{eventually, pause};
 use crate::world::events::{task, task_of};
 use crate::world::sender::{Line, send};
 use crate::world::sign::Provider;
-use crate::world::{at_once, world, world_with, world_without_app};
+use crate::world::{Closing, at_once, world, world_with, world_without_app};
 
 const SENDERS: usize = 8;
 
@@ -70,6 +70,7 @@ fn a_hand_over_under_load_refuses_no_connection_and_cuts_no_request() {
     let address = world.gateway.address();
     let mut processes = HashSet::from([world.gateway.pid()]);
     let sent: Vec<String> = std::thread::scope(|scope| {
+        let closing = Closing(&stop);
         let senders: Vec<_> = (0..SENDERS)
             .map(|sender| {
                 let (address, stop, complaints) = (&address, &stop, &complaints);
@@ -83,7 +84,7 @@ fn a_hand_over_under_load_refuses_no_connection_and_cuts_no_request() {
             processes.insert(world.gateway.pid());
         }
         pause(Duration::from_millis(200));
-        stop.store(true, Ordering::SeqCst);
+        drop(closing);
         senders.into_iter().flat_map(|sender| sender.join().unwrap()).collect()
     });
     let complaints = complaints.0.lock().unwrap();

@@ -17,13 +17,13 @@ use rustls::pki_types::ServerName;
 use self::crowd::{Crowd, Held, Manner};
 use self::honest::{Connect, LeanApp, Times, Wire, send_until};
 use crate::tls::{ALL, Papers, Sender};
-use crate::world::at_once;
 use crate::world::clock::{environment, pause};
 use crate::world::gateway::Gateway;
 use crate::world::http2::{DATA, END_HEADERS, HEADERS, SETTINGS, fields, frame, offering};
 use crate::world::sender::Line;
 use crate::world::setup::Setup;
 use crate::world::sign::Provider;
+use crate::world::{Closing, at_once};
 
 const MIB: u64 = 1024 * 1024;
 
@@ -104,6 +104,7 @@ fn beside<R: Send>(gateway: &Gateway, connect: &Connect<'_>, act: impl FnOnce() 
     let before = alone(if large() { Duration::from_secs(10) } else { Duration::from_secs(3) });
     done.store(false, Ordering::SeqCst);
     let (came, during, counted, (connections, long_heads)) = std::thread::scope(|scope| {
+        let closing = Closing(&done);
         let sending = scope.spawn(|| send_until(&done, connect));
         let watching = scope.spawn(|| {
             let (mut connections, mut long_heads) = (0, 0);
@@ -130,7 +131,7 @@ fn beside<R: Send>(gateway: &Gateway, connect: &Connect<'_>, act: impl FnOnce() 
         }
         let counted = ended.elapsed();
         pause(Duration::from_secs(3).saturating_sub(from.elapsed()));
-        done.store(true, Ordering::SeqCst);
+        drop(closing);
         (came, sending.join().unwrap(), counted, watching.join().unwrap())
     });
     (came, Seen { before, during, memory: most.load(Ordering::SeqCst), connections, long_heads, counted })

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::world::Closing;
 use crate::world::app::App;
 use crate::world::clock::{environment, eventually, pause};
 use crate::world::events::{task, task_of};
@@ -77,11 +78,12 @@ impl Scene {
                 }
                 books
             };
+            let closing = Closing(&over);
             let senders: Vec<_> = (0..4_usize).map(|sender| scope.spawn(move || send(sender))).collect();
             pause(Duration::from_millis(300));
             fault(redis);
             pause(Duration::from_millis(300));
-            over.store(true, Ordering::Relaxed);
+            drop(closing);
             senders.into_iter().flat_map(|sender| sender.join().unwrap()).collect()
         });
         assert!(books.len() > 40, "only {} events", books.len());

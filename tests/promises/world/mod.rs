@@ -22,6 +22,8 @@ pub(crate) mod sign;
 pub(crate) mod strace;
 pub(crate) mod wire;
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use app::App;
 use gateway::Gateway;
 use sender::{Reply, Request};
@@ -62,6 +64,15 @@ impl World {
     /// Signs a Veedeo event and sends it.
     pub(crate) fn veedeo(&self, body: impl Into<Vec<u8>>) -> Reply {
         self.send(&Provider::Veedeo.sign(body))
+    }
+}
+
+/// Sets its flag when it goes, at a failure too: a scope waits for the threads that go on until then.
+pub(crate) struct Closing<'a>(pub(crate) &'a AtomicBool);
+
+impl Drop for Closing<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
     }
 }
 

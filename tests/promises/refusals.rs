@@ -287,7 +287,8 @@ fn one_fresh_time_ends_the_suspicion_of_the_clock_and_what_says_no_time_does_not
         world.send(&Provider::Veedeo.sign_at(body, now_unix() - 3600, Provider::Veedeo.secret()))
     };
     let suspected = || world.gateway.metrics().count("hookgate_clock_suspect", &[]);
-    let last = (0..6).map(an_hour_late).last().unwrap();
+    let replies: Vec<_> = (0..6).map(an_hour_late).collect();
+    let last = replies.last().unwrap();
     assert_eq!((last.status, last.reason().as_str(), suspected()), (503, "clock_suspect", 1));
     assert_eq!(world.send(&Provider::GitHub.sign("{\"name\":\"of no time\"}")).status, 200);
     assert_eq!((an_hour_late(6).status, suspected()), (503, 1), "it says nothing of the clock");

@@ -5,6 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 use ipnet::IpNet;
 use tokio::sync::{Notify, watch};
@@ -21,12 +22,16 @@ pub(crate) struct Connection {
     pub(crate) remote: SocketAddr,
     /// Who is there.
     pub(crate) peer: Arc<Peer>,
-    phase: Mutex<Phase>,
+    /// What the moments of its phases count from.
+    opened: Instant,
+    /// The nanoseconds from `opened` to the phase's moment, times four, and which phase it is. A number, for it is written
+    /// several times a request and read where room is to be made.
+    phase: AtomicU64,
     close: Notify,
     /// Set before `close` is: not to be closed earlier.
     close_from: OnceLock<Instant>,
-    /// Since when the sender may have been waiting to be accepted; for its first request.
-    waiting_since: Mutex<Option<Instant>>,
+    /// For how many nanoseconds before `opened` the sender may have been waiting to be accepted; until its first request.
+    waited: AtomicU64,
     /// How many requests may come over it.
     pub(crate) carries: Carries,
 }
@@ -51,36 +56,80 @@ pub(crate) enum Phase {
     Busy(Instant),
 }
 
+const IDLE: u64 = 0;
+const HEAD: u64 = 1;
+const BUSY: u64 = 2;
+
+impl Phase {
+    fn to_number(self, opened: Instant) -> u64 {
+        let (since, kind) = match self {
+            Self::Idle(since) => (since, IDLE),
+            Self::Head(since) => (since, HEAD),
+            Self::Busy(since) => (since, BUSY),
+        };
+        nanoseconds(opened, since) << 2 | kind
+    }
+
+    fn of_number(number: u64, opened: Instant) -> Self {
+        let since = opened + Duration::from_nanos(number >> 2);
+        match number & 3 {
+            IDLE => Self::Idle(since),
+            HEAD => Self::Head(since),
+            _ => Self::Busy(since),
+        }
+    }
+}
+
+/// As many fit into 62 bits as 146 years have.
+fn nanoseconds(from: Instant, to: Instant) -> u64 {
+    u64::try_from(to.saturating_duration_since(from).as_nanos()).unwrap_or(u64::MAX)
+}
+
 impl Connection {
+    fn new(
+        remote: SocketAddr,
+        peer: Arc<Peer>,
+        opened: Instant,
+        phase: Phase,
+        waiting_since: Option<Instant>,
+        carries: Carries,
+    ) -> Self {
+        Self {
+            remote,
+            peer,
+            opened,
+            phase: AtomicU64::new(phase.to_number(opened)),
+            close: Notify::new(),
+            close_from: OnceLock::new(),
+            waited: AtomicU64::new(waiting_since.map_or(0, |since| nanoseconds(since, opened))),
+            carries,
+        }
+    }
+
     /// One request on this connection, whose first byte came at `began`. It is in no table: who serves the connection
     /// serves it to its end.
     pub(crate) fn request(&self, began: Instant) -> Self {
-        let waiting_since = self.waiting_since.lock().unwrap_or_else(PoisonError::into_inner).take();
-        Self {
-            remote: self.remote,
-            peer: self.peer.clone(),
-            phase: Mutex::new(Phase::Head(began)),
-            close: Notify::new(),
-            close_from: OnceLock::new(),
-            waiting_since: Mutex::new(waiting_since),
-            carries: Carries::One,
-        }
+        let since = Some(self.arrived(began));
+        Self::new(self.remote, self.peer.clone(), began, Phase::Head(began), since, Carries::One)
     }
 
     /// What the connection is doing.
     pub(crate) fn phase(&self) -> Phase {
-        *self.phase.lock().unwrap_or_else(PoisonError::into_inner)
+        Phase::of_number(self.phase.load(Ordering::Relaxed), self.opened)
     }
 
     /// Notes what the connection is doing.
     pub(crate) fn enter(&self, phase: Phase) {
-        *self.phase.lock().unwrap_or_else(PoisonError::into_inner) = phase;
+        self.phase.store(phase.to_number(self.opened), Ordering::Relaxed);
     }
 
     /// When a request whose first byte was read at `began` arrived: its sender may have waited to be accepted.
     pub(crate) fn arrived(&self, began: Instant) -> Instant {
-        let waiting_since = self.waiting_since.lock().unwrap_or_else(PoisonError::into_inner).take();
-        waiting_since.map_or(began, |since| since.min(began))
+        if self.waited.load(Ordering::Relaxed) == 0 {
+            return began;
+        }
+        let waited = Duration::from_nanos(self.waited.swap(0, Ordering::Relaxed));
+        self.opened.checked_sub(waited).map_or(began, |since| since.min(began))
     }
 
     /// Comes when the table wants an idle connection gone.
@@ -288,15 +337,9 @@ impl Connections {
         source: Option<Source>,
         waiting_since: Option<Instant>,
     ) -> Option<Entry> {
-        let connection = Arc::new(Connection {
-            remote,
-            peer: Arc::new(Peer::new(remote.ip(), spoke)),
-            phase: Mutex::new(Phase::Idle(Instant::now())),
-            close: Notify::new(),
-            close_from: OnceLock::new(),
-            waiting_since: Mutex::new(waiting_since),
-            carries: Carries::Many,
-        });
+        let (peer, now) = (Arc::new(Peer::new(remote.ip(), spoke)), Instant::now());
+        let connection = Connection::new(remote, peer, now, Phase::Idle(now), waiting_since, Carries::Many);
+        let connection = Arc::new(connection);
         let mut open = self.0.open.lock().unwrap_or_else(PoisonError::into_inner);
         open.make_room(source, self.0.caps)?;
         if self.0.closing.load(Ordering::Relaxed) {
@@ -357,8 +400,6 @@ impl Drop for Entry {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[tokio::test(start_paused = true)]

@@ -313,7 +313,7 @@ pub(super) mod tests {
     #[test]
     fn the_line_of_a_request_is_one_object_with_what_it_came_to() {
         let text = logged(JSON, Terminal::No, |control, _| {
-            control.request_lines().put(&request("refused", Some("signature_mismatch")));
+            control.request_lines().put(request("refused", Some("signature_mismatch")));
         });
         let line: serde_json::Value = serde_json::from_str(&text).unwrap();
         let id = EventId::new(Timestamp::from_seconds(1_760_000_000), 7).to_string();
@@ -325,7 +325,7 @@ pub(super) mod tests {
         });
         assert_eq!((line, text.lines().count()), (expected, 1));
         let pretty = Settings { format: Format::Pretty, ..JSON };
-        let text = logged(pretty, Terminal::No, |control, _| control.request_lines().put(&request("delivered", None)));
+        let text = logged(pretty, Terminal::No, |control, _| control.request_lines().put(request("delivered", None)));
         assert!(text.contains("request_id=\"r-1\"") && text.contains("disposition=\"delivered\""), "{text}");
     }
 
@@ -334,13 +334,13 @@ pub(super) mod tests {
         let text = logged(JSON, Terminal::No, |control, _| {
             let lines = control.request_lines();
             for _ in 0..500 {
-                lines.put(&request("refused", Some("signature_mismatch")));
-                lines.put(&request("delivered", None));
+                lines.put(request("refused", Some("signature_mismatch")));
+                lines.put(request("delivered", None));
             }
             control.set_level(Level::Warn).unwrap();
-            lines.put(&request("unheard", None));
+            lines.put(request("unheard", None));
             control.set_level(Level::Debug).unwrap();
-            lines.put(&request("heard", None));
+            lines.put(request("heard", None));
         });
         assert_eq!(text.matches(r#""delivered""#).count(), 500);
         assert!((20..=40).contains(&text.matches(r#""refused""#).count()), "{}", text.matches("refused").count());

@@ -104,19 +104,18 @@ impl Recent {
         if let Some(event_type) = &mut answered.event_type {
             cut(event_type);
         }
-        let answered = Arc::new(answered);
-        if let Some(lines) = &self.0.lines {
-            lines.put(&answered);
-        }
-        let mut oldest = None;
         let mut ring = self.0.ring.lock().unwrap_or_else(PoisonError::into_inner);
-        if ring.entries.len() >= MOST_ENTRIES {
-            oldest = ring.entries.pop_front();
-        }
-        ring.entries.push_back(answered);
+        let oldest = if ring.entries.len() >= MOST_ENTRIES { ring.entries.pop_front() } else { None };
+        let answered = match oldest {
+            Some(oldest) => in_place_of(oldest, answered),
+            None => Arc::new(answered),
+        };
+        ring.entries.push_back(answered.clone());
         ring.pushed = ring.pushed.saturating_add(1);
         drop(ring);
-        drop(oldest);
+        if let Some(lines) = &self.0.lines {
+            lines.put(answered);
+        }
     }
 
     /// The newest `limit` that `filter` wants, newest first, each with its number. `before`: only those with a smaller
@@ -145,6 +144,17 @@ impl fmt::Debug for Recent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Recent(..)")
     }
+}
+
+/// Puts `answered` where `oldest` is, if nobody else has that any more. So the ring's memory stays the ring's: given back and
+/// taken anew by whichever thread comes, it would be in the other threads' way.
+fn in_place_of(mut oldest: Arc<Answered>, answered: Answered) -> Arc<Answered> {
+    let Some(place) = Arc::get_mut(&mut oldest) else { return Arc::new(answered) };
+    let (mut request_id, mut event_type) = (std::mem::take(&mut place.request_id), place.event_type.take());
+    request_id.clone_from(&answered.request_id);
+    event_type.clone_from(&answered.event_type);
+    *place = Answered { event_type, request_id, ..answered };
+    oldest
 }
 
 fn cut(text: &mut String) {
@@ -199,6 +209,25 @@ mod tests {
         let all = recent.list(&RecentFilter::default(), None, usize::MAX);
         assert_eq!(all.len(), MOST_ENTRIES);
         assert_eq!(seconds(&all).last(), Some(&1));
+    }
+
+    #[test]
+    fn what_takes_the_place_of_the_oldest_is_all_its_own_and_who_still_has_the_oldest_keeps_it() {
+        let recent = Recent::default();
+        let named = |second: i64, event_type: Option<&str>| {
+            let request_id = format!("request {second}");
+            Answered { request_id, event_type: event_type.map(str::to_owned), ..answered(second, "r", "delivered") }
+        };
+        for second in 0..i64::try_from(MOST_ENTRIES).unwrap() {
+            recent.push(named(second, (second % 2 == 0).then_some("a long type of an event")));
+        }
+        let held = recent.list(&RecentFilter::default(), None, usize::MAX).pop().unwrap();
+        for (second, event_type) in [(-1, None), (-2, Some("short")), (-3, None), (-4, Some("x"))] {
+            recent.push(named(second, event_type));
+            let newest = recent.list(&RecentFilter::default(), None, 1).pop().unwrap();
+            assert_eq!(*newest.1, named(second, event_type));
+        }
+        assert_eq!(*held.1, named(0, Some("a long type of an event")));
     }
 
     #[test]

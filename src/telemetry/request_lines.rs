@@ -49,7 +49,7 @@ impl RequestLines {
     }
 
     /// Has a line written.
-    pub(super) fn put(&self, answered: &Arc<Answered>) {
+    pub(super) fn put(&self, answered: Arc<Answered>) {
         if !self.heard.load(Ordering::Relaxed) {
             return;
         }
@@ -60,7 +60,7 @@ impl RequestLines {
                     sink.put_request(answered);
                 }
             }
-            Way::Events => event(answered),
+            Way::Events => event(&answered),
         }
     }
 }

@@ -138,8 +138,8 @@ impl Batch {
 
 impl Sink {
     /// Takes a request whose line is to be written.
-    pub(super) fn put_request(&self, answered: &Arc<Answered>) {
-        if self.queue.try_send(Message::Request(Arc::clone(answered))).is_err() {
+    pub(super) fn put_request(&self, answered: Arc<Answered>) {
+        if self.queue.try_send(Message::Request(answered)).is_err() {
             self.metrics.log_lines_dropped_total.inc();
         }
     }

@@ -120,14 +120,12 @@ impl Http {
         patience: Patience,
         times: Times,
     ) -> Outcome {
-        let Some(head) = head(event, app, self.0.address(), sending) else {
+        let letter = Letter { event, app, address: self.0.address(), sending };
+        let Some(head) = letter.head() else {
             return Outcome::Unreachable("cannot write the request: its target or host is none".to_owned());
         };
-        let message = Message { head, body: &event.body, asks_for_head: event.method == Method::HEAD };
-        // Of an event in one piece the head goes with the body.
-        let message = message.joined();
         let taken = AtomicBool::new(false);
-        match patience.wait_for(self.ask(&message, &taken, times.began)).await {
+        match patience.wait_for(self.ask(&letter, head, &taken, times.began)).await {
             Ok(Ok((stream, answer))) => Outcome::of_answer(self.complete(stream, answer, times.body_by).await),
             Ok(Err(NoAnswer::NoConnection(error))) => {
                 Outcome::Unreachable(format!("cannot reach the application: {}", chain(&error)))
@@ -146,16 +144,16 @@ impl Http {
         }
     }
 
-    /// Sends `message` and reads the head of its answer.
+    /// Sends `letter`, which begins with `head`, and reads the head of its answer.
     async fn ask(
         &self,
-        message: &Message<'_>,
+        letter: &Letter<'_>,
+        head: Vec<u8>,
         taken: &AtomicBool,
         began: Instant,
     ) -> Result<(Stream, Answer), NoAnswer> {
         let mut connection = self.0.connection(began).await.map_err(NoAnswer::NoConnection)?;
-        let first =
-            Request::new(&message.head, message.body, taken).answer(&mut connection.stream, message.asks_for_head);
+        let first = Request::new(head, letter.rest(), taken).answer(&mut connection.stream, letter.asks_for_head());
         match first.await {
             Ok(answer) => return Ok((connection.stream, answer)),
             // It was being closed, and certainly did not get the whole request.
@@ -163,14 +161,15 @@ impl Http {
             Err(error) => return Err(NoAnswer::Broke(error)),
         }
         // Boxed: few attempts need it.
-        Box::pin(self.ask_anew(message, taken)).await
+        Box::pin(self.ask_anew(letter, taken)).await
     }
 
     /// As [`Self::ask`], over a new connection.
-    async fn ask_anew(&self, message: &Message<'_>, taken: &AtomicBool) -> Result<(Stream, Answer), NoAnswer> {
+    async fn ask_anew(&self, letter: &Letter<'_>, taken: &AtomicBool) -> Result<(Stream, Answer), NoAnswer> {
         let mut connection = self.0.new_connection().await.map_err(NoAnswer::NoConnection)?;
-        let answer =
-            Request::new(&message.head, message.body, taken).answer(&mut connection.stream, message.asks_for_head);
+        let unwritten = || NoAnswer::NoConnection(io::ErrorKind::InvalidInput.into());
+        let head = letter.head().ok_or_else(unwritten)?;
+        let answer = Request::new(head, letter.rest(), taken).answer(&mut connection.stream, letter.asks_for_head());
         let answer = answer.await.map_err(NoAnswer::Broke)?;
         Ok((connection.stream, answer))
     }
@@ -207,21 +206,35 @@ enum NoAnswer {
     Broke(io::Error),
 }
 
-/// A request as it goes over the wire.
-struct Message<'a> {
-    head: Vec<u8>,
-    body: &'a [u8],
-    asks_for_head: bool,
+/// One sending as it goes over the wire. It is written when it leaves, and anew if it has to leave once more.
+struct Letter<'a> {
+    event: &'a Event,
+    app: &'a AppPolicy,
+    address: &'a Address,
+    sending: Sending,
 }
 
-impl Message<'_> {
-    /// Small enough to leave in one piece.
-    fn joined(mut self) -> Self {
-        if self.body.len() <= ONE_PIECE {
-            self.head.extend_from_slice(self.body);
-            self.body = &[];
+impl<'a> Letter<'a> {
+    /// What leaves first: the head, with the body behind it if that is short; `None`: target or host could not be written.
+    fn head(&self) -> Option<Vec<u8>> {
+        let mut head = head(self.event, self.app, self.address, self.sending)?;
+        if self.is_one_piece() {
+            head.extend_from_slice(&self.event.body);
         }
-        self
+        Some(head)
+    }
+
+    /// What leaves behind it.
+    fn rest(&self) -> &'a [u8] {
+        if self.is_one_piece() { &[] } else { &self.event.body }
+    }
+
+    fn is_one_piece(&self) -> bool {
+        self.event.body.len() <= ONE_PIECE
+    }
+
+    fn asks_for_head(&self) -> bool {
+        self.event.method == Method::HEAD
     }
 }
 

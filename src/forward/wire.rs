@@ -37,8 +37,13 @@ const ROOM_PAUSE: Duration = Duration::from_millis(20);
 
 /// A request on its way.
 pub(super) struct Request<'a> {
-    /// What is still to be written: the head, then the body.
-    pieces: [&'a [u8]; 2],
+    /// The head, and the body with it if they leave in one piece. Given back as soon as it is written: many wait for an answer,
+    /// and few write.
+    head: Vec<u8>,
+    /// How much of it is written.
+    written: usize,
+    /// What is still to be written of the body.
+    body: &'a [u8],
     flushed: bool,
     /// Set once the last byte was written: from then on the application may have the whole request.
     taken: &'a AtomicBool,
@@ -120,8 +125,8 @@ pub(super) enum Reuse {
 }
 
 impl<'a> Request<'a> {
-    pub(super) fn new(head: &'a [u8], body: &'a [u8], taken: &'a AtomicBool) -> Self {
-        Self { pieces: [head, body], flushed: false, taken, broken: None }
+    pub(super) fn new(head: Vec<u8>, body: &'a [u8], taken: &'a AtomicBool) -> Self {
+        Self { head, written: 0, body, flushed: false, taken, broken: None }
     }
 
     /// Sends the request and reads the head of its answer. `asks_for_head`: its method is HEAD.
@@ -161,16 +166,21 @@ impl<'a> Request<'a> {
         if self.broken.is_some() || self.flushed {
             return;
         }
-        for piece in &mut self.pieces {
-            while !piece.is_empty() {
-                match Pin::new(&mut *stream).poll_write(cx, piece) {
-                    Poll::Ready(Ok(0)) => return self.broken = Some(io::ErrorKind::WriteZero.into()),
-                    Poll::Ready(Ok(count)) => *piece = piece.get(count..).unwrap_or_default(),
-                    Poll::Ready(Err(error)) => return self.broken = Some(error),
-                    Poll::Pending => return,
-                }
+        loop {
+            let of_head = self.written < self.head.len();
+            let piece = if of_head { self.head.get(self.written..).unwrap_or_default() } else { self.body };
+            if piece.is_empty() {
+                break;
+            }
+            match Pin::new(&mut *stream).poll_write(cx, piece) {
+                Poll::Ready(Ok(0)) => return self.broken = Some(io::ErrorKind::WriteZero.into()),
+                Poll::Ready(Ok(count)) if of_head => self.written += count,
+                Poll::Ready(Ok(count)) => self.body = self.body.get(count..).unwrap_or_default(),
+                Poll::Ready(Err(error)) => return self.broken = Some(error),
+                Poll::Pending => return,
             }
         }
+        (self.head, self.written) = (Vec::new(), 0);
         self.taken.store(true, Ordering::Release);
         match Pin::new(stream).poll_flush(cx) {
             Poll::Ready(Ok(())) => self.flushed = true,

@@ -13,7 +13,8 @@ pub(super) struct Meter {
     metrics: Arc<Metrics>,
     store: &'static str,
     checks: [(&'static str, IntCounter); DEDUP_RESULTS.len()],
-    durations: [(&'static str, Histogram); DEDUP_OPS.len()],
+    /// As [`Op`] has them.
+    durations: [Histogram; DEDUP_OPS.len()],
 }
 
 /// What a store is asked to do.
@@ -27,6 +28,8 @@ pub(super) enum Op {
 }
 
 impl Op {
+    const ALL: [Self; DEDUP_OPS.len()] = [Self::Claim, Self::Mark, Self::Release, Self::Peek, Self::Forget];
+
     const fn as_str(self) -> &'static str {
         match self {
             Self::Claim => "claim",
@@ -48,7 +51,7 @@ pub(super) enum Up {
 impl Meter {
     pub(super) fn new(metrics: Arc<Metrics>, store: &'static str) -> Self {
         let checks = DEDUP_RESULTS.map(|it| (it, metrics.dedup_checks_total.with_label_values(&[store, it])));
-        let durations = DEDUP_OPS.map(|op| (op, metrics.dedup_duration_seconds.with_label_values(&[store, op])));
+        let durations = Op::ALL.map(|op| metrics.dedup_duration_seconds.with_label_values(&[store, op.as_str()]));
         Self { metrics, store, checks, durations }
     }
 
@@ -61,7 +64,7 @@ impl Meter {
     }
 
     pub(super) fn took(&self, op: Op, since: Instant) {
-        if let Some((_, duration)) = self.durations.iter().find(|(known, _)| *known == op.as_str()) {
+        if let Some(duration) = self.durations.get(op as usize) {
             duration.observe(since.elapsed().as_secs_f64());
         }
     }

@@ -90,13 +90,25 @@ impl Claims {
     ///
     /// If the future is dropped half-way the lead ends with it, and a lease that was taken lapses by itself.
     pub async fn claim(&self, event: &Event, lease: Duration, deadline: Instant) -> Verdict {
+        self.claim_at(Instant::now(), event, lease, deadline).await
+    }
+
+    /// As [`Self::claim`], at a moment that is known to be now.
+    pub async fn claim_at(&self, now: Instant, event: &Event, lease: Duration, deadline: Instant) -> Verdict {
         let flight = match self.flights.enter(event.key) {
             Entered::Leads(flight) => flight,
             Entered::Follows(follower) => return Verdict::InFlight(follower),
         };
-        match self.ask_until(event, lease, deadline).await {
-            Answer::Ours(claim, since, suspicion) => {
-                Verdict::Claimed(Held { flight, lease: Some(claim), since, suspicion })
+        let mut asked = Asked { since: now, claim: Self::claim_on(event, lease, self.clock.at(now)) };
+        let at_once = self.store.claim_at_once(&asked.claim);
+        let answer = match at_once.as_ref().and_then(Answer::of) {
+            Some(answer) => answer,
+            // Boxed, as everything else is here that few claims need: each request's memory is what this takes.
+            None => Box::pin(self.ask_until(&mut asked, at_once, deadline)).await,
+        };
+        match answer {
+            Answer::Ours(suspicion) => {
+                Verdict::Claimed(Held { flight, lease: Some(asked.claim), since: asked.since, suspicion })
             }
             Answer::Duplicate => {
                 flight.answer(Settled::Duplicate);
@@ -122,29 +134,28 @@ impl Claims {
         Claim { route: event.route.clone(), key: event.key, owner: event.id.0, lease, now }
     }
 
-    /// Asks the store until it says more than "another replica holds it", or until `deadline`.
-    async fn ask_until(&self, event: &Event, lease: Duration, deadline: Instant) -> Answer {
+    /// Asks the store until it says more than "another replica holds it", or until `deadline`. `first`: what it has said
+    /// already, if it has.
+    async fn ask_until(
+        &self,
+        asked: &mut Asked,
+        mut first: Option<Result<Claimed, StoreFault>>,
+        deadline: Instant,
+    ) -> Answer {
         let mut wait = LOOK_AGAIN;
         let mut too_late = Fault::StoreDown;
         loop {
-            let since = Instant::now();
-            let claim = Self::claim_on(event, lease, self.clock.at(since));
-            let answer = match self.store.claim_at_once(&claim) {
-                Some(answer) => answer,
-                // Boxed, as everything else is here that few claims need: each request's memory is what this takes.
-                None => match Box::pin(tokio::time::timeout_at(deadline, self.store.claim(&claim))).await {
-                    Ok(answer) => answer,
+            let said = match first.take() {
+                Some(said) => said,
+                None => match tokio::time::timeout_at(deadline, self.store.claim(&asked.claim)).await {
+                    Ok(said) => said,
                     Err(_) => return Answer::Unavailable(too_late),
                 },
             };
-            match answer {
-                Ok(Claimed::New | Claimed::Conflict) => return Answer::Ours(claim, since, Suspicion::None),
-                Ok(Claimed::Lapsed) => return Answer::Ours(claim, since, Suspicion::PerhapsProcessed),
-                Ok(Claimed::Unsure) => return Answer::Ours(claim, since, Suspicion::Unvouched),
-                Ok(Claimed::Duplicate) => return Answer::Duplicate,
-                Ok(Claimed::InFlight) => too_late = Fault::InFlightElsewhere,
-                Err(StoreFault::Refused(_) | StoreFault::Failed(_)) => return Answer::Unavailable(Fault::StoreDown),
+            if let Some(answer) = Answer::of(&said) {
+                return answer;
             }
+            too_late = Fault::InFlightElsewhere;
             // Never so late that the last look is missed.
             let (now, last) = (Instant::now(), deadline.checked_sub(LOOK_AGAIN).unwrap_or(deadline));
             let next = (now + wait.mul_f64(0.5 + fastrand::f64())).min(last.max(now + LOOK_AGAIN / 2));
@@ -152,7 +163,10 @@ impl Claims {
             if next >= deadline {
                 return Answer::Unavailable(Fault::InFlightElsewhere);
             }
-            Box::pin(tokio::time::sleep_until(next)).await;
+            tokio::time::sleep_until(next).await;
+            asked.since = Instant::now();
+            asked.claim.now = self.clock.at(asked.since);
+            first = self.store.claim_at_once(&asked.claim);
         }
     }
 
@@ -172,11 +186,22 @@ impl Claims {
     }
 
     /// As [`Self::mark`], of an event that the application has accepted.
-    pub async fn accept(&self, held: Held, ttl: Duration) {
-        if let (Suspicion::Unvouched, Some(claim)) = (held.suspicion, &held.lease) {
-            self.twins.accepted(claim.key, self.clock.now(), ttl);
+    pub async fn accept(&self, mut held: Held, ttl: Duration) {
+        if self.accept_at_once(&mut held, ttl) == Marked::NotYet {
+            self.mark(held, ttl).await;
         }
-        self.mark(held, ttl).await;
+    }
+
+    /// The same where nothing has to be waited for: then dropping `held` is all that is left. [`Marked::NotYet`]: it is still to
+    /// be marked.
+    #[must_use]
+    pub fn accept_at_once(&self, held: &mut Held, ttl: Duration) -> Marked {
+        let Some(claim) = &mut held.lease else { return Marked::Yes };
+        claim.now = self.clock.now();
+        if held.suspicion == Suspicion::Unvouched {
+            self.twins.accepted(claim.key, claim.now, ttl);
+        }
+        self.store.mark_at_once(claim, ttl)
     }
 
     /// The application has accepted an event on disk that may have a copy there.
@@ -215,10 +240,30 @@ impl Claims {
     }
 }
 
+/// What the store is asked, and when it was.
+struct Asked {
+    since: Instant,
+    claim: Claim,
+}
+
 enum Answer {
-    Ours(Claim, Instant, Suspicion),
+    Ours(Suspicion),
     Duplicate,
     Unavailable(Fault),
+}
+
+impl Answer {
+    /// What a store's word comes to; `None`: another replica holds the event.
+    const fn of(said: &Result<Claimed, StoreFault>) -> Option<Self> {
+        Some(match said {
+            Ok(Claimed::New | Claimed::Conflict) => Self::Ours(Suspicion::None),
+            Ok(Claimed::Lapsed) => Self::Ours(Suspicion::PerhapsProcessed),
+            Ok(Claimed::Unsure) => Self::Ours(Suspicion::Unvouched),
+            Ok(Claimed::Duplicate) => Self::Duplicate,
+            Ok(Claimed::InFlight) => return None,
+            Err(StoreFault::Refused(_) | StoreFault::Failed(_)) => Self::Unavailable(Fault::StoreDown),
+        })
+    }
 }
 
 impl Held {

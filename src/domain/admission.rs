@@ -3,6 +3,8 @@
 //! Checked, fresh, no handshake, wanted, named, and stripped of what belongs to the connection or to us; or a handshake
 //! that nobody needs to have signed. Not here: whether the event was seen before, and everything that needs a clock, a disk or a socket.
 
+use std::sync::Arc;
+
 use http::Method;
 use http::header::{CONNECTION, HeaderName};
 use sha2::{Digest, Sha256};
@@ -26,7 +28,7 @@ const USUAL_SECRETS: usize = 4;
 #[derive(Clone, Debug)]
 pub enum Admission {
     /// An event to deliver.
-    Event(Box<Event>),
+    Event(Arc<Event>),
     /// An event of a type that the route does not want. An event whose type cannot be told is delivered.
     Filtered,
     /// The provider's handshake, and our answer.
@@ -120,7 +122,7 @@ impl Route {
         if !self.wants(self.scheme.event_type(&verified)) {
             return Ok(Admission::Filtered);
         }
-        Ok(Admission::Event(Box::new(self.event(verified, Some(freshness), &own, id, received_at))))
+        Ok(Admission::Event(Arc::new(self.event(verified, Some(freshness), &own, id, received_at))))
     }
 
     /// What a request would be if verdicts are only recorded: always an event, and why it would have been refused.
@@ -321,7 +323,7 @@ mod tests {
 
     fn event(route: &Route, inbound: Inbound) -> Event {
         match admit(route, inbound).expect("admitted") {
-            Admission::Event(event) => *event,
+            Admission::Event(event) => Arc::unwrap_or_clone(event),
             other @ (Admission::Filtered | Admission::Handshake(_)) => panic!("{other:?}"),
         }
     }

@@ -13,12 +13,12 @@ use super::attempt::{Sending, Times};
 use super::limits::{BreakerState, Held as NoSlot, Lane, Place, Slot};
 use super::spooled::{SendsAlone, Standing};
 use super::turns::Turn;
-use super::{COMMIT_ALLOWANCE, Deliverer};
-use crate::claims::store::Processed;
+use super::{COMMIT_ALLOWANCE, Task};
+use crate::claims::store::{Marked, Processed};
 use crate::claims::{Held, Suspicion};
 use crate::domain::event::Event;
 use crate::domain::fault::Fault;
-use crate::domain::outcome::{AppAnswer, Outcome, Settled};
+use crate::domain::outcome::{Outcome, Settled};
 use crate::domain::route::{AckMode, OnApp, Route};
 use crate::spool::{DeadReason, Entry, Mark, NewEntry, Possible, Replay, SpoolFault};
 
@@ -27,11 +27,12 @@ const CUT_COMMIT: Duration = Duration::from_millis(700);
 
 /// One first delivery: what every step of it needs. Boxed, for it goes from step to step, and so are the steps that few
 /// deliveries take: each request's memory is what the longest way through here needs.
-struct First {
-    deliverer: Deliverer,
+pub(super) struct First {
     event: Arc<Event>,
     route: Arc<Route>,
     held: Held,
+    /// When it began, or had its slot if it had to wait for one.
+    began: Instant,
     /// The moment the reply must have left.
     deadline: Instant,
     /// The moment at which waiting for the application ends, so that a commit still fits before the deadline.
@@ -42,6 +43,8 @@ struct First {
     turn: Option<Turn>,
     /// Held where a copy of the event may wait on disk.
     alone: Option<SendsAlone>,
+    /// The last to go: while it is here the delivery counts as running.
+    deliverer: Task,
 }
 
 /// Why there is no attempt.
@@ -67,44 +70,39 @@ impl NoAttempt {
     }
 }
 
-impl Deliverer {
-    /// Delivers `event` for the first time and answers its sender by `deadline`. If it is
-    /// cut off at shutdown the lease lapses and the sender's retry is delivered, flagged.
-    pub(super) async fn deliver_first(&self, event: Arc<Event>, route: Arc<Route>, held: Held, deadline: Instant) {
-        let flagged = held.suspicion() != Suspicion::None || self.in_doubt(&event, &route);
-        let commit_by = commit_by(deadline, Instant::now());
-        let mut first = Box::new(First {
-            deliverer: self.clone(),
-            event,
-            route,
-            held,
-            deadline,
-            commit_by,
-            flagged,
-            turn: None,
-            alone: None,
-        });
-        if first.route.ack.mode == AckMode::Queue && first.buffers() {
-            return match first.place() {
-                Some((lane, place)) => Box::pin(first.keep_and_send(lane, place)).await,
-                None => Box::pin(first.keep(0, Possible::from_flag(flagged), None, String::new())).await,
+impl First {
+    /// A first delivery of `event`, whose sender is to be answered by `deadline`. If it is cut off at shutdown the lease lapses
+    /// and the sender's retry is delivered, flagged.
+    pub(super) fn new(task: Task, event: Arc<Event>, route: Arc<Route>, held: Held, deadline: Instant) -> Box<Self> {
+        let flagged = held.suspicion() != Suspicion::None || task.in_doubt(&event, &route);
+        let began = Instant::now();
+        let commit_by = commit_by(deadline, began);
+        let (turn, alone) = (None, None);
+        Box::new(Self { event, route, held, began, deadline, commit_by, flagged, turn, alone, deliverer: task })
+    }
+
+    /// Delivers the event and answers its sender.
+    pub(super) async fn deliver(mut self: Box<Self>) {
+        if self.route.ack.mode == AckMode::Queue && self.buffers() {
+            let possible = Possible::from_flag(self.flagged);
+            return match self.place() {
+                Some((lane, place)) => Box::pin(self.keep_and_send(lane, place)).await,
+                None => Box::pin(self.keep(0, possible, None, String::new())).await,
             };
         }
-        let Some(lane) = self.lane(&first.route.name) else {
-            return Box::pin(first.give_up(Processed::Not, Settled::Unavailable(Fault::Draining))).await;
+        let Some(lane) = self.deliverer.lane(&self.route.name) else {
+            return Box::pin(self.give_up(Processed::Not, Settled::Unavailable(Fault::Draining))).await;
         };
-        let slot = match first.slot_at_once(&lane) {
+        let slot = match self.slot_at_once(&lane) {
             Some(slot) => Ok(slot),
-            None => Box::pin(first.slot(&lane)).await,
+            None => Box::pin(self.slot(&lane)).await,
         };
         match slot {
-            Ok(slot) => first.attempt(lane, slot).await,
-            Err(reason) => Box::pin(first.without_attempt(reason)).await,
+            Ok(slot) => self.attempt(lane, slot).await,
+            Err(reason) => Box::pin(self.without_attempt(reason)).await,
         }
     }
-}
 
-impl First {
     /// A slot for the attempt, if nothing but a free one is needed: so it goes nearly always.
     fn slot_at_once(&self, lane: &Lane) -> Option<Slot> {
         let has_turns = self.buffers() && self.event.order_value.is_some();
@@ -139,7 +137,9 @@ impl First {
                 lane.slot_regardless(self.commit_by).await
             }
         };
-        match self.while_waiting(slot).await {
+        let slot = self.while_waiting(slot).await;
+        self.began = Instant::now();
+        match slot {
             Some(Ok(slot)) => Ok(slot),
             Some(Err(NoSlot::Until(_))) => Err(NoAttempt::Down),
             Some(Err(NoSlot::Busy)) | None => Err(NoAttempt::Busy),
@@ -188,24 +188,28 @@ impl First {
 
     /// The attempt, for as long as the sender can wait; then from the disk, while the attempt goes on.
     async fn attempt(mut self: Box<Self>, lane: Arc<Lane>, slot: Slot) {
-        let now = Instant::now();
-        self.flagged |= self.held.has_lapsed(now);
+        self.flagged |= self.held.has_lapsed(self.began);
         let sending = Sending { attempt: 1, possible_duplicate: self.flagged, replay: false };
         let deliverer = self.deliverer.clone();
         // When its time is up here, the attempt goes on in a task of its own, which polls it.
-        let times = Times { began: now, body_by: self.commit_by, seen_to_by: Some(self.commit_by) };
+        let times = Times { began: self.began, body_by: self.commit_by, seen_to_by: Some(self.commit_by) };
         let mut attempt = Box::pin(deliverer.attempt_at(times, lane, self.event.clone(), sending, slot));
         match self.while_waiting(&mut attempt).await {
-            Some((Outcome::Accepted(answer), _)) => self.accepted(answer).await,
+            Some((Outcome::Accepted(answer), _)) => {
+                // So it goes nearly always.
+                self.held.answer(Settled::Delivered(answer));
+                if self.deliverer.0.claims.accept_at_once(&mut self.held, self.route.dedup_ttl) == Marked::NotYet {
+                    Box::pin(self.mark()).await;
+                }
+            }
             Some((outcome, breaker)) => Box::pin(self.settle(outcome, breaker)).await,
             None => Box::pin(self.overtaken(tokio::spawn(attempt))).await,
         }
     }
 
-    /// The application took the event while its sender waits: so it goes nearly always.
-    async fn accepted(self: Box<Self>, answer: AppAnswer) {
-        self.held.answer(Settled::Delivered(answer));
-        self.deliverer.0.claims.accept(self.held, self.route.dedup_ttl).await;
+    /// The application took the event, its sender knows, and the store has to be waited for.
+    async fn mark(self: Box<Self>) {
+        self.deliverer.0.claims.mark(self.held, self.route.dedup_ttl).await;
     }
 
     /// The attempt ended while the sender waits.
@@ -213,7 +217,10 @@ impl First {
         let error = outcome.describe();
         let wait = outcome.retry_after(self.deliverer.0.clock.now());
         match outcome {
-            Outcome::Accepted(answer) => self.accepted(answer).await,
+            Outcome::Accepted(answer) => {
+                self.held.answer(Settled::Delivered(answer));
+                self.deliverer.0.claims.accept(self.held, self.route.dedup_ttl).await;
+            }
             Outcome::Rejected(answer) if self.passes_rejections() => {
                 self.copy_to_dead_letters(error).await;
                 self.give_up(Processed::Not, Settled::AppRejected(answer)).await;

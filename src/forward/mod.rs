@@ -22,8 +22,9 @@ mod turns;
 mod upstream;
 mod wire;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::future::poll_fn;
+use std::ops::Deref;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -34,6 +35,7 @@ use tokio::time::Instant;
 
 use self::attempt::{Application, Client, Sending, Times};
 use self::detached::Detached;
+use self::first::First;
 use self::limits::{BreakerState, Lane, Learnt, SharedBreaker, Slot};
 use self::trust::Trust;
 use self::turns::Turns;
@@ -60,8 +62,8 @@ struct Inner {
     claims: Claims,
     clock: Clock,
     metrics: Arc<Metrics>,
-    /// Per route name. Replaced as a whole by [`Deliverer::configure`].
-    lanes: ArcSwap<HashMap<Arc<str>, Arc<Lane>>>,
+    /// Per route name, found by comparing, for most have few routes. Replaced as a whole by [`Deliverer::configure`].
+    lanes: ArcSwap<BTreeMap<Arc<str>, Arc<Lane>>>,
     /// Per application address; outlives a change of the configuration.
     breakers: Mutex<HashMap<String, Arc<SharedBreaker>>>,
     towards: Towards,
@@ -149,7 +151,7 @@ impl Deliverer {
             let lane = Lane::new(route.clone(), self.client(route), self.breaker(route), series, before);
             (route.name.clone(), Arc::new(lane))
         };
-        let lanes: Arc<HashMap<Arc<str>, Arc<Lane>>> = Arc::new(routes.iter().map(lane).collect());
+        let lanes: Arc<BTreeMap<Arc<str>, Arc<Lane>>> = Arc::new(routes.iter().map(lane).collect());
         self.0.lanes.store(lanes.clone());
         // In the order of the configuration: a map's own order is another one in every process.
         for lane in routes.iter().filter_map(|route| lanes.get(&route.name)) {
@@ -175,11 +177,10 @@ impl Deliverer {
         memory: impl Send + 'static,
     ) -> Option<Settled> {
         let mut answer = held.follow();
-        let task = self.track();
-        let deliverer = self.clone();
+        let first = First::new(self.track(), event, route, held, deadline);
         let mut delivery = Detached::new(async move {
-            deliverer.deliver_first(event, route, held, deadline).await;
-            drop((task, memory));
+            first.deliver().await;
+            drop(memory);
         });
         poll_fn(|cx| {
             delivery.poll(cx);
@@ -288,7 +289,7 @@ impl Deliverer {
     }
 
     /// Says which routes have events on disk and no configuration: they wait until there is one again.
-    fn tell_of_orphans(&self, lanes: &HashMap<Arc<str>, Arc<Lane>>) {
+    fn tell_of_orphans(&self, lanes: &BTreeMap<Arc<str>, Arc<Lane>>) {
         for (route, totals) in self.0.spool.totals().routes {
             if totals.pending > 0 && !lanes.contains_key(&route) {
                 tracing::warn!(%route, pending = totals.pending,
@@ -307,7 +308,7 @@ impl Deliverer {
 
     fn track(&self) -> Task {
         self.0.tasks.fetch_add(1, Ordering::Relaxed);
-        Task(self.clone())
+        Task { of: self.clone() }
     }
 }
 
@@ -321,12 +322,22 @@ pub enum Settlement {
 }
 
 /// One task alive; counted down when dropped.
-struct Task(Deliverer);
+struct Task {
+    of: Deliverer,
+}
+
+impl Deref for Task {
+    type Target = Deliverer;
+
+    fn deref(&self) -> &Deliverer {
+        &self.of
+    }
+}
 
 impl Drop for Task {
     fn drop(&mut self) {
-        if self.0.0.tasks.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.0.0.all_ended.notify_waiters();
+        if self.of.0.tasks.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.of.0.all_ended.notify_waiters();
         }
     }
 }

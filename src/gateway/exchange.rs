@@ -12,9 +12,10 @@ use tokio::time::Instant;
 use super::Gateway;
 use super::body::{self, Expects, Unread};
 use super::connections::{Connection, Phase};
+use super::forgeries;
 use super::forwarded::Origin;
 use super::guard::Guard;
-use super::receive::Received;
+use super::receive::{Received, Whole};
 use super::reply::Reply;
 use super::request::Request;
 use super::site::Site;
@@ -53,8 +54,6 @@ struct Asked {
     /// What the sender wants.
     after: After,
     must_be_told: bool,
-    /// Those of its route.
-    series: Option<Arc<RouteSeries>>,
     /// What its head takes of the gateway's memory, if that is a long one.
     long_head: Option<Reserved>,
 }
@@ -82,14 +81,15 @@ impl Gateway {
             is_head: request.method == Method::HEAD,
             after: if request.keeps_alive() { after } else { After::Closes },
             must_be_told: request.must_be_told(),
-            series: route.as_ref().map(|route| self.metrics.series(&route.name)),
             long_head: guard.take_long_head(),
         };
-        let received = match &route {
-            Some(route) => self.read_and_receive(guard, request, site, route, &mut asked).await,
+        let of_route = route.as_ref().map(|route| (route, self.metrics.series(&route.name)));
+        let received = match &of_route {
+            Some((route, series)) => self.read_and_receive(guard, request, site, route, series, &mut asked).await,
             None => Settled::Refused(Refusal::NoRoute).into(),
         };
-        let after = self.answer(guard, asked, route.as_deref(), received).await;
+        let of_route = of_route.as_ref().map(|(route, series)| (&***route, &**series));
+        let after = self.answer(guard, asked, of_route, received).await;
         connection.enter(Phase::Idle(Instant::now()));
         after
     }
@@ -100,6 +100,7 @@ impl Gateway {
         request: Request,
         site: &Site,
         route: &Arc<Route>,
+        series: &RouteSeries,
         asked: &mut Asked,
     ) -> Received {
         if !route.takes(&request.method, &request.headers, request.query.as_deref()) {
@@ -110,7 +111,7 @@ impl Gateway {
         if !route.allow_from.is_empty() && !route.allow_from.iter().any(|net| net.contains(&origin.remote)) {
             return Settled::Refused(Refusal::SourceNotAllowed).into();
         }
-        let let_in = match self.let_in(route, origin, guard.left(), answer_by).await {
+        let let_in = match self.let_in(route, origin, site, guard.left(), answer_by).await {
             Ok(let_in) => let_in,
             Err(settled) => return settled.into(),
         };
@@ -126,13 +127,12 @@ impl Gateway {
             Err(unread) => return Settled::from(unread).into(),
         };
         asked.body_bytes = body.len();
-        if let Some(settled) = self.turn_away(route, &asked.origin, let_in) {
+        let source = forgeries::source_of(origin.remote, &site.trusted_proxies);
+        let whole = Whole { source, arrived: asked.arrived, here: Instant::now(), series };
+        if let Some(settled) = self.turn_away(route, &whole, let_in) {
             return settled.into();
         }
-        let length = f64::from(u32::try_from(body.len()).unwrap_or(u32::MAX));
-        if let Some(series) = &asked.series {
-            series.request_body_bytes.observe(length);
-        }
+        series.request_body_bytes.observe(f64::from(u32::try_from(body.len()).unwrap_or(u32::MAX)));
         let inbound = Inbound {
             method: request.method,
             path: request.path,
@@ -144,18 +144,25 @@ impl Gateway {
             remote: origin.remote,
         };
         let memory = (memory, asked.long_head.take());
-        self.receive(inbound, route, &asked.origin, asked.arrived, memory).await
+        self.receive_whole(inbound, route, &asked.origin, &whole, memory).await
     }
 
     /// Writes the reply, counts the request and writes its line: once per request, whatever became of it.
-    async fn answer(&self, guard: &mut Guard, asked: Asked, route: Option<&Route>, received: Received) -> After {
+    async fn answer(
+        &self,
+        guard: &mut Guard,
+        asked: Asked,
+        of_route: Option<(&Route, &RouteSeries)>,
+        received: Received,
+    ) -> After {
         let Received { settled, event, event_type } = received;
+        let route = of_route.map(|(route, _)| route);
         let name: &str = route.map_or(NO_ROUTE, |route| &route.name);
         let (disposition, reason) = (settled.disposition(), settled.reason());
         let took = asked.arrived.elapsed();
         let answered_at = self.clock.at(asked.arrived + took);
-        match &asked.series {
-            Some(series) => self.metrics.answered_in(series, name, &settled, took),
+        match of_route {
+            Some((_, series)) => self.metrics.answered_in(series, name, &settled, took),
             None => self.metrics.answered(name, &settled, took),
         }
         if route.is_some_and(|route| took > route.ack.budget) {

@@ -11,8 +11,10 @@ use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
 use super::Gateway;
+use super::connections::Source;
 use super::forgeries::{self, Place};
 use super::forwarded::Origin;
+use super::site::Site;
 use crate::claims::{Held, Verdict};
 use crate::domain::admission::Admission;
 use crate::domain::event::{Event, EventId};
@@ -45,6 +47,18 @@ impl From<Settled> for Received {
     }
 }
 
+/// What is known of a request that is here as a whole, so that nobody asks for it again.
+pub(super) struct Whole<'a> {
+    /// Whose bad signatures are counted with its sender's.
+    pub(super) source: Option<Source>,
+    /// When its first byte came.
+    pub(super) arrived: Instant,
+    /// Now.
+    pub(super) here: Instant,
+    /// The series of its route.
+    pub(super) series: &'a RouteSeries,
+}
+
 impl Gateway {
     /// Receives one complete request of `route` whose first byte came at `arrived`. `memory` is what its body
     /// occupies; it is given back when the last attempt on it ends.
@@ -56,8 +70,23 @@ impl Gateway {
         arrived: Instant,
         memory: impl Send + 'static,
     ) -> Received {
-        let deadline = arrived + route.ack.budget.saturating_sub(route.ack.reserve);
-        let event = match self.admit(inbound, route, origin, arrived) {
+        let source = forgeries::source_of(origin.remote, &self.site.load().trusted_proxies);
+        let series = self.metrics.series(&route.name);
+        let whole = Whole { source, arrived, here: Instant::now(), series: &series };
+        self.receive_whole(inbound, route, origin, &whole, memory).await
+    }
+
+    /// As [`Self::receive`], with what is known of the request.
+    pub(super) async fn receive_whole(
+        &self,
+        inbound: Inbound,
+        route: &Arc<Route>,
+        origin: &Origin,
+        whole: &Whole<'_>,
+        memory: impl Send + 'static,
+    ) -> Received {
+        let deadline = whole.arrived + route.ack.budget.saturating_sub(route.ack.reserve);
+        let event = match self.admit(inbound, route, origin, whole) {
             Admitted::Believed(event) => event,
             Admitted::Unbelieved(event) => {
                 let held = self.claims.unclaimed(&event);
@@ -66,7 +95,7 @@ impl Gateway {
             Admitted::Answered(settled) => return settled.into(),
         };
         let (id, event_type) = (event.id, event.event_type.clone());
-        let settled = match self.claims.claim(&event, route.ack.budget + LEASE_MARGIN, deadline).await {
+        let settled = match self.claims.claim_at(whole.here, &event, route.ack.budget + LEASE_MARGIN, deadline).await {
             Verdict::Claimed(held) => self.deliver(event, route, held, deadline, memory).await,
             Verdict::Duplicate => Settled::Duplicate,
             Verdict::InFlight(leader) => {
@@ -86,21 +115,18 @@ impl Gateway {
         &self,
         route: &Route,
         origin: &Origin,
+        site: &Site,
         announced: Option<u64>,
         answer_by: Instant,
     ) -> Result<LetIn, Settled> {
         if route.enforcement == Enforcement::Observe {
             return Ok(LetIn::Freely);
         }
-        let (source, shared) = {
-            let site = self.site.load();
-            let Some(source) = forgeries::source_of(origin.remote, &site.trusted_proxies) else {
-                return Ok(LetIn::Freely);
-            };
-            (source, forgeries::is_shared(origin.remote, &site.trusted_proxies))
+        let Some(source) = forgeries::source_of(origin.remote, &site.trusted_proxies) else {
+            return Ok(LetIn::Freely);
         };
         let now = Instant::now();
-        if !shared {
+        if !forgeries::is_shared(origin.remote, &site.trusted_proxies) {
             let away = self.forgeries.turns_away(source, now);
             return if away { Err(self.turned_away_slowly(announced).await) } else { Ok(LetIn::Freely) };
         }
@@ -116,12 +142,11 @@ impl Gateway {
 
     /// Whether a request that was let in is turned away after all, now that its body is here: others of its source may have
     /// been found bad meanwhile. Who had its turn is not.
-    pub(super) fn turn_away(&self, route: &Route, origin: &Origin, let_in: LetIn) -> Option<Settled> {
+    pub(super) fn turn_away(&self, route: &Route, whole: &Whole<'_>, let_in: LetIn) -> Option<Settled> {
         if route.enforcement == Enforcement::Observe || let_in == LetIn::AtItsTurn {
             return None;
         }
-        let source = forgeries::source_of(origin.remote, &self.site.load().trusted_proxies)?;
-        self.forgeries.turns_away(source, Instant::now()).then(|| self.turned_away())
+        self.forgeries.turns_away(whole.source?, whole.here).then(|| self.turned_away())
     }
 
     async fn turned_away_slowly(&self, announced: Option<u64>) -> Settled {
@@ -137,30 +162,30 @@ impl Gateway {
     }
 
     /// Remembers of the sender whether its signature was good.
-    fn note_signature(&self, origin: &Origin, refusal: Option<Refusal>, body_bytes: usize) {
-        if let Some(source) = forgeries::source_of(origin.remote, &self.site.load().trusted_proxies) {
-            self.forgeries.note(source, refusal, body_bytes, Instant::now());
+    fn note_signature(&self, whole: &Whole<'_>, refusal: Option<Refusal>, body_bytes: usize) {
+        if let Some(source) = whole.source {
+            self.forgeries.note(source, refusal, body_bytes, whole.here);
         }
     }
 
     async fn deliver(
         &self,
-        event: Box<Event>,
+        event: Arc<Event>,
         route: &Arc<Route>,
         held: Held,
         deadline: Instant,
         memory: impl Send + 'static,
     ) -> Settled {
-        let delivery = self.deliverer.deliver(Arc::from(event), route.clone(), held, deadline, memory);
+        let delivery = self.deliverer.deliver(event, route.clone(), held, deadline, memory);
         delivery.await.unwrap_or(Settled::Unavailable(Fault::Overloaded))
     }
 
     /// Verified, fresh, wanted and named; or the reason why not.
-    fn admit(&self, inbound: Inbound, route: &Arc<Route>, origin: &Origin, arrived: Instant) -> Admitted {
-        let now = self.clock.now();
-        let received_at = self.clock.at(arrived);
+    fn admit(&self, inbound: Inbound, route: &Arc<Route>, origin: &Origin, whole: &Whole<'_>) -> Admitted {
+        let now = self.clock.at(whole.here);
+        let received_at = self.clock.at(whole.arrived);
         let id = EventId::new(received_at, fastrand::u128(..));
-        let series = self.metrics.series(&route.name);
+        let series = whole.series;
         let taken_anyway = route.enforcement == Enforcement::Observe && route.methods.contains(&inbound.method);
         let observed = taken_anyway.then(|| inbound.clone());
         let mut said = None;
@@ -168,8 +193,8 @@ impl Gateway {
             Some(Ok(reply)) => Ok(Admission::Handshake(reply)),
             Some(Err(refusal)) => Err(Refused::new(refusal, inbound)),
             None => route.verify(inbound, now).and_then(|verified| {
-                self.metrics.secret_matched(&series, &route.name, verified.secret());
-                self.note_signature(origin, None, verified.inbound().body.len());
+                self.metrics.secret_matched(series, &route.name, verified.secret());
+                self.note_signature(whole, None, verified.inbound().body.len());
                 said = route.scheme.signed_time(&verified);
                 route.admit(verified, now, id, received_at)
             }),
@@ -177,8 +202,9 @@ impl Gateway {
         match (admission, observed) {
             (Ok(Admission::Event(mut event)), _) => {
                 self.clock_is_right(said);
-                origin.tell(&mut event.headers);
-                self.note_age(&event, route, &series, now.seconds());
+                // Nobody else has it yet.
+                origin.tell(&mut Arc::make_mut(&mut event).headers);
+                self.note_age(&event, route, series, now.seconds());
                 Admitted::Believed(event)
             }
             (Ok(Admission::Filtered), _) => Admitted::Answered(Settled::Filtered),
@@ -189,11 +215,11 @@ impl Gateway {
                 self.note_observed(route, origin, refusal);
                 let (mut event, _) = route.observe(inbound, now, id, received_at);
                 origin.tell(&mut event.headers);
-                Admitted::Unbelieved(Box::new(event))
+                Admitted::Unbelieved(Arc::new(event))
             }
             (Err(refused), None) => {
                 let (refusal, body) = (refused.refusal, refused.inbound.body.clone());
-                self.note_signature(origin, Some(refusal), body.len());
+                self.note_signature(whole, Some(refusal), body.len());
                 self.refusals.keep(&route.name, &origin.request_id, now, refused);
                 Admitted::Answered(self.blame(refusal, &body, said, now))
             }
@@ -273,7 +299,7 @@ enum Admitted {
     /// The answer is known without a delivery.
     Answered(Settled),
     /// Verified: claimed, buffered, acknowledged.
-    Believed(Box<Event>),
+    Believed(Arc<Event>),
     /// Not verified, on a route that only observes: sent once, never stored.
-    Unbelieved(Box<Event>),
+    Unbelieved(Arc<Event>),
 }

@@ -290,7 +290,7 @@ fn judge(case: &Case<'_>) -> (Verdict, Option<Refusal>) {
     });
     match admitted {
         Ok((secret, Admission::Event(event))) => {
-            let taken = Taken { secret, key: event.key.to_hex(), event_type: event.event_type };
+            let taken = Taken { secret, key: event.key.to_hex(), event_type: event.event_type.clone() };
             (Verdict::Accept(taken), None)
         }
         Ok((_, Admission::Filtered)) => (Verdict::Filtered, None),

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::attempt::{Sending, Times};
 use super::limits::{BreakerState, Held as NoSlot, Lane, Place, Slot};
+use super::patience::Patience;
 use super::spooled::{SendsAlone, Standing};
 use super::turns::Turn;
 use super::{COMMIT_ALLOWANCE, Task};
@@ -37,6 +38,8 @@ pub(super) struct First {
     deadline: Instant,
     /// The moment at which waiting for the application ends, so that a commit still fits before the deadline.
     commit_by: Instant,
+    /// Whether its first look in vain for an answer needs no timer.
+    watched: Watched,
     /// Whether an earlier sending may have been processed.
     flagged: bool,
     /// The event's turn among those with its order value, until it is answered or on disk.
@@ -45,6 +48,15 @@ pub(super) struct First {
     alone: Option<SendsAlone>,
     /// The last to go: while it is here the delivery counts as running.
     deliverer: Task,
+}
+
+/// Whether somebody sees to it that a delivery is polled when its sender's time is nearly up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Watched {
+    /// Nobody does: it sets a timer of its own.
+    No,
+    /// Who waits for it has it polled by [`super::Deliverer::look_by`] at the latest, counted from its first poll on, or gives it up.
+    Yes,
 }
 
 /// Why there is no attempt.
@@ -73,12 +85,30 @@ impl NoAttempt {
 impl First {
     /// A first delivery of `event`, whose sender is to be answered by `deadline`. If it is cut off at shutdown the lease lapses
     /// and the sender's retry is delivered, flagged.
-    pub(super) fn new(task: Task, event: Arc<Event>, route: Arc<Route>, held: Held, deadline: Instant) -> Box<Self> {
+    pub(super) fn new(
+        task: Task,
+        event: Arc<Event>,
+        route: Arc<Route>,
+        held: Held,
+        deadline: Instant,
+        watched: Watched,
+    ) -> Box<Self> {
         let flagged = held.suspicion() != Suspicion::None || task.in_doubt(&event, &route);
         let began = Instant::now();
         let commit_by = commit_by(deadline, began);
-        let (turn, alone) = (None, None);
-        Box::new(Self { event, route, held, began, deadline, commit_by, flagged, turn, alone, deliverer: task })
+        Box::new(Self {
+            event,
+            route,
+            held,
+            began,
+            deadline,
+            commit_by,
+            watched,
+            flagged,
+            turn: None,
+            alone: None,
+            deliverer: task,
+        })
     }
 
     /// Delivers the event and answers its sender.
@@ -115,6 +145,8 @@ impl First {
     /// A slot for the attempt, unless the application is down, rests, or must first get an earlier event; or the
     /// sender can wait no longer.
     async fn slot(&mut self, lane: &Lane) -> Result<Slot, NoAttempt> {
+        // The alarm of who watches may ring while it waits here.
+        self.watched = Watched::No;
         if self.buffers()
             && let Some(value) = self.event.order_value.clone()
         {
@@ -123,7 +155,7 @@ impl First {
                 return Err(NoAttempt::Order);
             }
             let earlier = self.deliverer.0.spool.has_earlier(&self.route.name, &value);
-            if !matches!(self.while_waiting(earlier).await, Some(Ok(false))) {
+            if !matches!(self.while_waiting(Watched::No, earlier).await, Some(Ok(false))) {
                 return Err(NoAttempt::Order);
             }
         }
@@ -137,7 +169,7 @@ impl First {
                 lane.slot_regardless(self.commit_by).await
             }
         };
-        let slot = self.while_waiting(slot).await;
+        let slot = self.while_waiting(Watched::No, slot).await;
         self.began = Instant::now();
         match slot {
             Some(Ok(slot)) => Ok(slot),
@@ -150,13 +182,16 @@ impl First {
     /// while there is still time to go there behind him; without it two events could be acknowledged in one order and
     /// delivered in the other.
     async fn own_turn(&self, value: &str) -> Option<Turn> {
-        let turn =
-            self.deliverer.0.turns.take(self.route.name.clone(), value.to_owned(), self.commit_moment(Duration::ZERO));
+        let turn = self.deliverer.0.turns.take(
+            self.route.name.clone(),
+            value.to_owned(),
+            self.commit_moment(Duration::ZERO, Watched::No),
+        );
         let patience = self.deadline.saturating_duration_since(self.commit_by) / 2;
         tokio::select! {
             biased;
             turn = turn => Some(turn),
-            () = self.commit_moment(patience) => None,
+            () = self.commit_moment(patience, Watched::No) => None,
         }
     }
 
@@ -177,11 +212,11 @@ impl First {
     }
 
     /// What `work` gives, if that comes while the sender can wait and no shutdown wants it answered.
-    async fn while_waiting<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+    async fn while_waiting<T>(&self, watched: Watched, work: impl Future<Output = T>) -> Option<T> {
         tokio::select! {
             biased;
             done = work => Some(done),
-            () = self.commit_moment(Duration::ZERO) => None,
+            () = self.commit_moment(Duration::ZERO, watched) => None,
             () = self.pressed() => None,
         }
     }
@@ -194,7 +229,7 @@ impl First {
         // When its time is up here, the attempt goes on in a task of its own, which polls it.
         let times = Times { began: self.began, body_by: self.commit_by, seen_to_by: Some(self.commit_by) };
         let mut attempt = Box::pin(deliverer.attempt_at(times, lane, self.event.clone(), sending, slot));
-        match self.while_waiting(&mut attempt).await {
+        match self.while_waiting(self.watched, &mut attempt).await {
             Some((Outcome::Accepted(answer), _)) => {
                 // So it goes nearly always.
                 self.held.answer(Settled::Delivered(answer));
@@ -381,7 +416,7 @@ impl First {
         let state = Entry::Dead { reason: DeadReason::AppRejected };
         let entry = self.entry(state, 1, Possible::No, error);
         let copy = self.deliverer.0.spool.append(entry, None);
-        let fault = match self.while_waiting(copy).await {
+        let fault = match self.while_waiting(Watched::No, copy).await {
             Some(Ok(())) => return self.deliverer.count_burial(&self.route.name, state),
             Some(Err(fault)) => fault.to_string(),
             None => "the disk did not take it in time".to_owned(),
@@ -418,12 +453,10 @@ impl First {
     }
 
     /// Comes `after` the application has had its time, or after the shutdown wants open requests answered.
-    async fn commit_moment(&self, after: Duration) {
-        tokio::select! {
-            biased;
-            () = tokio::time::sleep_until(self.commit_by + after) => {}
-            () = self.drained(after) => {}
-        }
+    async fn commit_moment(&self, after: Duration, watched: Watched) {
+        let patience = Patience::new(self.commit_by + after, watched == Watched::Yes);
+        // Whichever comes first, it has come.
+        let _either = patience.wait_for(self.drained(after)).await;
     }
 
     /// Comes when an event behind this one, of the same order value, has no more time.

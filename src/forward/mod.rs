@@ -36,6 +36,7 @@ use tokio::time::Instant;
 use self::attempt::{Application, Client, Sending, Times};
 use self::detached::Detached;
 use self::first::First;
+pub use self::first::Watched;
 use self::limits::{BreakerState, Lane, Learnt, SharedBreaker, Slot};
 use self::trust::Trust;
 use self::turns::Turns;
@@ -176,8 +177,21 @@ impl Deliverer {
         deadline: Instant,
         memory: impl Send + 'static,
     ) -> Option<Settled> {
+        self.deliver_watched(Watched::No, event, route, held, deadline, memory).await
+    }
+
+    /// As [`Self::deliver`], for who may see to it that it is polled in time.
+    pub async fn deliver_watched(
+        &self,
+        watched: Watched,
+        event: Arc<Event>,
+        route: Arc<Route>,
+        held: Held,
+        deadline: Instant,
+        memory: impl Send + 'static,
+    ) -> Option<Settled> {
         let mut answer = held.follow();
-        let first = First::new(self.track(), event, route, held, deadline);
+        let first = First::new(self.track(), event, route, held, deadline, watched);
         let mut delivery = Detached::new(async move {
             first.deliver().await;
             drop(memory);
@@ -188,6 +202,13 @@ impl Deliverer {
             answer.poll_given()
         })
         .await
+    }
+
+    /// By when an event whose sender is to be answered by `deadline` is polled at the latest where that is watched: no wait for
+    /// the application ends sooner.
+    #[must_use]
+    pub fn look_by(deadline: Instant) -> Instant {
+        deadline.checked_sub(COMMIT_ALLOWANCE).unwrap_or(deadline)
     }
 
     /// Something may have become due.

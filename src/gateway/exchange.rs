@@ -1,7 +1,9 @@
 //! One request of a configured route, or of none, and its reply, on a connection of ours: read whole, received, answered.
 //! What passes through unverified does not come here.
 
+use std::future::poll_fn;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes};
@@ -26,6 +28,7 @@ use crate::domain::message::{put_header, put_line, put_number};
 use crate::domain::outcome::Settled;
 use crate::domain::refusal::Refusal;
 use crate::domain::route::Route;
+use crate::forward::{Deliverer, Watched};
 use crate::telemetry::recent::Answered;
 use crate::telemetry::{NO_ROUTE, RouteSeries};
 
@@ -128,7 +131,9 @@ impl Gateway {
         };
         asked.body_bytes = body.len();
         let source = forgeries::source_of(origin.remote, &site.trusted_proxies);
-        let whole = Whole { source, arrived: asked.arrived, here: Instant::now(), series };
+        let is_watched = poll_fn(|cx| Poll::Ready(guard.will_ring(cx, Deliverer::look_by(answer_by)))).await;
+        let watched = if is_watched { Watched::Yes } else { Watched::No };
+        let whole = Whole { source, arrived: asked.arrived, here: Instant::now(), series, watched };
         if let Some(settled) = self.turn_away(route, &whole, let_in) {
             return settled.into();
         }

@@ -183,6 +183,15 @@ impl Guard {
         }
     }
 
+    /// Whether this task is polled by `by` at the latest, if it is not before and does not wait on the guard: the alarm for an
+    /// idle connection, which nobody needs meanwhile, rings then or earlier.
+    pub(crate) fn will_ring(&mut self, cx: &mut Context<'_>, by: Instant) -> bool {
+        if self.alarm.is_elapsed() || self.alarm.deadline() > by {
+            self.alarm.as_mut().reset(by);
+        }
+        self.alarm.as_mut().poll(cx).is_pending()
+    }
+
     /// Reads until a head is complete and judged, or until it is refused or nothing comes, which is then the end.
     fn poll_judged(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Coming>> {
         loop {

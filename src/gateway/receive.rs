@@ -3,6 +3,8 @@
 //! Invariant: nothing of a request is stored or named before `Route::verify` has accepted it, and nothing is parsed but
 //! by `Route::greet`, whose answer is all that becomes of a challenge that nobody needs to have signed.
 
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -26,6 +28,7 @@ use crate::domain::route::{Enforcement, Route};
 use crate::domain::scheme::Refused;
 use crate::domain::suspicion::Blame;
 use crate::domain::time::Timestamp;
+use crate::forward::Watched;
 use crate::telemetry::RouteSeries;
 
 /// A claim outlives the budget by this much, so that no honest delay of the last moments loses it.
@@ -57,6 +60,8 @@ pub(super) struct Whole<'a> {
     pub(super) here: Instant,
     /// The series of its route.
     pub(super) series: &'a RouteSeries,
+    /// Whether who receives it is polled by [`crate::forward::Deliverer::look_by`], if he is not before.
+    pub(super) watched: Watched,
 }
 
 impl Gateway {
@@ -72,7 +77,7 @@ impl Gateway {
     ) -> Received {
         let source = forgeries::source_of(origin.remote, &self.site.load().trusted_proxies);
         let series = self.metrics.series(&route.name);
-        let whole = Whole { source, arrived, here: Instant::now(), series: &series };
+        let whole = Whole { source, arrived, here: Instant::now(), series: &series, watched: Watched::No };
         self.receive_whole(inbound, route, origin, &whole, memory).await
     }
 
@@ -90,13 +95,27 @@ impl Gateway {
             Admitted::Believed(event) => event,
             Admitted::Unbelieved(event) => {
                 let held = self.claims.unclaimed(&event);
-                return self.deliver(event, route, held, deadline, memory).await.into();
+                return self.deliver(whole.watched, event, route, held, deadline, memory).await.into();
             }
             Admitted::Answered(settled) => return settled.into(),
         };
         let (id, event_type) = (event.id, event.event_type.clone());
-        let settled = match self.claims.claim_at(whole.here, &event, route.ack.budget + LEASE_MARGIN, deadline).await {
-            Verdict::Claimed(held) => self.deliver(event, route, held, deadline, memory).await,
+        let mut watched = whole.watched;
+        let verdict = {
+            let lease = route.ack.budget + LEASE_MARGIN;
+            let mut claim = pin!(self.claims.claim_at(whole.here, &event, lease, deadline));
+            poll_fn(|cx| {
+                let polled = claim.as_mut().poll(cx);
+                if polled.is_pending() {
+                    // What was to have it polled in time may have done so by then.
+                    watched = Watched::No;
+                }
+                polled
+            })
+            .await
+        };
+        let settled = match verdict {
+            Verdict::Claimed(held) => self.deliver(watched, event, route, held, deadline, memory).await,
             Verdict::Duplicate => Settled::Duplicate,
             Verdict::InFlight(leader) => {
                 let joined = tokio::time::timeout_at(deadline, leader.outcome()).await.ok().flatten();
@@ -170,13 +189,14 @@ impl Gateway {
 
     async fn deliver(
         &self,
+        watched: Watched,
         event: Arc<Event>,
         route: &Arc<Route>,
         held: Held,
         deadline: Instant,
         memory: impl Send + 'static,
     ) -> Settled {
-        let delivery = self.deliverer.deliver(event, route.clone(), held, deadline, memory);
+        let delivery = self.deliverer.deliver_watched(watched, event, route.clone(), held, deadline, memory);
         delivery.await.unwrap_or(Settled::Unavailable(Fault::Overloaded))
     }
 

@@ -1,5 +1,7 @@
 //! First deliveries: what the sender is told, when, and what is left behind on disk and in the dedup store.
 
+use std::task::Poll;
+
 use super::*;
 use crate::spool::Possible;
 
@@ -45,6 +47,28 @@ async fn who_can_wait_no_longer_is_answered_from_disk_and_the_attempt_settles_th
     assert_eq!(world.metrics.attempts_in_flight.with_label_values(&["r"]).get(), 0);
     world.at(LONG).await;
     assert_eq!(world.sendings(), [(0, 1, false)], "never a second call for the end of the budget");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_watched_waits_without_a_timer_until_the_first_look_and_is_answered_in_time_all_the_same() {
+    for looked_at in [Some(0), Some(5), Some(27), None] {
+        let world = world(|_| {});
+        world.does([(seconds(40), answered(200))]);
+        let (event, by) = (world.event(1), Instant::now() + PATIENCE);
+        let Verdict::Claimed(held) = world.claims.claim(&event, seconds(40), by).await else { panic!("it is new") };
+        let (event, route) = (Arc::new(event), world.route.clone());
+        let mut delivery = Box::pin(world.deliverer.deliver_watched(Watched::Yes, event, route, held, by, ()));
+        assert!(poll_fn(|cx| Poll::Ready(delivery.as_mut().poll(cx).is_pending())).await);
+        match looked_at {
+            Some(second) => {
+                world.at(seconds(second)).await;
+                assert_eq!((told(delivery.await), world.began.elapsed()), spooled(27));
+            }
+            None => drop(delivery),
+        }
+        world.at(seconds(28)).await;
+        assert_eq!(world.count(State::InFlight).await, 1, "{looked_at:?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

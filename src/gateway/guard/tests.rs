@@ -2,6 +2,8 @@
 
 mod requests;
 
+use std::future::poll_fn;
+
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -72,6 +74,33 @@ async fn a_reply_that_the_sender_does_not_take_ends_after_the_write_timeout() {
     };
     assert_eq!(outcome.kind(), io::ErrorKind::TimedOut);
     assert!(from.elapsed() >= WRITE_TIMEOUT);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_something_else_is_polled_by_the_moment_he_named_whenever_the_alarm_was_to_ring() {
+    let (mut guard, _sender) = guarded().await;
+    for (pause, within) in [(0, 20), (0, 30), (25, 20), (100, 70), (0, 20), (19, 20)] {
+        tokio::time::sleep(Duration::from_secs(pause)).await;
+        let by = Instant::now() + Duration::from_secs(within);
+        let mut looks = 0;
+        let polled_again = poll_fn(|cx| {
+            looks += 1;
+            if looks > 1 {
+                Poll::Ready(())
+            } else if guard.will_ring(cx, by) {
+                Poll::Pending
+            } else {
+                panic!("{by:?}")
+            }
+        });
+        tokio::time::timeout(Duration::from_secs(3600), polled_again).await.expect("it rang");
+        assert!(Instant::now() <= by + Duration::from_millis(1), "{pause}, {within}");
+    }
+    let passed = Instant::now() - Duration::from_millis(2);
+    assert!(
+        !poll_fn(|cx| Poll::Ready(guard.will_ring(cx, passed))).await,
+        "a moment that has come is none to wait for"
+    );
 }
 
 /// Reads the head and takes the connection for busy, as the gateway does.

@@ -5,6 +5,7 @@
 pub mod admission;
 pub mod breaker;
 pub mod chunks;
+pub mod eights;
 pub mod event;
 pub mod explain;
 pub mod fault;

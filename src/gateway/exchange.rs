@@ -74,7 +74,8 @@ impl Gateway {
         after: After,
     ) -> After {
         connection.enter(Phase::Busy(began));
-        let Some(request) = Request::parse(&guard.take_head()) else { return After::Closes };
+        let head = guard.take_head();
+        let Some(request) = Request::parse(&head, guard.places()) else { return After::Closes };
         let (peer, at, chance) = (&connection.peer, self.clock.at(began), fastrand::u128(..));
         let origin = Origin::of(peer, &request.headers, &site.trusted_proxies, at, chance);
         let mut asked = Asked {

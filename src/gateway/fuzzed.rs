@@ -1,6 +1,6 @@
 //! What the fuzz targets reach of the gateway's own readers. It is no interface: nothing else uses it.
 
-use super::head::{self, Framing};
+use super::head::{self, Framing, Places};
 use super::site::{Destination, Site};
 use crate::domain::chunks::Chunks;
 
@@ -13,7 +13,9 @@ pub fn head(bytes: &[u8], cut: usize) -> Option<(usize, Option<u64>)> {
         Some(end) => end,
         None => head::end(bytes, cut).ok()??,
     };
-    let judged = head::judge(bytes.get(..end)?).ok()?;
+    let judged = head::judge(bytes.get(..end)?, &mut Places::default()).ok()?;
+    // Whatever stands behind it.
+    debug_assert_eq!(head::judge(bytes, &mut Places::default()).as_ref(), Ok(&judged));
     let length = match judged.framing {
         Framing::Length(length) => Some(length),
         Framing::Chunked => None,

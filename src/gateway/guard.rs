@@ -31,7 +31,7 @@ use super::alarm::Alarm;
 use super::body::Unread;
 use super::connections::{Connection, Phase};
 use super::farewell::Farewell;
-use super::head::{self, Framing, Judged};
+use super::head::{self, Framing, Judged, Places};
 use super::reply;
 use super::side::Side;
 use crate::buffers::{Buffers, Reserved, Use};
@@ -99,6 +99,8 @@ pub(crate) struct Guard {
     looked: usize,
     /// Whether a blank line before the head was passed over.
     forgiven: bool,
+    /// Where the parts stand of the head that was judged.
+    places: Places,
     stage: Stage,
     /// What a long head takes, until its request is over.
     long_head: Option<Reserved>,
@@ -152,6 +154,7 @@ impl Guard {
             pending: BytesMut::new(),
             looked: 0,
             forgiven: false,
+            places: Places::default(),
             stage: Stage::Head,
             long_head: None,
             unsent: BytesMut::new(),
@@ -256,18 +259,39 @@ impl Guard {
                 Some(_) | None => {}
             }
         }
+        // A head that came in one piece is read once. What is not let in this way may only be incomplete.
+        let at_once = self.looked == 0;
+        let judged = match at_once.then(|| head::judge(&self.pending, &mut self.places)) {
+            Some(Ok(judged)) if judged.length <= self.limits.max_header_bytes => judged,
+            Some(Ok(_) | Err(_)) | None => match self.judge_whole()? {
+                Some(judged) => judged,
+                None => return Ok(None),
+            },
+        };
+        let end = match judged.authority {
+            None => judged.length,
+            Some(authority) => {
+                let end = judged.length.saturating_sub(self.cut(authority));
+                // What is left is as good, and its parts stand elsewhere.
+                head::judge(self.pending.get(..end).unwrap_or_default(), &mut self.places)?;
+                end
+            }
+        };
+        self.stage = Stage::Judged(end, judged.framing);
+        self.looked = 0;
+        self.forgiven = false;
+        Ok(Some(()))
+    }
+
+    /// Judges the head once its end is here, which is looked for only in what was not looked at.
+    fn judge_whole(&mut self) -> Result<Option<Judged>, Refusal> {
         let end = head::end(&self.pending, self.looked)?;
         self.looked = self.pending.len();
         if end.unwrap_or(self.looked) > self.limits.max_header_bytes {
             return Err(Refusal::HeaderTooLarge);
         }
         let Some(end) = end else { return Ok(None) };
-        let Judged { framing, authority } = head::judge(self.pending.get(..end).unwrap_or_default())?;
-        let end = authority.map_or(end, |authority| end.saturating_sub(self.cut(authority)));
-        self.stage = Stage::Judged(end, framing);
-        self.looked = 0;
-        self.forgiven = false;
-        Ok(Some(()))
+        head::judge(self.pending.get(..end).unwrap_or_default(), &mut self.places).map(Some)
     }
 
     /// Has what is long of a head count, before any more of it is read. Of one that still grows the memory that was taken for

@@ -26,7 +26,6 @@ use super::guard::{Guard, HeadLimits, House};
 use super::http2::{self, Place, Places};
 use super::proxy::Proxy;
 use super::reply::{self, Reply};
-use super::request;
 use super::side::Side;
 use super::site::{Destination, Site};
 use super::tls::{Tls, speaks_http2};
@@ -232,7 +231,7 @@ impl Door {
             let site = self.gateway.site.load_full();
             let last = self.is_closing() || connection.carries == Carries::One;
             let after = if last { After::Closes } else { After::StaysOpen };
-            let route = match site.find(request::path(guard.head())) {
+            let route = match site.find(guard.path()) {
                 Destination::Route(route) => Some(route),
                 Destination::Nowhere => None,
                 Destination::Passthrough => {

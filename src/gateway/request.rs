@@ -1,14 +1,14 @@
 //! A request's head as what it says: method, target, header lines. It judges nothing: `head` has let it in, by rules under
 //! which every line can be cut in one way only.
 
-use super::head::{END, next_line};
+use super::head::Places;
 use crate::domain::headers::Headers;
 use bytes::Bytes;
 use http::header::{CONNECTION, EXPECT};
-use http::{HeaderName, HeaderValue, Method};
+use http::{HeaderValue, Method};
 
-/// Header lines of a request as a rule, with those that the application gets besides: more cost a larger piece of memory.
-const USUAL_LINES: usize = 16;
+/// Header lines that the application gets besides.
+const OUR_LINES: usize = 5;
 
 /// A head that was read.
 #[derive(Debug)]
@@ -25,35 +25,21 @@ pub(super) struct Request {
     speaks_11: bool,
 }
 
-/// The path in a head, without the query.
-pub(super) fn path(head: &[u8]) -> &str {
-    let target = head.split(|byte| *byte == b' ').nth(1).unwrap_or_default();
-    let path = target.split(|byte| *byte == b'?').next().unwrap_or_default();
-    std::str::from_utf8(path).unwrap_or_default()
-}
-
 impl Request {
-    /// Cuts a judged head into its parts; the values stay where they are. `None`: it was not judged.
-    pub(super) fn parse(head: &Bytes) -> Option<Self> {
-        let (line, mut rest) = next_line(head.strip_suffix(END)?);
-        let mut parts = line.split(|byte| *byte == b' ');
-        let method = Method::from_bytes(parts.next()?).ok()?;
-        let target = std::str::from_utf8(parts.next()?).ok()?;
-        let speaks_11 = parts.next()? == b"HTTP/1.1";
-        let (path, query) = match target.split_once('?') {
-            Some((path, query)) => (path.to_owned(), Some(query.to_owned())),
-            None => (target.to_owned(), None),
+    /// Cuts a judged head into its parts by their `places`; the values stay where they are. `None`: they are not its own.
+    pub(super) fn parse(head: &Bytes, places: &Places) -> Option<Self> {
+        let method = Method::from_bytes(head.get(..places.method)?).ok()?;
+        let path = text(places.path(head))?;
+        let query = match head.get(places.path..places.target)? {
+            [] => None,
+            query => Some(text(query.get(1..)?)?),
         };
-        let mut headers = Headers::with_capacity(USUAL_LINES);
-        while let Some(lines) = rest {
-            let (line, next) = next_line(lines);
-            rest = next;
-            let (name, value) = line.split_at(memchr::memchr(b':', line)?);
-            let value = trimmed(value.get(1..)?);
-            let value = HeaderValue::from_maybe_shared(head.slice_ref(value)).ok()?;
-            headers.append(HeaderName::from_bytes(name).ok()?, value);
+        let mut headers = Headers::with_capacity(places.count() + OUR_LINES);
+        for line in places.lines(head) {
+            let (name, value) = line?;
+            headers.append(name, HeaderValue::from_maybe_shared(head.slice_ref(trimmed(value))).ok()?);
         }
-        Some(Self { method, path, query, headers, speaks_11 })
+        Some(Self { method, path, query, headers, speaks_11: places.speaks_11 })
     }
 
     /// Whether the sender wants to send another request on the connection (RFC 9112 section 9.3).
@@ -79,6 +65,10 @@ impl Request {
     }
 }
 
+fn text(bytes: &[u8]) -> Option<String> {
+    std::str::from_utf8(bytes).ok().map(str::to_owned)
+}
+
 /// A value without the blanks around it (RFC 9110 section 5.5).
 fn trimmed(mut value: &[u8]) -> &[u8] {
     while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = value {
@@ -90,9 +80,13 @@ fn trimmed(mut value: &[u8]) -> &[u8] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gateway::head::judge;
 
     fn parsed(head: &'static str) -> Request {
-        Request::parse(&Bytes::from(head.replace('\n', "\r\n"))).expect("a judged head")
+        let head = Bytes::from(head.replace('\n', "\r\n"));
+        let mut places = Places::default();
+        judge(&head, &mut places).expect("a good head");
+        Request::parse(&head, &places).expect("a judged head")
     }
 
     #[test]
@@ -103,7 +97,6 @@ mod tests {
         let values: Vec<&[u8]> = request.headers.get_all("x-a").map(HeaderValue::as_bytes).collect();
         assert_eq!(values, [b"one\ttwo".as_slice(), b""]);
         assert_eq!(request.headers.get("x-b").expect("a line").as_bytes(), "\u{e9}:".as_bytes());
-        assert_eq!(path(b"GET /a?b HTTP/1.1\r\n\r\n"), "/a");
         assert_eq!(parsed("GET /? HTTP/1.1\nHost: h\n\n").query.as_deref(), Some(""));
     }
 

@@ -15,7 +15,7 @@ use crate::buffers::Reserved;
 use crate::domain::chunks::Chunks;
 use crate::gateway::connections::Phase;
 use crate::gateway::farewell::Farewell;
-use crate::gateway::head::Framing;
+use crate::gateway::head::{Framing, Places};
 
 /// A body is not framed as it says.
 #[derive(Debug)]
@@ -25,6 +25,7 @@ impl Guard {
     /// Waits for a request; says when its first byte came. `None`: none comes any more, and the connection can be dropped.
     pub(crate) async fn next(&mut self) -> Option<Instant> {
         self.turn_over();
+        self.places.shrink();
         let coming = poll_fn(|cx| match self.stage {
             Stage::Head => self.poll_judged(cx),
             Stage::Judged(..) => Poll::Ready(Ok(Coming::Request)),
@@ -43,6 +44,16 @@ impl Guard {
             Stage::Judged(end, _) => self.pending.get(..end).unwrap_or_default(),
             Stage::Head | Stage::Body(_) | Stage::Chunked(_) | Stage::Refused | Stage::Ended => &[],
         }
+    }
+
+    /// The path in the head that waits to be taken, without the query.
+    pub(crate) fn path(&self) -> &str {
+        std::str::from_utf8(self.places.path(self.head())).unwrap_or_default()
+    }
+
+    /// Where its parts stand.
+    pub(crate) const fn places(&self) -> &Places {
+        &self.places
     }
 
     /// Takes the head. Its body is what is read next.

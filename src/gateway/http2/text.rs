@@ -106,7 +106,7 @@ pub(super) fn reply(text: &[u8], method: &Method) -> Option<(Response<()>, Codin
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gateway::head;
+    use crate::gateway::head::{self, Places};
 
     fn text(request: http::request::Builder, has_body: bool) -> (String, Coding) {
         let (parts, ()) = request.body(()).expect("a request").into_parts();
@@ -115,7 +115,7 @@ mod tests {
     }
 
     fn is_let_in(request: http::request::Builder) -> bool {
-        head::judge(text(request, true).0.as_bytes()).is_ok()
+        head::judge(text(request, true).0.as_bytes(), &mut Places::default()).is_ok()
     }
 
     fn post(uri: &str) -> http::request::Builder {
@@ -130,7 +130,7 @@ mod tests {
             "POST https://h:8443/a?b=c HTTP/1.1\r\nHost: h:8443\r\nX-A: 1\r\nX-A: 2\r\nTransfer-Encoding: chunked\r\n\r\n"
         );
         assert_eq!(coding, Coding::Chunks);
-        assert!(head::judge(text.as_bytes()).is_ok());
+        assert!(head::judge(text.as_bytes(), &mut Places::default()).is_ok());
     }
 
     #[test]

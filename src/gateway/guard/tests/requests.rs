@@ -255,3 +255,16 @@ async fn who_is_parted_from_reads_the_end_whatever_it_still_sends() {
     let (coming, reply) = tokio::join!(parting, reading);
     assert!(coming.is_none() && reply == "HTTP/1.1 200 OK\r\n\r\n", "{reply}");
 }
+
+#[tokio::test]
+async fn what_says_the_same_as_host_is_taken_out_and_the_rest_stands_where_it_is_said_to_stand() {
+    let (mut guard, mut sender) = guarded().await;
+    let head = b"GET http://h/1?2 HTTP/1.1\r\nHost: h\r\nX-A: b\r\n\r\n";
+    sender.write_all(head).await.expect("an open connection");
+    guard.next().await.expect("a request");
+    assert_eq!((guard.path(), guard.head()), ("/1", &b"GET /1?2 HTTP/1.1\r\nHost: h\r\nX-A: b\r\n\r\n"[..]));
+    let head = guard.take_head();
+    let request = crate::gateway::request::Request::parse(&head, guard.places()).expect("a judged head");
+    assert_eq!((request.path.as_str(), request.query.as_deref()), ("/1", Some("2")));
+    assert_eq!(request.headers.get("x-a").expect("a line"), "b");
+}

@@ -132,6 +132,11 @@ impl Headers {
         Some(value)
     }
 
+    /// Goes once through all lines; those that are not wanted are taken out.
+    pub fn retain_mut(&mut self, mut wanted: impl FnMut(&HeaderName, &mut HeaderValue) -> bool) {
+        self.0.retain_mut(|(name, value)| wanted(name, value));
+    }
+
     /// Keeps the lines whose name is wanted.
     pub fn retain(&mut self, wanted: impl Fn(&HeaderName) -> bool) {
         self.0.retain(|(name, _)| wanted(name));

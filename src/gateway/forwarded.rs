@@ -5,7 +5,7 @@
 use std::net::IpAddr;
 use std::sync::OnceLock;
 
-use http::header::{FORWARDED, HOST};
+use http::header::HOST;
 use http::{HeaderName, HeaderValue};
 use ipnet::IpNet;
 use uuid::Uuid;
@@ -17,7 +17,6 @@ use crate::domain::time::Timestamp;
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-const REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const TRACE_PARENT: HeaderName = HeaderName::from_static("traceparent");
 
@@ -105,15 +104,35 @@ impl Origin {
         self.authority.to_str().unwrap_or_default()
     }
 
-    /// Puts what the application is told into `headers`, in place of what the sender said.
+    /// Puts what the application is told into `headers`, in place of what the sender said: where it stands first, or behind
+    /// the others.
     pub(crate) fn tell(&self, headers: &mut Headers) {
-        headers.insert(FORWARDED_FOR, self.forwarded_for.clone());
-        headers.insert(FORWARDED_PROTO, HeaderValue::from_static(if self.https { "https" } else { "http" }));
-        headers.insert(FORWARDED_HOST, self.authority.clone());
-        headers.insert(REQUEST_ID, told(self.request_id.clone()));
-        headers.insert(TRACE_PARENT, self.trace_parent.clone().unwrap_or_else(|| new_trace_parent(self.chance)));
-        headers.remove(FORWARDED);
-        headers.remove(REAL_IP);
+        let ours = [FORWARDED_FOR, FORWARDED_PROTO, FORWARDED_HOST, REQUEST_ID, TRACE_PARENT];
+        let mut told = [
+            Some(self.forwarded_for.clone()),
+            Some(HeaderValue::from_static(if self.https { "https" } else { "http" })),
+            Some(self.authority.clone()),
+            Some(told(self.request_id.clone())),
+            Some(self.trace_parent.clone().unwrap_or_else(|| new_trace_parent(self.chance))),
+        ];
+        headers.retain_mut(|name, value| {
+            let [forwarded_for, proto, host, id, trace] = &mut told;
+            let ours = match name.as_str() {
+                "x-forwarded-for" => forwarded_for,
+                "x-forwarded-proto" => proto,
+                "x-forwarded-host" => host,
+                "x-request-id" => id,
+                "traceparent" => trace,
+                "forwarded" | "x-real-ip" => return false,
+                _ => return true,
+            };
+            ours.take().map(|ours| *value = ours).is_some()
+        });
+        for (name, value) in ours.into_iter().zip(told) {
+            if let Some(value) = value {
+                headers.append(name, value);
+            }
+        }
     }
 }
 

@@ -279,7 +279,7 @@ async fn syncs_that_fail_for_a_while_fail_the_spool_and_it_recovers_by_itself() 
 }
 
 #[tokio::test]
-#[ignore = "takes a while; run it after a change of the schema"]
+#[ignore = "takes a while: make torture"]
 async fn two_hundred_thousand_events_open_and_are_due_at_once() {
     let dir = tempfile::tempdir().unwrap();
     let (spool, disk, ..) = open(dir.path());

@@ -28,6 +28,7 @@ use hookgate::domain::time::Timestamp;
 use hookgate::forward::attempt::{Application, Sending};
 use hookgate::forward::{Deliverer, Settlement};
 use hookgate::gateway::Gateway;
+use hookgate::gateway::crew::Crew;
 use hookgate::gateway::listener::{Door, DoorLimits};
 use hookgate::gateway::site::Site;
 use hookgate::spool::Spool;
@@ -109,7 +110,7 @@ async fn world() -> World {
         idle_timeout: hour,
         max_header_bytes: 8192,
     };
-    let door = Door::new(Arc::new(gateway), limits, None);
+    let door = Door::new(Arc::new(gateway), Crew::nobody(), limits, None);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(door.clone().serve(listener, Instant::now()));

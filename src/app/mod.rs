@@ -386,6 +386,7 @@ impl Running {
         let attempts = core.deliverer.settled(closed_by + CLOSING / 2).await;
         self.side_stop.send_replace(true);
         self.close_disk(attempts, closed_by + CLOSING).await;
+        core.door.cut();
         for side in self.sides.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
             side.abort();
         }

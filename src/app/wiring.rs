@@ -19,6 +19,7 @@ use crate::disk::{Disk, DiskSettings};
 use crate::domain::route::{OnStoreDown, Route};
 use crate::forward::Deliverer;
 use crate::gateway::Gateway;
+use crate::gateway::crew::Crew;
 use crate::gateway::listener::{Door, DoorLimits};
 use crate::gateway::site::Site;
 use crate::gateway::tls::{CertificateFiles, Tls, TlsSettings};
@@ -63,7 +64,8 @@ pub(super) fn core(
         buffers,
     ));
     let tls = config.server.tls.as_ref().map(|files| Tls::load(tls_settings(files), metrics.clone())).transpose()?;
-    let door = Door::new(gateway.clone(), door_limits(config), tls.clone());
+    let crew = crew(config)?;
+    let door = Door::new(gateway.clone(), crew, door_limits(config), tls.clone());
     let reloading = std::sync::Mutex::default();
     let current = ArcSwap::from_pointee(Current::of(loaded));
     Ok(Core {
@@ -83,6 +85,15 @@ pub(super) fn core(
         reloading,
         current,
     })
+}
+
+/// Who serves. With Redis the runtime that has the links to it: a question that goes to another thread and back costs more than what
+/// threads of their own save (ADR 11).
+fn crew(config: &Config) -> Result<Crew, StartFault> {
+    match &config.dedup.store {
+        Store::Embedded => Crew::start(config.server.threads).map_err(|error| StartFault::machine("threads", error)),
+        Store::Redis(_) => Ok(Crew::nobody()),
+    }
 }
 
 fn open_disk(config: &Config, clock: Clock, metrics: &Arc<Metrics>) -> Result<Disk, StartFault> {

@@ -16,8 +16,9 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::patience::Patience;
+use super::pool::Stream;
 use super::trust::Trust;
-use super::upstream::{Address, Age, Stream, Upstream};
+use super::upstream::{Address, Age, Upstream};
 use super::wire::{Answer, Request, Reuse};
 use crate::buffers::Buffers;
 use crate::domain::event::Event;

@@ -14,6 +14,7 @@ pub mod first;
 mod kept;
 pub mod limits;
 mod patience;
+mod pool;
 pub mod spooled;
 #[cfg(test)]
 mod stand;

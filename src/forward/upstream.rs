@@ -3,22 +3,16 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::task::{Context, Poll, Waker};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
 
-/// Idle connections are given up before the shortest common keep-alive of an application (gunicorn: 2 s) ends, so that
-/// a request does not meet a connection that is being closed.
-const POOL_IDLE: Duration = Duration::from_millis(1500);
+use super::pool::{Pool, Stream, Wire};
 
 /// An application's address. Cloning shares its connections.
 #[derive(Clone, Debug)]
@@ -29,15 +23,7 @@ struct Inner {
     address: Address,
     connect_timeout: Duration,
     tls: Option<Encryption>,
-    /// The one used last is at the end. Bounded by the attempts that run at once.
-    idle: Mutex<Idle>,
-}
-
-#[derive(Debug, Default)]
-struct Idle {
-    connections: Vec<(Stream, Instant)>,
-    /// Whether a task gives up those that nobody takes.
-    is_tended: bool,
+    pool: Pool,
 }
 
 /// What an application's URL says.
@@ -79,13 +65,6 @@ pub(super) enum Age {
     Used,
 }
 
-/// A stream to an application.
-#[derive(Debug)]
-pub(super) enum Stream {
-    Plain(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
-}
-
 impl Address {
     /// Reads `http[s]://host[:port][/prefix]`.
     pub(super) fn of(url: &str) -> Option<Self> {
@@ -120,7 +99,7 @@ impl Upstream {
         } else {
             None
         };
-        Ok(Self(Arc::new(Inner { address, connect_timeout, tls, idle: Mutex::default() })))
+        Ok(Self(Arc::new(Inner { address, connect_timeout, tls, pool: Pool::default() })))
     }
 
     pub(super) fn address(&self) -> &Address {
@@ -129,7 +108,7 @@ impl Upstream {
 
     /// A connection that is open: the one that was used last, or a new one.
     pub(super) async fn connection(&self, now: Instant) -> io::Result<Taken> {
-        while let Some(mut stream) = self.0.take(now) {
+        while let Some(mut stream) = self.0.pool.take(now) {
             if stream.is_quiet() {
                 return Ok(Taken { stream, age: Age::Used });
             }
@@ -143,40 +122,18 @@ impl Upstream {
         let stream = tokio::time::timeout(self.0.connect_timeout, self.0.connect()).await;
         let waited =
             || io::Error::new(io::ErrorKind::TimedOut, format!("no connection within {:?}", self.0.connect_timeout));
-        Ok(Taken { stream: stream.unwrap_or_else(|_| Err(waited()))?, age: Age::Fresh })
+        let wire = stream.unwrap_or_else(|_| Err(waited()))?;
+        Ok(Taken { stream: self.0.pool.stream(wire), age: Age::Fresh })
     }
 
     /// Keeps a connection whose answer was read to its end.
     pub(super) fn keep(&self, stream: Stream) {
-        let mut idle = self.0.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        idle.connections.push((stream, Instant::now()));
-        if !std::mem::replace(&mut idle.is_tended, true) {
-            tokio::spawn(tend(Arc::downgrade(&self.0)));
-        }
-    }
-}
-
-/// Gives up connections that nobody takes, until there are none.
-async fn tend(upstream: Weak<Inner>) {
-    loop {
-        tokio::time::sleep(POOL_IDLE / 2).await;
-        let Some(upstream) = upstream.upgrade() else { return };
-        let mut idle = upstream.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        idle.connections.retain(|(_, since)| since.elapsed() < POOL_IDLE);
-        if idle.connections.is_empty() {
-            idle.is_tended = false;
-            return;
-        }
+        self.0.pool.keep(stream);
     }
 }
 
 impl Inner {
-    fn take(&self, now: Instant) -> Option<Stream> {
-        let (stream, since) = self.idle.lock().unwrap_or_else(PoisonError::into_inner).connections.pop()?;
-        (now.saturating_duration_since(since) < POOL_IDLE).then_some(stream)
-    }
-
-    async fn connect(&self) -> io::Result<Stream> {
+    async fn connect(&self) -> io::Result<Wire> {
         let addresses: Vec<SocketAddr> =
             tokio::net::lookup_host((self.address.host.as_str(), self.address.port)).await?.collect();
         let mut left = u32::try_from(addresses.len()).unwrap_or(u32::MAX);
@@ -195,52 +152,11 @@ impl Inner {
         Err(last)
     }
 
-    async fn encrypted(&self, stream: TcpStream) -> io::Result<Stream> {
+    async fn encrypted(&self, stream: TcpStream) -> io::Result<Wire> {
         stream.set_nodelay(true)?;
         match &self.tls {
-            None => Ok(Stream::Plain(stream)),
-            Some(tls) => Ok(Stream::Tls(Box::new(tls.connector.connect(tls.name.clone(), stream).await?))),
-        }
-    }
-}
-
-impl Stream {
-    /// Whether an idle connection is still one: its end or bytes that nobody asked for would be there to be read.
-    fn is_quiet(&mut self) -> bool {
-        let mut byte = [0; 1];
-        let mut cx = Context::from_waker(Waker::noop());
-        Pin::new(self).poll_read(&mut cx, &mut ReadBuf::new(&mut byte)).is_pending()
-    }
-}
-
-impl AsyncRead for Stream {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
-            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_read(cx, buf),
-        }
-    }
-}
-
-impl AsyncWrite for Stream {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
-            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_write(cx, bytes),
-        }
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
-            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_flush(cx),
-        }
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
-            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_shutdown(cx),
+            None => Ok(Wire::Plain(stream)),
+            Some(tls) => Ok(Wire::Tls(Box::new(tls.connector.connect(tls.name.clone(), stream).await?))),
         }
     }
 }
@@ -250,6 +166,7 @@ mod tests {
     use tokio::io::AsyncWriteExt;
     use tokio::net::TcpListener;
 
+    use super::super::pool::POOL_IDLE;
     use super::*;
 
     #[test]
@@ -304,8 +221,7 @@ mod tests {
         tokio::time::pause();
         upstream.keep(first.stream);
         tokio::time::sleep(POOL_IDLE * 2).await;
-        let idle = upstream.0.idle.lock().expect("no panic");
-        assert!(idle.connections.is_empty() && !idle.is_tended);
+        assert_eq!(upstream.0.pool.idle(), 0);
     }
 
     #[tokio::test]
@@ -326,6 +242,6 @@ mod tests {
         upstream.keep(kept.stream);
         // Whoever comes before those that are too old are given up does not get one.
         tokio::time::sleep(POOL_IDLE / 100 * 101).await;
-        assert!(upstream.0.take(Instant::now()).is_none());
+        assert!(upstream.0.pool.take(Instant::now()).is_none());
     }
 }

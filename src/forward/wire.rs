@@ -14,7 +14,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use smallvec::SmallVec;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::upstream::Stream;
+use super::pool::Stream;
 use crate::buffers::{Buffers, Reserved, Use};
 use crate::domain::chunks::Chunks;
 

@@ -3,6 +3,7 @@
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::Poll;
@@ -20,6 +21,7 @@ use tokio::time::Instant;
 use super::Gateway;
 use super::body::Unread;
 use super::connections::{Caps, Carries, Connection, Connections, Entry, Phase, Source};
+use super::crew::{Crew, Hand};
 use super::exchange::{After, milliseconds};
 use super::forwarded::Spoke;
 use super::guard::{Guard, HeadLimits, House};
@@ -61,6 +63,7 @@ pub struct Door {
     /// What passes requests through. It reads the system's certificates, which nobody needs who passes nothing through.
     proxy: Arc<OnceLock<Arc<HttpProxy<Proxy>>>>,
     gateway: Arc<Gateway>,
+    crew: Crew,
     connections: Connections,
     limits: DoorLimits,
     tls: Option<Tls>,
@@ -90,14 +93,15 @@ pub(super) fn visit() -> Option<Visit> {
 }
 
 impl Door {
-    /// A door into `gateway`, not yet open.
+    /// A door into `gateway`, not yet open, whose connections `crew` serves.
     #[must_use]
-    pub fn new(gateway: Arc<Gateway>, limits: DoorLimits, tls: Option<Tls>) -> Self {
+    pub fn new(gateway: Arc<Gateway>, crew: Crew, limits: DoorLimits, tls: Option<Tls>) -> Self {
         let caps = Caps { all: limits.max_connections, per_source: limits.max_connections_per_source };
         let connections = Connections::new(caps, gateway.metrics.clone());
         let door = Self {
             proxy: Arc::default(),
             gateway,
+            crew,
             connections,
             limits,
             tls,
@@ -121,7 +125,36 @@ impl Door {
 
     /// Accepts connections until [`Self::close`]; the listener is closed then. Those that are there at once may have
     /// waited since `waiting_since`, and their senders with them.
+    ///
+    /// Every thread of the crew accepts: who has time for a connection is who takes it.
     pub async fn serve(self, listener: TcpListener, waiting_since: Instant) {
+        let mut accepting = Vec::new();
+        for hand in self.crew.hands() {
+            match listener.as_fd().try_clone_to_owned() {
+                Ok(handle) => {
+                    let (door, here) = (self.clone(), hand.clone());
+                    accepting.push(hand.run(async move {
+                        match TcpListener::from_std(handle.into()) {
+                            Ok(listener) => door.accept(listener, Some(here), waiting_since).await,
+                            Err(error) => tracing::error!(%error, "a thread cannot accept connections; others do"),
+                        }
+                    }));
+                }
+                Err(error) => tracing::error!(%error, "a thread cannot accept connections; others do"),
+            }
+        }
+        if accepting.is_empty() {
+            return self.accept(listener, None, waiting_since).await;
+        }
+        drop(listener);
+        for accepting in accepting {
+            // None is cut off but with all others, when the process ends.
+            let _ended = accepting.await;
+        }
+    }
+
+    /// The same, of `here` alone.
+    async fn accept(self, listener: TcpListener, here: Option<Arc<Hand>>, waiting_since: Instant) {
         let mut stop = self.stop.subscribe();
         let queue_is_read = Instant::now() + QUEUE_READ;
         loop {
@@ -130,11 +163,11 @@ impl Door {
                 _ = stop.wait_for(|stop| *stop) => None,
                 accepted = listener.accept() => Some(accepted),
             };
-            let Some(accepted) = accepted else { return self.admit_queue(&listener).await };
+            let Some(accepted) = accepted else { return self.admit_queue(&listener, here.as_ref()).await };
             match accepted {
                 Ok((stream, remote)) => {
                     let waited = (Instant::now() < queue_is_read).then_some(waiting_since);
-                    self.admit(stream, remote, waited);
+                    self.admit(here.as_ref(), stream, remote, waited);
                 }
                 Err(error) => {
                     // Out of file descriptors or memory: connections wait in the backlog until some are free.
@@ -146,21 +179,22 @@ impl Door {
     }
 
     /// Admits what the system has already let in: closing the listener would cut these connections off.
-    async fn admit_queue(&self, listener: &TcpListener) {
+    async fn admit_queue(&self, listener: &TcpListener, here: Option<&Arc<Hand>>) {
         for _ in 0..self.limits.max_connections {
             let next = poll_fn(|cx| Poll::Ready(listener.poll_accept(cx))).await;
             let Poll::Ready(Ok((stream, remote))) = next else { return };
-            self.admit(stream, remote, None);
+            self.admit(here, stream, remote, None);
         }
     }
 
-    fn admit(&self, stream: TcpStream, remote: SocketAddr, waiting_since: Option<Instant>) {
+    fn admit(&self, here: Option<&Arc<Hand>>, stream: TcpStream, remote: SocketAddr, waiting_since: Option<Instant>) {
         let spoke = if self.tls.is_some() { Spoke::Tls } else { Spoke::Plain };
         // On an address of both families an IPv4 peer looks like an IPv6 one, which no IPv4 network holds.
         let remote = SocketAddr::new(remote.ip().to_canonical(), remote.port());
         let source = Source::of(remote.ip(), &self.gateway.site.load().trusted_proxies);
         if let Some(entry) = self.connections.enter(remote, spoke, source, waiting_since) {
-            drop(tokio::spawn(self.clone().visit(stream, entry)));
+            let door = self.clone();
+            self.crew.take_on(here, stream, |stream| door.visit(stream, entry));
         } else {
             self.gateway.metrics.connections_turned_away_total.inc();
             // Inside TLS it would cost a handshake to say so: the connection closes, which senders repeat too.
@@ -291,6 +325,11 @@ impl Door {
         self.announce();
         self.stop.send_replace(true);
         self.connections.close_idle();
+    }
+
+    /// Cuts the connections that are left.
+    pub fn cut(&self) {
+        self.crew.dismiss();
     }
 
     /// Comes when no connection is left.

@@ -4,6 +4,7 @@
 mod alarm;
 mod body;
 mod connections;
+pub mod crew;
 mod date;
 mod exchange;
 mod farewell;

@@ -68,11 +68,12 @@ impl Route {
 
     /// Checks who sent a request, with the secrets that are live at `now`. Its age is not checked here.
     pub fn verify(&self, inbound: Inbound, now: Timestamp) -> Result<Verified, Refused> {
-        let verified = self.scheme.verify(inbound, &self.live(now), self.public_url.as_deref())?;
-        if self.scheme.may_be_our_own(verified.inbound()) {
-            return Err(Refused::new(Refusal::SignatureMismatch, verified.into_inbound()));
+        // Handed through as it came: a verified request that is taken out and put back is a copy of all of it.
+        let checked = self.scheme.verify(inbound, &self.live(now), self.public_url.as_deref());
+        if !checked.as_ref().is_ok_and(|verified| self.scheme.may_be_our_own(verified.inbound())) {
+            return checked;
         }
-        Ok(verified)
+        checked.and_then(|verified| Err(Refused::new(Refusal::SignatureMismatch, verified.into_inbound())))
     }
 
     fn live(&self, now: Timestamp) -> Live<'_> {

@@ -31,7 +31,21 @@ impl EventKey {
     pub fn of_digest(route: &str, parts: &[&[u8]], body: &[u8; 32]) -> Self {
         let mut hash = Sha256::new();
         for part in std::iter::once(&route.as_bytes()).chain(parts) {
-            hash.update(u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
+            hash.update(length(part.len()));
+            hash.update(part);
+        }
+        Self { slot: half(&hash.finalize().into()), fingerprint: half(body) }
+    }
+
+    /// The same where the parts are written one behind the other, each with its [`length`] before it; `last` is one more.
+    #[must_use]
+    pub(super) fn of_written(route: &str, parts: &[u8], last: Option<&[u8]>, body: &[u8; 32]) -> Self {
+        let mut hash = Sha256::new();
+        hash.update(length(route.len()));
+        hash.update(route);
+        hash.update(parts);
+        if let Some(part) = last {
+            hash.update(length(part.len()));
             hash.update(part);
         }
         Self { slot: half(&hash.finalize().into()), fingerprint: half(body) }
@@ -84,6 +98,11 @@ impl Hasher for Halves {
     }
 }
 
+/// What stands before a part of so many bytes in what a slot is the digest of.
+pub(super) fn length(bytes: usize) -> [u8; 8] {
+    u64::try_from(bytes).unwrap_or(u64::MAX).to_be_bytes()
+}
+
 fn hex(half: &[u8; 16]) -> [[u8; 2]; 16] {
     // Without a branch, so that many digits are made at once.
     let digit = |value: u8| b'0' + value + u8::from(value > 9) * (b'a' - b'0' - 10);
@@ -109,6 +128,17 @@ mod tests {
         let ab = EventKey::new("r", &[b"a", b"bc"], b"");
         assert_ne!(ab.slot, EventKey::new("r", &[b"ab", b"c"], b"").slot);
         assert_ne!(ab.slot, EventKey::new("ra", &[b"bc"], b"").slot);
+    }
+
+    #[test]
+    fn parts_that_are_written_out_make_the_same_key() {
+        let (digest, written) = ([7; 32], [length(1).as_slice(), b"a", &length(2), b"bc"].concat());
+        assert_eq!(
+            EventKey::of_written("r", &written, None, &digest),
+            EventKey::of_digest("r", &[b"a", b"bc"], &digest)
+        );
+        let more = EventKey::of_digest("r", &[b"a", b"bc", b"d"], &digest);
+        assert_eq!(EventKey::of_written("r", &written, Some(b"d"), &digest), more);
     }
 
     #[test]

@@ -212,12 +212,15 @@ impl Gateway {
         let admission = match route.greet(&inbound, now) {
             Some(Ok(reply)) => Ok(Admission::Handshake(reply)),
             Some(Err(refusal)) => Err(Refused::new(refusal, inbound)),
-            None => route.verify(inbound, now).and_then(|verified| {
-                self.metrics.secret_matched(series, &route.name, verified.secret());
-                self.note_signature(whole, None, verified.inbound().body.len());
-                said = route.scheme.signed_time(&verified);
-                route.admit(verified, now, id, received_at)
-            }),
+            None => match route.verify(inbound, now) {
+                Ok(verified) => {
+                    self.metrics.secret_matched(series, &route.name, verified.secret());
+                    self.note_signature(whole, None, verified.inbound().body.len());
+                    said = route.scheme.signed_time(&verified);
+                    route.admit(verified, now, id, received_at)
+                }
+                Err(refused) => Err(refused),
+            },
         };
         match (admission, observed) {
             (Ok(Admission::Event(mut event)), _) => {

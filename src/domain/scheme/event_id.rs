@@ -14,6 +14,7 @@ use super::json::Field;
 use super::reading::{Reading, scalar_of};
 use super::source::Source;
 use super::traits::Coverage;
+use crate::domain::key::length;
 
 /// One part of the key: alternatives, of which the first that is present counts.
 #[derive(Clone, Debug)]
@@ -21,11 +22,9 @@ pub(super) struct IdEntry {
     pub(super) alternatives: Vec<(Source, Coverage)>,
 }
 
-/// One part of a key: its kind, the place of its alternative, its value.
-pub(super) type IdPart = SmallVec<[u8; 48]>;
-
-/// The parts of a key, in the order of the entries.
-pub(super) type Parts = SmallVec<[IdPart; 4]>;
+/// The parts of a key, in the order of the entries, as [`put_part`] writes them: each is its kind, the place of its
+/// alternative, and its value.
+pub(super) type Parts = SmallVec<[u8; 96]>;
 
 /// What names an event.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,13 +54,11 @@ pub(super) fn read_parts(
     let mut parts = Parts::new();
     let mut covered = Coverage::Covered;
     for entry in entries {
-        let Some((part, coverage)) = read_entry(entry, reading, fields, body_signed) else {
-            return IdParts { parts: Parts::new(), covered: Coverage::Covered };
-        };
-        if coverage == Coverage::Uncovered {
-            covered = Coverage::Uncovered;
+        match read_entry(entry, reading, fields, body_signed, &mut parts) {
+            Some(Coverage::Covered) => {}
+            Some(Coverage::Uncovered) => covered = Coverage::Uncovered,
+            None => return IdParts { parts: Parts::new(), covered: Coverage::Covered },
         }
-        parts.push(part);
     }
     IdParts { parts, covered }
 }
@@ -71,7 +68,8 @@ fn read_entry(
     reading: &Reading<'_>,
     fields: &[Field<'_>],
     body_signed: Read,
-) -> Option<(IdPart, Coverage)> {
+    parts: &mut Parts,
+) -> Option<Coverage> {
     for (place, (source, coverage)) in (0u8..).zip(&entry.alternatives) {
         let (tag, value) = match source {
             Source::Json(pointer) if fields.get(*pointer) == Some(&Field::Unclear) => return None,
@@ -89,9 +87,15 @@ fn read_entry(
                 }
             }
         };
-        let mut part = IdPart::from_slice(&[tag, place]);
-        part.extend_from_slice(&value);
-        return Some((part, *coverage));
+        put_part([tag, place], &value, parts);
+        return Some(*coverage);
     }
     None
+}
+
+/// Writes one part as [`EventKey::of_written`](crate::domain::key::EventKey::of_written) takes it.
+fn put_part(before: [u8; 2], value: &[u8], parts: &mut Parts) {
+    parts.extend_from_slice(&length(before.len() + value.len()));
+    parts.extend_from_slice(&before);
+    parts.extend_from_slice(value);
 }

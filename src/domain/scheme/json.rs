@@ -6,13 +6,17 @@
 //!
 //! Values are borrowed from the body unless they hold escapes; up to eight of them cost no allocation of ours.
 
+mod level;
+
 use std::borrow::Cow;
 use std::fmt;
 
 use serde::Deserialize;
-use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{DeserializeSeed, IgnoredAny, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 use smallvec::SmallVec;
+
+use level::{Child, Level, Wanted, Wants, read_level};
 
 /// Deepest nesting that is read; deeper bodies have no values.
 const MAX_DEPTH: usize = 128;
@@ -120,17 +124,24 @@ impl Scalar<'_> {
 /// The values at `pointers`, in their order.
 pub(super) fn extract<'b>(body: &'b [u8], pointers: &[Pointer]) -> Fields<'b> {
     let mut fields = Fields::new();
+    extract_into(&mut fields, body, pointers);
+    fields
+}
+
+/// The same into `fields`, which are empty, so that their room is not moved.
+pub(super) fn extract_into<'b>(fields: &mut Fields<'b>, body: &'b [u8], pointers: &[Pointer]) {
     if pointers.is_empty() {
-        return fields;
+        return;
     }
     let body = without_bom(body);
-    let wanted: Wants<'_> =
-        pointers.iter().enumerate().map(|(slot, pointer)| Wanted { slot, rest: &pointer.tokens }).collect();
-    fields.resize(pointers.len(), Field::Absent);
-    if too_deep(body) || collect(body, &wanted, &mut fields).is_err() {
+    let mut wanted = Wants::new();
+    for (slot, pointer) in pointers.iter().enumerate() {
+        wanted.push(Wanted { slot, rest: &pointer.tokens });
+        fields.push(Field::Absent);
+    }
+    if too_deep(body) || collect(body, &wanted, fields).is_err() {
         fields.fill(Field::Unclear);
     }
-    fields
 }
 
 /// The elements of the array at `pointer`, as they are spelt; `None` if there is no such array or it is unclear.
@@ -143,7 +154,9 @@ pub(super) fn elements<'b>(body: &'b [u8], pointer: &Pointer, most: usize) -> Op
     let mut at = body;
     for token in &pointer.tokens {
         let wanted = [Wanted { slot: 0, rest: std::slice::from_ref(token) }];
-        match read_level(at, &wanted).ok()?.first()? {
+        let mut level = Level::new();
+        read_level(&mut level, at, &wanted).ok()?;
+        match level.first()? {
             (_, Child::Once(value)) => at = value.get().as_bytes(),
             (_, Child::Repeated) => return None,
         }
@@ -231,20 +244,13 @@ fn opening_brackets(body: &[u8]) -> usize {
     body.chunks(255).map(|block| usize::from(block.iter().map(opens).sum::<u8>())).sum()
 }
 
-/// A value that is looked for, and what is left of its pointer at this level.
-#[derive(Clone, Copy)]
-struct Wanted<'w> {
-    slot: usize,
-    rest: &'w [String],
-}
-
-/// What is looked for at one level.
-type Wants<'w> = SmallVec<[Wanted<'w>; USUAL]>;
-
 /// Reads a whole body.
 fn collect<'b>(json: &'b [u8], wanted: &[Wanted<'_>], fields: &mut [Field<'b>]) -> serde_json::Result<()> {
     if wanted.iter().any(|w| w.rest.is_empty()) {
-        fill(serde_json::from_slice(json)?, wanted, fields)?;
+        let whole: &RawValue = serde_json::from_slice(json)?;
+        for found in wanted.iter().filter(|w| w.rest.is_empty()) {
+            set(fields, found.slot, scalar(whole)?);
+        }
     }
     descend(json, wanted, fields)
 }
@@ -254,32 +260,22 @@ fn descend<'b>(json: &'b [u8], wanted: &[Wanted<'_>], fields: &mut [Field<'b>]) 
     if wanted.iter().all(|w| w.rest.is_empty()) {
         return Ok(());
     }
-    for (token, child) in read_level(json, wanted)? {
-        let inside: Wants<'_> = wanted.iter().filter_map(|w| w.step(token)).collect();
-        match child {
-            Child::Once(value) => {
-                fill(value, &inside, fields)?;
-                descend(value.get().as_bytes(), &inside, fields)?;
+    let mut level = Level::new();
+    read_level(&mut level, json, wanted)?;
+    for (token, child) in &level {
+        let mut deeper = Wants::new();
+        for inside in wanted.iter().filter_map(|w| w.step(token)) {
+            match child {
+                Child::Once(value) if inside.rest.is_empty() => set(fields, inside.slot, scalar(value)?),
+                Child::Once(_) => deeper.push(inside),
+                Child::Repeated => set(fields, inside.slot, Field::Unclear),
             }
-            Child::Repeated => inside.iter().for_each(|lost| set(fields, lost.slot, Field::Unclear)),
+        }
+        if let (Child::Once(value), false) = (child, deeper.is_empty()) {
+            descend(value.get().as_bytes(), &deeper, fields)?;
         }
     }
     Ok(())
-}
-
-/// What is looked for exactly here.
-fn fill<'b>(value: &'b RawValue, wanted: &[Wanted<'_>], fields: &mut [Field<'b>]) -> serde_json::Result<()> {
-    for found in wanted.iter().filter(|w| w.rest.is_empty()) {
-        set(fields, found.slot, scalar(value)?);
-    }
-    Ok(())
-}
-
-impl Wanted<'_> {
-    fn step(&self, token: &str) -> Option<Self> {
-        let (first, rest) = self.rest.split_first()?;
-        (first == token).then_some(Wanted { slot: self.slot, rest })
-    }
 }
 
 fn set<'b>(fields: &mut [Field<'b>], slot: usize, value: Field<'b>) {
@@ -306,109 +302,9 @@ fn plain(string: &str) -> Option<&str> {
     string.strip_prefix('"')?.strip_suffix('"').filter(|inner| !inner.contains('\\'))
 }
 
-/// A child of an object or array that is looked for.
-enum Child<'b> {
-    Once(&'b RawValue),
-    Repeated,
-}
-
-/// One level of an object or array, reduced to the children that are looked for.
-type Level<'w, 'b> = SmallVec<[(&'w str, Child<'b>); USUAL]>;
-
-fn read_level<'w, 'b>(json: &'b [u8], wanted: &[Wanted<'w>]) -> serde_json::Result<Level<'w, 'b>> {
-    let mut tokens: SmallVec<[&'w str; USUAL]> =
-        wanted.iter().filter_map(|w| w.rest.first().map(String::as_str)).collect();
-    tokens.sort_unstable();
-    tokens.dedup();
-    let mut reader = serde_json::Deserializer::from_slice(json);
-    let level = LevelReader { tokens: &tokens }.deserialize(&mut reader)?;
-    reader.end()?;
-    Ok(level)
-}
-
-struct LevelReader<'r, 'w> {
-    tokens: &'r [&'w str],
-}
-
-impl<'w, 'de> DeserializeSeed<'de> for LevelReader<'_, 'w> {
-    type Value = Level<'w, 'de>;
-
-    fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
-        deserializer.deserialize_any(self)
-    }
-}
-
 /// A string, borrowed where it has no escapes.
 #[derive(Deserialize)]
 struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
-
-impl<'w, 'de> Visitor<'de> for LevelReader<'_, 'w> {
-    type Value = Level<'w, 'de>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("JSON")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut children = Level::new();
-        while let Some(Text(name)) = map.next_key()? {
-            let Some(token) = self.tokens.iter().find(|token| **token == name) else {
-                map.next_value::<IgnoredAny>()?;
-                continue;
-            };
-            let value = map.next_value()?;
-            match children.iter_mut().find(|(known, _)| known == token) {
-                Some((_, child)) => *child = Child::Repeated,
-                None => children.push((token, Child::Once(value))),
-            }
-        }
-        Ok(children)
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
-        let mut children = Level::new();
-        for index in 0.. {
-            let more = match self.tokens.iter().find(|token| place(token) == Some(index)) {
-                Some(token) => seq.next_element()?.map(|value| children.push((token, Child::Once(value)))),
-                None => seq.next_element::<IgnoredAny>()?.map(drop),
-            };
-            if more.is_none() {
-                break;
-            }
-        }
-        Ok(children)
-    }
-
-    fn visit_bool<E>(self, _: bool) -> Result<Self::Value, E> {
-        Ok(Level::new())
-    }
-
-    fn visit_i64<E>(self, _: i64) -> Result<Self::Value, E> {
-        Ok(Level::new())
-    }
-
-    fn visit_u64<E>(self, _: u64) -> Result<Self::Value, E> {
-        Ok(Level::new())
-    }
-
-    fn visit_f64<E>(self, _: f64) -> Result<Self::Value, E> {
-        Ok(Level::new())
-    }
-
-    fn visit_str<E>(self, _: &str) -> Result<Self::Value, E> {
-        Ok(Level::new())
-    }
-
-    fn visit_unit<E>(self) -> Result<Self::Value, E> {
-        Ok(Level::new())
-    }
-}
-
-/// A token as an array index: no sign, no leading zero (RFC 6901 section 4).
-fn place(token: &str) -> Option<usize> {
-    let canonical = token == "0" || !token.starts_with('0');
-    (canonical && token.bytes().all(|b| b.is_ascii_digit())).then(|| token.parse().ok())?
-}
 
 #[cfg(test)]
 mod tests {

@@ -14,7 +14,7 @@ use super::form::{Form, Occurrence};
 use super::json::{self, Field, Fields, Scalar};
 use super::signature::single;
 use super::source::Source;
-use super::template::{Message, Part, Piece, Template};
+use super::template::{Message, Part, Piece};
 use super::{Read, Scheme};
 use crate::domain::headers::Headers;
 use crate::domain::refusal::Refusal;
@@ -42,8 +42,10 @@ pub(super) struct Reading<'a> {
     form: Option<&'a Form>,
     /// Values of the body, in the order of the scheme's pointers; none before they are needed.
     fields: Fields<'a>,
-    /// What the signed headers come to; nothing if none are signed by list.
-    signed_headers: Result<Written, Refusal>,
+    /// Whether the signed headers could be put together.
+    signed_headers: Result<(), Refusal>,
+    /// What they come to; nothing if none are signed by list.
+    signed_header_lines: Written,
     /// The escaped path; nothing if it is not signed.
     encoded_path: Written,
     /// What the web token claims, once its MAC was found right.
@@ -53,15 +55,26 @@ pub(super) struct Reading<'a> {
 impl<'a> Reading<'a> {
     /// Reads what comes before the signature check; `form` is the body as [`form_of`] reads it.
     pub(super) fn new(scheme: &Scheme, subject: Subject<'a>, form: Option<&'a Form>) -> Self {
-        let fields = match scheme.reads.json_first {
-            Read::Yes => json::extract(subject.body, scheme.pointers.as_slice()),
-            Read::No => Fields::new(),
+        // One value from the beginning, which is made where it is to stand: moved it would be a copy of all its room.
+        let mut reading = Self {
+            subject,
+            form,
+            fields: Fields::new(),
+            signed_headers: Ok(()),
+            signed_header_lines: Written::new(),
+            encoded_path: Written::new(),
+            claims: OnceCell::new(),
         };
-        let (mut signed_headers, mut encoded_path) = (Ok(Written::new()), Written::new());
+        if scheme.reads.json_first.is_yes() {
+            json::extract_into(&mut reading.fields, reading.subject.body, scheme.pointers.as_slice());
+        }
         for part in &scheme.signed.parts {
             match part {
-                Part::SignedHeaders(list) => signed_headers = write_signed_headers(scheme, subject.headers, list),
-                Part::EncodedPath => encoded_path = write_encoded_path(&subject.address),
+                Part::SignedHeaders(list) => {
+                    let lines = &mut reading.signed_header_lines;
+                    reading.signed_headers = write_signed_headers(scheme, reading.subject.headers, list, lines);
+                }
+                Part::EncodedPath => write_encoded_path(&reading.subject.address, &mut reading.encoded_path),
                 Part::Text(_)
                 | Part::Body
                 | Part::Timestamp
@@ -77,20 +90,18 @@ impl<'a> Reading<'a> {
                 | Part::Item(_) => {}
             }
         }
-        Self { subject, form, fields, signed_headers, encoded_path, claims: OnceCell::new() }
+        reading
     }
 
-    /// The values of the body that were not read before the signature check, because they need not be.
-    pub(super) fn later(&self, scheme: &Scheme) -> Option<Fields<'a>> {
+    /// The values of the body, read into `later` if they were not before the signature check, because they need not be.
+    pub(super) fn all_fields<'f>(&'f self, scheme: &Scheme, later: &'f mut Fields<'a>) -> &'f [Field<'a>] {
         match scheme.reads.json_first {
-            Read::Yes => None,
-            Read::No => Some(json::extract(self.subject.body, scheme.pointers.as_slice())),
+            Read::Yes => &self.fields,
+            Read::No => {
+                json::extract_into(later, self.subject.body, scheme.pointers.as_slice());
+                later
+            }
         }
-    }
-
-    /// The values of the body that were read before the signature check.
-    pub(super) const fn fields(&self) -> &Fields<'a> {
-        &self.fields
     }
 
     /// The value of the body at `place`, if it was read before the signature check.
@@ -129,14 +140,15 @@ impl<'a> Reading<'a> {
         }
     }
 
-    /// The signed text, with `fill` for what differs between the messages of one request.
-    pub(super) fn render<'m>(&'m self, scheme: &'m Scheme, fill: &Fill<'m>) -> Result<Message<'m>, Refusal> {
-        let template: &'m Template = &scheme.signed;
-        let mut message = Message::default();
-        for part in &template.parts {
-            self.put(scheme, part, fill, &mut message)?;
-        }
-        Ok(message)
+    /// Puts the signed text into `message`, which is empty, with `fill` for what differs between the messages of one
+    /// request.
+    pub(super) fn render<'m>(
+        &'m self,
+        scheme: &'m Scheme,
+        fill: &Fill<'m>,
+        message: &mut Message<'m>,
+    ) -> Result<(), Refusal> {
+        scheme.signed.parts.iter().try_for_each(|part| self.put(scheme, part, fill, message))
     }
 
     fn put<'m>(
@@ -161,7 +173,10 @@ impl<'a> Reading<'a> {
             Part::Json(place) => message.put(self.text(*place).ok_or(missing)?.as_bytes()),
             Part::Form(name) => message.put(self.form_field(name)?.ok_or(missing)?),
             Part::SortedForm => self.put_sorted_form(fill, message)?,
-            Part::SignedHeaders(_) => message.put(self.signed_headers.as_ref().map_err(|refusal| *refusal)?),
+            Part::SignedHeaders(_) => {
+                self.signed_headers?;
+                message.put(&self.signed_header_lines);
+            }
             Part::Item(place) => message.put(item_text(fill.item, *place)?.as_bytes()),
         }
         Ok(())
@@ -205,11 +220,16 @@ pub(super) fn form_of<'f>(scheme: &Scheme, body: &[u8], form: &'f mut Form) -> O
 
 /// `name:value;name:value` of the headers that the header `list` names, which must be among them, and so must the
 /// timestamp.
-fn write_signed_headers(scheme: &Scheme, headers: &Headers, list: &HeaderName) -> Result<Written, Refusal> {
+fn write_signed_headers(
+    scheme: &Scheme,
+    headers: &Headers,
+    list: &HeaderName,
+    text: &mut Written,
+) -> Result<(), Refusal> {
     let wanted = single(headers, list)?.ok_or(Refusal::SignatureMissing)?;
     let wanted = std::str::from_utf8(wanted).map_err(|_| Refusal::SignatureMalformed)?;
     let mut named: SmallVec<[&str; 8]> = SmallVec::new();
-    let mut text = Written::new();
+    text.clear();
     for name in wanted.split(',').map(str::trim_ascii) {
         let again = named.iter().any(|known| known.eq_ignore_ascii_case(name));
         if again || named.len() == MAX_SIGNED_HEADERS || !is_header_name(name) {
@@ -226,7 +246,7 @@ fn write_signed_headers(scheme: &Scheme, headers: &Headers, list: &HeaderName) -
     }
     let has = |wanted: &HeaderName| named.iter().any(|name| wanted.as_str().eq_ignore_ascii_case(name));
     let time = scheme.sent.as_ref().and_then(|rule| rule.source.header());
-    if has(list) && time.is_none_or(has) { Ok(text) } else { Err(Refusal::SignatureMalformed) }
+    if has(list) && time.is_none_or(has) { Ok(()) } else { Err(Refusal::SignatureMalformed) }
 }
 
 /// RFC 9110 section 5.6.2.
@@ -240,7 +260,7 @@ pub(super) struct Fill<'m> {
     /// The timestamp as it was written.
     pub(super) time: Option<&'m [u8]>,
     /// The address.
-    pub(super) address: Address<'m>,
+    pub(super) address: &'m Address<'m>,
     /// Whether the address holds a digest of the body, which stands in for the form.
     pub(super) digested: Read,
     /// The values of the item.
@@ -275,15 +295,14 @@ pub(super) fn query_value(query: Option<&str>, name: &[u8]) -> Result<Option<Wri
 }
 
 /// Path and query, the path escaped once more and the query twice more.
-fn write_encoded_path(address: &Address<'_>) -> Written {
-    let mut text = Written::new();
+fn write_encoded_path(address: &Address<'_>, text: &mut Written) {
     let [path, mark, query] = address.target();
-    escape(path.as_bytes(), b";,/?:@&=+$-_.!~*'()#", &mut text);
+    text.clear();
+    escape(path.as_bytes(), b";,/?:@&=+$-_.!~*'()#", text);
     text.extend_from_slice(mark.as_bytes());
     let mut once = Written::new();
     escape(query.as_bytes(), b"-_.!~*'()", &mut once);
-    escape(&once, b"-_.!~*'()", &mut text);
-    text
+    escape(&once, b"-_.!~*'()", text);
 }
 
 /// `text` with everything but letters, digits and `plain` percent-escaped.
@@ -305,7 +324,11 @@ mod tests {
 
     #[test]
     fn an_encoded_path_has_its_query_escaped_twice() {
-        let written = |url: &str| write_encoded_path(&Address::parse(url)).to_vec();
+        let written = |url: &str| {
+            let mut text = Written::new();
+            write_encoded_path(&Address::parse(url), &mut text);
+            text.to_vec()
+        };
         assert_eq!(written("https://a.example/in/x?a=1&b=2"), b"/in/x?a%253D1%2526b%253D2");
         assert_eq!(written("https://a.example/in/%20x"), b"/in/%2520x");
     }

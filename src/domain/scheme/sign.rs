@@ -13,7 +13,7 @@ use super::raw::Encoding;
 use super::reading::{Fill, Reading, Subject, form_of, query_value};
 use super::signature::Place;
 use super::source::Source;
-use super::template::Part;
+use super::template::{Message, Part};
 use super::{Means, Read, Scheme, SchemeFault};
 use crate::domain::headers::Headers;
 use crate::domain::refusal::Refusal;
@@ -144,7 +144,7 @@ impl Scheme {
         &self,
         request: &Unsigned,
         time: Option<&[u8]>,
-        use_it: impl FnOnce(&super::template::Message<'_>) -> T,
+        use_it: impl FnOnce(&Message<'_>) -> T,
     ) -> Result<T, SchemeFault> {
         let refused = |_: Refusal| cannot("signed", "a request without all that is signed");
         let mut form = Form::default();
@@ -156,8 +156,10 @@ impl Scheme {
             }
             None => Read::No,
         };
-        let fill = Fill { time, address: Address::parse(&request.url), digested, item: &[] };
-        let message = reading.render(self, &fill).map_err(refused)?;
+        let address = Address::parse(&request.url);
+        let fill = Fill { time, address: &address, digested, item: &[] };
+        let mut message = Message::default();
+        reading.render(self, &fill, &mut message).map_err(refused)?;
         Ok(use_it(&message))
     }
 

@@ -77,10 +77,10 @@ pub(super) enum Way {
 pub(super) struct Group<'h> {
     /// The timestamp beside them.
     pub(super) time: Option<&'h [u8]>,
-    /// Decoded candidates of the right length.
-    pub(super) signatures: SmallVec<[Candidate; 2]>,
-    /// The same of the second way.
-    pub(super) second: SmallVec<[Candidate; 1]>,
+    /// Decoded candidates of the right length; those of the second way come behind.
+    candidates: SmallVec<[Candidate; 2]>,
+    /// How many are of the first way.
+    firsts: usize,
     /// Candidates that could not be decoded.
     malformed: usize,
 }
@@ -130,24 +130,24 @@ pub(super) fn single(headers: &Headers, name: impl Named) -> Result<Option<&[u8]
 pub(super) type Groups<'h> = SmallVec<[Group<'h>; 1]>;
 
 impl Notation {
-    /// All groups in `values`, with at least one candidate and at most 16.
-    pub(super) fn groups<'h>(&self, values: &[&'h [u8]]) -> Result<Groups<'h>, Refusal> {
-        let mut groups = Groups::new();
+    /// Puts all groups in `values` into `groups`, which is empty: at least one candidate and at most 16.
+    pub(super) fn groups<'h>(&self, values: &[&'h [u8]], groups: &mut Groups<'h>) -> Result<(), Refusal> {
         for value in values {
             for text in pieces(value, self.group) {
-                groups.push(self.read_group(text)?);
+                groups.push(Group::default());
+                groups.last_mut().map_or(Ok(()), |group| self.read_group(text, group))?;
             }
             if groups.len() > MAX_SIGNATURES {
                 return Err(Refusal::SignatureRepeated);
             }
         }
         let tried: usize = groups.iter().map(Group::tried).sum();
-        let second: usize = groups.iter().map(|group| group.second.len()).sum();
+        let second: usize = groups.iter().map(|group| group.of(Way::Second).len()).sum();
         if tried > MAX_SIGNATURES || second > MAX_SECOND {
             return Err(Refusal::SignatureRepeated);
         }
         groups.retain(|group| group.tried() > group.malformed);
-        if groups.is_empty() { Err(Refusal::SignatureMalformed) } else { Ok(groups) }
+        if groups.is_empty() { Err(Refusal::SignatureMalformed) } else { Ok(()) }
     }
 
     /// How often the message is hashed, at most, for signatures written in `value`: once for each group, and once more
@@ -158,8 +158,7 @@ impl Notation {
         (groups + second).clamp(1, MAX_SIGNATURES)
     }
 
-    fn read_group<'h>(&self, text: &'h [u8]) -> Result<Group<'h>, Refusal> {
-        let mut group = Group::default();
+    fn read_group<'h>(&self, text: &'h [u8], group: &mut Group<'h>) -> Result<(), Refusal> {
         for (index, field) in pieces(text, self.split).enumerate() {
             let (name, value) = self.named(index, field);
             let is_time = name.is_some() && name == self.time.as_deref();
@@ -174,7 +173,7 @@ impl Notation {
             }
         }
         group.time = group.time.filter(|time| !time.is_empty());
-        Ok(group)
+        Ok(())
     }
 
     /// The field's name, if it has one, and its value.
@@ -217,21 +216,25 @@ impl Notation {
 impl Group<'_> {
     fn add(&mut self, way: Way, signature: Option<Candidate>) {
         match (way, signature) {
-            (Way::First, Some(signature)) => self.signatures.push(signature),
-            (Way::Second, Some(signature)) => self.second.push(signature),
+            (Way::First, Some(signature)) => {
+                self.candidates.insert(self.firsts, signature);
+                self.firsts += 1;
+            }
+            (Way::Second, Some(signature)) => self.candidates.push(signature),
             (_, None) => self.malformed += 1,
         }
     }
 
     fn tried(&self) -> usize {
-        self.signatures.len() + self.second.len() + self.malformed
+        self.candidates.len() + self.malformed
     }
 
     /// The candidates of one way.
     pub(super) fn of(&self, way: Way) -> &[Candidate] {
+        let (first, second) = self.candidates.split_at_checked(self.firsts).unwrap_or_default();
         match way {
-            Way::First => &self.signatures,
-            Way::Second => &self.second,
+            Way::First => first,
+            Way::Second => second,
         }
     }
 }
@@ -270,9 +273,16 @@ mod tests {
     fn group<'h>(time: Option<&'h str>, signatures: &[u8]) -> Group<'h> {
         Group {
             time: time.map(str::as_bytes),
-            signatures: signatures.iter().map(|s| Candidate::from_slice(&[*s])).collect(),
-            second: SmallVec::new(),
+            candidates: signatures.iter().map(|s| Candidate::from_slice(&[*s])).collect(),
+            firsts: signatures.len(),
             malformed: 0,
+        }
+    }
+
+    impl Notation {
+        fn all<'h>(&self, values: &[&'h [u8]]) -> Result<Groups<'h>, Refusal> {
+            let mut groups = Groups::new();
+            self.groups(values, &mut groups).map(|()| groups)
         }
     }
 
@@ -282,16 +292,16 @@ mod tests {
 
     #[test]
     fn fields_are_picked_by_name_and_others_passed_over() {
-        let groups = stripe().groups(&[b"t=17, v1=aa,v0=bb,v1=cc,x"]);
+        let groups = stripe().all(&[b"t=17, v1=aa,v0=bb,v1=cc,x"]);
         assert_eq!(groups, Ok(found([group(Some("17"), &[0xaa, 0xcc])])));
-        assert_eq!(stripe().groups(&[b"t=17,v2=aa"]), Err(Refusal::SignatureMalformed));
-        assert_eq!(stripe().groups(&[b"t=17,aa"]), Err(Refusal::SignatureMalformed));
+        assert_eq!(stripe().all(&[b"t=17,v2=aa"]), Err(Refusal::SignatureMalformed));
+        assert_eq!(stripe().all(&[b"t=17,aa"]), Err(Refusal::SignatureMalformed));
     }
 
     #[test]
     fn a_timestamp_beside_the_signature_comes_once() {
-        assert_eq!(stripe().groups(&[b"t=1,t=2,v1=aa"]), Err(Refusal::SignatureRepeated));
-        assert_eq!(stripe().groups(&[b"t=,v1=aa"]), Ok(found([group(None, &[0xaa])])));
+        assert_eq!(stripe().all(&[b"t=1,t=2,v1=aa"]), Err(Refusal::SignatureRepeated));
+        assert_eq!(stripe().all(&[b"t=,v1=aa"]), Ok(found([group(None, &[0xaa])])));
     }
 
     #[test]
@@ -308,39 +318,39 @@ mod tests {
     fn sixteen_groups_are_tried_and_seventeen_refused() {
         let grouped = Notation { group: Some(b' '), ..stripe() };
         let many = |n: usize| "t=1,v1=aa ".repeat(n);
-        assert_eq!(grouped.groups(&[many(16).as_bytes()]).map(|groups| groups.len()), Ok(16));
-        assert_eq!(grouped.groups(&[many(17).as_bytes()]), Err(Refusal::SignatureRepeated));
+        assert_eq!(grouped.all(&[many(16).as_bytes()]).map(|groups| groups.len()), Ok(16));
+        assert_eq!(grouped.all(&[many(17).as_bytes()]), Err(Refusal::SignatureRepeated));
     }
 
     #[test]
     fn sixteen_signatures_are_tried_and_seventeen_refused() {
         let many = |n: usize| format!("t=1{}", ",v1=aa".repeat(n));
-        assert!(stripe().groups(&[many(16).as_bytes()]).is_ok());
-        assert_eq!(stripe().groups(&[many(17).as_bytes()]), Err(Refusal::SignatureRepeated));
+        assert!(stripe().all(&[many(16).as_bytes()]).is_ok());
+        assert_eq!(stripe().all(&[many(17).as_bytes()]), Err(Refusal::SignatureRepeated));
         let malformed = format!("t=1,v1=aa{}", ",v1=zz".repeat(16));
-        assert_eq!(stripe().groups(&[malformed.as_bytes()]), Err(Refusal::SignatureRepeated));
+        assert_eq!(stripe().all(&[malformed.as_bytes()]), Err(Refusal::SignatureRepeated));
     }
 
     #[test]
     fn each_group_has_its_own_timestamp() {
         let persona = Notation { group: Some(b' '), ..stripe() };
-        let groups = persona.groups(&[b"t=1,v1=aa t=2,v1=bb"]);
+        let groups = persona.all(&[b"t=1,v1=aa t=2,v1=bb"]);
         assert_eq!(groups, Ok(found([group(Some("1"), &[0xaa]), group(Some("2"), &[0xbb])])));
     }
 
     #[test]
     fn leading_fields_are_named_by_their_place() {
         let recurly = Notation { split: Some(b','), lead: vec![b"t".to_vec()], time: Some(b"t".to_vec()), ..plain() };
-        assert_eq!(recurly.groups(&[b"17,aa,bb"]), Ok(found([group(Some("17"), &[0xaa, 0xbb])])));
-        assert_eq!(recurly.groups(&[b"17"]), Err(Refusal::SignatureMalformed));
+        assert_eq!(recurly.all(&[b"17,aa,bb"]), Ok(found([group(Some("17"), &[0xaa, 0xbb])])));
+        assert_eq!(recurly.all(&[b"17"]), Err(Refusal::SignatureMalformed));
     }
 
     #[test]
     fn a_prefix_is_needed_once_and_in_its_own_case() {
         let github = Notation { prefix: b"sha256=".to_vec(), ..plain() };
-        assert_eq!(github.groups(&[b"sha256=aa"]), Ok(found([group(None, &[0xaa])])));
+        assert_eq!(github.all(&[b"sha256=aa"]), Ok(found([group(None, &[0xaa])])));
         for wrong in ["aa", "SHA256=aa", "sha256=sha256=aa", "sha256= aa", "sha256=", "sha256=aaaa"] {
-            assert_eq!(github.groups(&[wrong.as_bytes()]), Err(Refusal::SignatureMalformed), "{wrong}");
+            assert_eq!(github.all(&[wrong.as_bytes()]), Err(Refusal::SignatureMalformed), "{wrong}");
         }
     }
 

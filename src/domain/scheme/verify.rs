@@ -4,20 +4,20 @@ use std::borrow::Cow;
 
 use http::header::CONTENT_TYPE;
 use sha2::{Digest, Sha256};
-use smallvec::{SmallVec, smallvec};
+use smallvec::smallvec;
 
 use super::address::Address;
 use super::encoding::{decode, digest};
 use super::event_id::{IdParts, read_parts};
 use super::form::Form;
 use super::freshness::{Freshness, Moment, SignedAtMissing};
-use super::json::{self, Field};
+use super::json::{self, Field, Fields};
 use super::key::Key;
 use super::life::Times;
 use super::mac::{Proof, same};
 use super::raw::Encoding;
 use super::reading::{Fill, Reading, Subject, form_of, query_value, scalar_of};
-use super::signature::{Group, MAX_SIGNATURES, Place, Values, Way, header_values, single};
+use super::signature::{Group, Groups, MAX_SIGNATURES, Place, Values, Way, header_values, single};
 use super::source::Source;
 use super::template::{Message, Part};
 use super::traits::Coverage;
@@ -146,8 +146,8 @@ impl Scheme {
         let form = form_of(self, &inbound.body, &mut form);
         let reading = Reading::new(self, subject, form);
         let found = self.prove(&reading, keys)?;
-        let later = reading.later(self);
-        let fields = later.as_ref().unwrap_or(reading.fields());
+        let mut later = Fields::new();
+        let fields = reading.all_fields(self, &mut later);
         let sent = self.sent_moment(&reading, fields, found.time.as_deref())?;
         let signed_at = self.signed_moment(&reading, fields);
         let id = read_parts(&self.event_id, &reading, fields, self.body_signed);
@@ -213,11 +213,11 @@ impl Scheme {
         if parts.is_empty() {
             return EventKey::of_digest(route, &[b"signed", &whole], &whole);
         }
-        let mut parts: SmallVec<[&[u8]; 6]> = parts.iter().map(SmallVec::as_slice).collect();
-        if *covered == Coverage::Uncovered {
-            parts.push(&whole);
-        }
-        EventKey::of_digest(route, &parts, &whole)
+        let last = match covered {
+            Coverage::Covered => None,
+            Coverage::Uncovered => Some(whole.as_slice()),
+        };
+        EventKey::of_written(route, parts, last, &whole)
     }
 
     fn refuse_repeated(&self, headers: &Headers) -> Result<(), Refusal> {
@@ -240,7 +240,8 @@ impl Scheme {
     }
 
     fn prove_whole<'r>(&self, proof: Proof, reading: &'r Reading<'_>, keys: &Keys<'_>) -> Result<Found<'r>, Refusal> {
-        let groups = self.notation.groups(&self.signature_values(reading)?)?;
+        let mut groups = Groups::new();
+        self.notation.groups(&self.signature_values(reading)?, &mut groups)?;
         if matches!(self.place, Place::Form(_)) && !self.body_signed.is_yes() {
             check_is_form(reading.subject.headers)?;
         }
@@ -250,9 +251,10 @@ impl Scheme {
         let other = if self.url_ports.is_yes() { address.with_other_port() } else { None };
         for group in &groups {
             let time = self.time_text(reading, group)?;
-            for address in [Some(address), other].into_iter().flatten() {
+            for address in std::iter::once(&address).chain(&other) {
                 let fill = Fill { time: time.as_deref(), address, digested, item: &[] };
-                let message = reading.render(self, &fill)?;
+                let mut message = Message::default();
+                reading.render(self, &fill, &mut message)?;
                 if let Some(secret) = self.fitting(proof, &message, group, keys) {
                     let signed = (!self.body_signed.is_yes()).then(|| message.digest());
                     drop(message);
@@ -281,12 +283,15 @@ impl Scheme {
         let mut signed = Sha256::new();
         for item in items {
             let values = json::extract(item, &each.pointers);
-            let group = self.item_signature(&values)?;
-            let time = self.time_text(reading, &group)?;
-            let address = reading.subject.address;
+            let mut groups = Groups::new();
+            self.item_signature(&values, &mut groups)?;
+            let group = groups.last().ok_or(Refusal::SignatureMalformed)?;
+            let time = self.time_text(reading, group)?;
+            let address = &reading.subject.address;
             let fill = Fill { time: time.as_deref(), address, digested: Read::No, item: &values };
-            let message = reading.render(self, &fill)?;
-            let secret = self.fitting(proof, &message, &group, keys).ok_or(Refusal::SignatureMismatch)?;
+            let mut message = Message::default();
+            reading.render(self, &fill, &mut message)?;
+            let secret = self.fitting(proof, &message, group, keys).ok_or(Refusal::SignatureMismatch)?;
             signed.update(message.digest());
             first.get_or_insert_with(|| (secret, time.as_deref().map(<[u8]>::to_vec)));
         }
@@ -294,14 +299,14 @@ impl Scheme {
         Ok(Found { secret, time: time.map(Cow::Owned), signed: Some(signed.finalize().into()), times: None })
     }
 
-    fn item_signature<'v>(&self, values: &'v [Field<'_>]) -> Result<Group<'v>, Refusal> {
+    fn item_signature<'v>(&self, values: &'v [Field<'_>], groups: &mut Groups<'v>) -> Result<(), Refusal> {
         let text = match &self.place {
             Place::Item(place) => scalar_of(values, *place).ok_or(Refusal::SignatureMissing)?.as_text(),
             Place::Headers(_) | Place::HeadersLike(_) | Place::Json(_) | Place::Form(_) => {
                 return Err(Refusal::SignatureMissing);
             }
         };
-        self.notation.groups(&[text.as_bytes()])?.pop().ok_or(Refusal::SignatureMalformed)
+        self.notation.groups(&[text.as_bytes()], groups)
     }
 
     fn signature_values<'r>(&self, reading: &'r Reading<'_>) -> Result<Values<'r>, Refusal> {

@@ -27,7 +27,7 @@ use hookgate::forward::Deliverer;
 use hookgate::forward::attempt::{Application, Sending};
 use hookgate::spool::Spool;
 use hookgate::telemetry::Metrics;
-use http::{HeaderMap, Method, StatusCode};
+use http::{Method, StatusCode};
 use tokio::time::Instant;
 
 const START: Timestamp = Timestamp::from_seconds(1_760_000_000);
@@ -41,7 +41,7 @@ struct App(Mutex<Vec<bool>>);
 impl Application for App {
     async fn take(&self, _: &Event, sending: Sending) -> Outcome {
         self.0.lock().unwrap().push(sending.possible_duplicate);
-        Outcome::Accepted(AppAnswer { status: StatusCode::OK, headers: HeaderMap::new(), body: Bytes::new() })
+        Outcome::Accepted(AppAnswer { status: StatusCode::OK, headers: Headers::new(), body: Bytes::new() })
     }
 }
 

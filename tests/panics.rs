@@ -34,7 +34,7 @@ use hookgate::gateway::site::Site;
 use hookgate::spool::Spool;
 use hookgate::telemetry::recent::Recent;
 use hookgate::telemetry::{Metrics, RouteLabels, logs};
-use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use http::{HeaderValue, Method, StatusCode};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
@@ -71,7 +71,7 @@ impl Application for App {
             self.slow_came.notify_one();
             self.go_on.notified().await;
         }
-        Outcome::Accepted(AppAnswer { status: StatusCode::OK, headers: HeaderMap::new(), body: Bytes::new() })
+        Outcome::Accepted(AppAnswer { status: StatusCode::OK, headers: Headers::new(), body: Bytes::new() })
     }
 }
 

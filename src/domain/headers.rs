@@ -1,7 +1,7 @@
-//! The header lines of a request, in the order in which they came, repeated names and all.
+//! The header lines of a request or of an answer, in the order in which they came, repeated names and all.
 //!
-//! A list and not a table: a request has a dozen lines, and to look at each of them costs less than to hash a name. What a
-//! request may have of them is bounded where it is read (`gateway/head.rs`). Not the headers of an answer.
+//! A list and not a table: there are a dozen lines, and to look at each of them costs less than to hash a name. How many there
+//! may be is bounded where they are read (`gateway/head.rs`, `forward/wire.rs`).
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 

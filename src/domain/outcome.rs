@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::StatusCode;
 use http::header::{DATE, RETRY_AFTER};
-use http::{HeaderMap, StatusCode};
 
 use super::fault::Fault;
+use super::headers::Headers;
 use super::refusal::Refusal;
 use super::time::Timestamp;
 
@@ -19,7 +20,7 @@ pub struct AppAnswer {
     /// Its status.
     pub status: StatusCode,
     /// Its end-to-end headers.
-    pub headers: HeaderMap,
+    pub headers: Headers,
     /// Its body as far as it came; cut at the cap.
     pub body: Bytes,
 }
@@ -212,7 +213,7 @@ mod tests {
 
     /// What an answer with this `Retry-After` and this `Date` asks for at 2025-10-09T08:53:20Z.
     fn rest(status: u16, retry_after: &str, date: &str) -> Option<Duration> {
-        let mut headers = HeaderMap::new();
+        let mut headers = Headers::new();
         headers.insert(RETRY_AFTER, HeaderValue::from_str(retry_after).unwrap());
         if !date.is_empty() {
             headers.insert(DATE, HeaderValue::from_str(date).unwrap());
@@ -277,7 +278,7 @@ mod tests {
 
     fn answered(status: u16) -> Outcome {
         let status = StatusCode::from_u16(status).unwrap();
-        Outcome::of_answer(AppAnswer { status, headers: HeaderMap::new(), body: Bytes::from_static(b"a secret") })
+        Outcome::of_answer(AppAnswer { status, headers: Headers::new(), body: Bytes::from_static(b"a secret") })
     }
 
     #[test]

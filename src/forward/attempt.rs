@@ -4,9 +4,10 @@
 //! It decides nothing about what comes next. It never follows a redirect, never sends twice, and never sends a part:
 //! the body is in memory and its length is stated.
 
+use std::future::poll_fn;
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -15,13 +16,14 @@ use http::{HeaderName, Method};
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::patience::Patience;
+use super::patience::{IsOver, Patience};
 use super::pool::Stream;
 use super::trust::Trust;
 use super::upstream::{Address, Age, Upstream};
 use super::wire::{Answer, Request, Reuse};
 use crate::buffers::Buffers;
 use crate::domain::event::Event;
+use crate::domain::headers::Headers;
 use crate::domain::message::{put_header, put_line, put_number};
 use crate::domain::outcome::{AppAnswer, Outcome, Timeout};
 use crate::domain::route::{AppPolicy, HostHeader};
@@ -98,104 +100,106 @@ impl Client {
     /// `times.body_by`, and a body that takes longer is given up without changing the outcome.
     ///
     /// If the future is dropped the connection is closed and the application may or may not have the event.
-    pub async fn send(&self, event: &Event, app: &AppPolicy, sending: Sending, times: Times) -> Outcome {
+    pub fn send(
+        &self,
+        event: &Event,
+        app: &AppPolicy,
+        sending: Sending,
+        times: Times,
+    ) -> impl Future<Output = Outcome> + Send {
         let until = times.began + app.attempt_timeout;
         let seen_to = times.seen_to_by.is_some_and(|by| by <= until);
-        match self {
-            Self::Http(http) => http.send(event, app, sending, Patience::new(until, seen_to), times).await,
-            Self::None(why) => Outcome::Unreachable((**why).to_owned()),
-            Self::Stand(stand) => {
-                let taken = Patience::new(until, seen_to).wait_for(stand.take(event, sending)).await;
-                taken.unwrap_or_else(|_| no_status_line(app.attempt_timeout))
+        let patience = Patience::new(until, seen_to);
+        // A block and not a function: what a function is given it keeps twice.
+        async move {
+            match self {
+                Self::Http(http) => {
+                    let letter = Letter { event, app, address: http.0.address(), sending };
+                    http.send(&letter, patience, &times).await
+                }
+                Self::None(why) => Outcome::Unreachable((**why).to_owned()),
+                Self::Stand(stand) => {
+                    let taken = patience.wait_for(stand.take(event, sending)).await;
+                    taken.unwrap_or_else(|_| no_status_line(app.attempt_timeout))
+                }
             }
         }
     }
 }
 
 impl Http {
-    async fn send(
-        &self,
-        event: &Event,
-        app: &AppPolicy,
-        sending: Sending,
-        patience: Patience,
-        times: Times,
-    ) -> Outcome {
-        let letter = Letter { event, app, address: self.0.address(), sending };
+    async fn send(&self, letter: &Letter<'_>, patience: Patience, times: &Times) -> Outcome {
         let Some(head) = letter.head() else {
             return Outcome::Unreachable("cannot write the request: its target or host is none".to_owned());
         };
-        let taken = AtomicBool::new(false);
-        match patience.wait_for(self.ask(&letter, head, &taken, times.began)).await {
-            Ok(Ok((stream, answer))) => Outcome::of_answer(self.complete(stream, answer, times.body_by).await),
-            Ok(Err(NoAnswer::NoConnection(error))) => {
-                Outcome::Unreachable(format!("cannot reach the application: {}", chain(&error)))
-            }
-            Ok(Err(NoAnswer::Broke(error))) if !taken.load(Ordering::Acquire) => {
-                Outcome::Unreachable(format!("the application did not take the whole request: {}", chain(&error)))
-            }
-            Ok(Err(NoAnswer::Broke(error))) => Outcome::Unknown {
-                error: format!("the connection broke before a status line came: {}", chain(&error)),
-                timed_out: Timeout::No,
-            },
-            Err(_) if !taken.load(Ordering::Acquire) => {
-                Outcome::Unreachable(format!("the application took no request within {:?}", app.attempt_timeout))
-            }
-            Err(_) => no_status_line(app.attempt_timeout),
-        }
+        let mut request = letter.request(head);
+        let mut answer = Answer::awaited();
+        let asked = patience.wait_for(pin!(self.ask(letter, &mut request, &mut answer, times.began))).await;
+        let mut stream = match asked {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => return unanswered(&error, request.is_taken()),
+            Err(IsOver) => return not_in_time(letter.app.attempt_timeout, request.is_taken()),
+        };
+        let whole = match answer.body_at_hand() {
+            Some(whole) => Some(whole),
+            // Boxed: most bodies come with their head.
+            None => Box::pin(self.body(&mut stream, &mut answer, times.body_by)).await,
+        };
+        Outcome::of_answer(self.complete(stream, answer, whole))
     }
 
-    /// Sends `letter`, which begins with `head`, and reads the head of its answer.
-    async fn ask(
+    /// Sends `request`, which is `letter`, and reads the head of its answer.
+    async fn ask<'l>(
         &self,
-        letter: &Letter<'_>,
-        head: Vec<u8>,
-        taken: &AtomicBool,
+        letter: &Letter<'l>,
+        request: &mut Request<'l>,
+        answer: &mut Answer,
         began: Instant,
-    ) -> Result<(Stream, Answer), NoAnswer> {
+    ) -> Result<Stream, NoAnswer> {
         let mut connection = self.0.connection(began).await.map_err(NoAnswer::NoConnection)?;
-        let first = Request::new(head, letter.rest(), taken).answer(&mut connection.stream, letter.asks_for_head());
-        match first.await {
-            Ok(answer) => return Ok((connection.stream, answer)),
+        match poll_fn(|cx| request.poll_answer(cx, &mut connection.stream, answer)).await {
+            Ok(()) => return Ok(connection.stream),
             // It was being closed, and certainly did not get the whole request.
-            Err(_) if connection.age == Age::Used && !taken.load(Ordering::Acquire) => {}
+            Err(_) if connection.age == Age::Used && !request.is_taken() => {}
             Err(error) => return Err(NoAnswer::Broke(error)),
         }
         // Boxed: few attempts need it.
-        Box::pin(self.ask_anew(letter, taken)).await
+        Box::pin(self.ask_anew(letter, request, answer)).await
     }
 
     /// As [`Self::ask`], over a new connection.
-    async fn ask_anew(&self, letter: &Letter<'_>, taken: &AtomicBool) -> Result<(Stream, Answer), NoAnswer> {
+    async fn ask_anew<'l>(
+        &self,
+        letter: &Letter<'l>,
+        request: &mut Request<'l>,
+        answer: &mut Answer,
+    ) -> Result<Stream, NoAnswer> {
         let mut connection = self.0.new_connection().await.map_err(NoAnswer::NoConnection)?;
         let unwritten = || NoAnswer::NoConnection(io::ErrorKind::InvalidInput.into());
-        let head = letter.head().ok_or_else(unwritten)?;
-        let answer = Request::new(head, letter.rest(), taken).answer(&mut connection.stream, letter.asks_for_head());
-        let answer = answer.await.map_err(NoAnswer::Broke)?;
-        Ok((connection.stream, answer))
+        *request = letter.request(letter.head().ok_or_else(unwritten)?);
+        *answer = Answer::awaited();
+        let answered = poll_fn(|cx| request.poll_answer(cx, &mut connection.stream, answer)).await;
+        answered.map_err(NoAnswer::Broke)?;
+        Ok(connection.stream)
     }
 
-    /// The whole answer, or its head alone if the body is too long, too late or broken, or finds no room in memory: what the
-    /// status says has come about all the same, and the event must not be sent again for want of what nobody acts upon.
-    async fn complete(&self, mut stream: Stream, mut answer: Answer, body_by: Instant) -> AppAnswer {
+    /// The body of an answer that did not come with its head; `None`: it is too long, too late or broken, or finds no room in
+    /// memory.
+    async fn body(&self, stream: &mut Stream, answer: &mut Answer, by: Instant) -> Option<(Bytes, Reuse)> {
+        tokio::time::timeout_at(by, answer.body(stream, MAX_ANSWER_BYTES, &self.1)).await.ok()?.ok()
+    }
+
+    /// The whole answer, or its head alone if there is no body: what the status says has come about all the same, and the
+    /// event must not be sent again for want of what nobody acts upon.
+    fn complete(&self, stream: Stream, answer: Answer, whole: Option<(Bytes, Reuse)>) -> AppAnswer {
         let status = answer.status;
-        let mut headers = std::mem::take(&mut answer.headers);
-        let whole = if let Some(whole) = answer.body_at_hand() {
-            Ok(whole)
-        } else {
-            let body = answer.body(&mut stream, MAX_ANSWER_BYTES, &self.1);
-            // Boxed: most bodies come with their head.
-            let read = Box::pin(tokio::time::timeout_at(body_by, body)).await;
-            read.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
-        };
-        let Ok((body, reuse)) = whole else {
-            headers.clear();
-            return AppAnswer { status, headers, body: Bytes::new() };
+        let Some((body, reuse)) = whole else {
+            return AppAnswer { status, headers: Headers::new(), body: Bytes::new() };
         };
         if reuse == Reuse::Keep {
             self.0.keep(stream);
         }
-        AppAnswer { status, headers, body }
+        AppAnswer { status, headers: answer.headers, body }
     }
 }
 
@@ -205,6 +209,30 @@ enum NoAnswer {
     NoConnection(io::Error),
     /// The connection broke.
     Broke(io::Error),
+}
+
+/// What an attempt without an answer comes to. `taken`: the application may have the whole request.
+fn unanswered(error: &NoAnswer, taken: bool) -> Outcome {
+    match error {
+        NoAnswer::NoConnection(error) => {
+            Outcome::Unreachable(format!("cannot reach the application: {}", chain(error)))
+        }
+        NoAnswer::Broke(error) if !taken => {
+            Outcome::Unreachable(format!("the application did not take the whole request: {}", chain(error)))
+        }
+        NoAnswer::Broke(error) => Outcome::Unknown {
+            error: format!("the connection broke before a status line came: {}", chain(error)),
+            timed_out: Timeout::No,
+        },
+    }
+}
+
+/// What an attempt comes to whose time is over. `taken`: the application may have the whole request.
+fn not_in_time(within: Duration, taken: bool) -> Outcome {
+    if taken {
+        return no_status_line(within);
+    }
+    Outcome::Unreachable(format!("the application took no request within {within:?}"))
 }
 
 /// One sending as it goes over the wire. It is written when it leaves, and anew if it has to leave once more.
@@ -225,6 +253,11 @@ impl<'a> Letter<'a> {
         Some(head)
     }
 
+    /// The request that begins with `head`.
+    fn request(&self, head: Vec<u8>) -> Request<'a> {
+        Request::new(head, self.rest(), self.event.method == Method::HEAD)
+    }
+
     /// What leaves behind it.
     fn rest(&self) -> &'a [u8] {
         if self.is_one_piece() { &[] } else { &self.event.body }
@@ -232,10 +265,6 @@ impl<'a> Letter<'a> {
 
     fn is_one_piece(&self) -> bool {
         self.event.body.len() <= ONE_PIECE
-    }
-
-    fn asks_for_head(&self) -> bool {
-        self.event.method == Method::HEAD
     }
 }
 

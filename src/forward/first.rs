@@ -222,23 +222,25 @@ impl First {
     }
 
     /// The attempt, for as long as the sender can wait; then from the disk, while the attempt goes on.
-    async fn attempt(mut self: Box<Self>, lane: Arc<Lane>, slot: Slot) {
+    fn attempt(mut self: Box<Self>, lane: Arc<Lane>, slot: Slot) -> impl Future<Output = ()> + Send {
         self.flagged |= self.held.has_lapsed(self.began);
         let sending = Sending { attempt: 1, possible_duplicate: self.flagged, replay: false };
         let deliverer = self.deliverer.clone();
         // When its time is up here, the attempt goes on in a task of its own, which polls it.
         let times = Times { began: self.began, body_by: self.commit_by, seen_to_by: Some(self.commit_by) };
         let mut attempt = Box::pin(deliverer.attempt_at(times, lane, self.event.clone(), sending, slot));
-        match self.while_waiting(self.watched, &mut attempt).await {
-            Some((Outcome::Accepted(answer), _)) => {
-                // So it goes nearly always.
-                self.held.answer(Settled::Delivered(answer));
-                if self.deliverer.0.claims.accept_at_once(&mut self.held, self.route.dedup_ttl) == Marked::NotYet {
-                    Box::pin(self.mark()).await;
+        async move {
+            match self.while_waiting(self.watched, &mut attempt).await {
+                Some((Outcome::Accepted(answer), _)) => {
+                    // So it goes nearly always.
+                    self.held.answer(Settled::Delivered(answer));
+                    if self.deliverer.0.claims.accept_at_once(&mut self.held, self.route.dedup_ttl) == Marked::NotYet {
+                        Box::pin(self.mark()).await;
+                    }
                 }
+                Some((outcome, breaker)) => Box::pin(self.settle(outcome, breaker)).await,
+                None => Box::pin(self.overtaken(tokio::spawn(attempt))).await,
             }
-            Some((outcome, breaker)) => Box::pin(self.settle(outcome, breaker)).await,
-            None => Box::pin(self.overtaken(tokio::spawn(attempt))).await,
         }
     }
 
@@ -456,7 +458,7 @@ impl First {
     async fn commit_moment(&self, after: Duration, watched: Watched) {
         let patience = Patience::new(self.commit_by + after, watched == Watched::Yes);
         // Whichever comes first, it has come.
-        let _either = patience.wait_for(self.drained(after)).await;
+        let _either = patience.wait_for(pin!(self.drained(after))).await;
     }
 
     /// Comes when an event behind this one, of the same order value, has no more time.

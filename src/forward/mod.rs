@@ -182,27 +182,29 @@ impl Deliverer {
     }
 
     /// As [`Self::deliver`], for who may see to it that it is polled in time.
-    pub async fn deliver_watched(
+    pub fn deliver_watched<M: Send + 'static>(
         &self,
         watched: Watched,
         event: Arc<Event>,
         route: Arc<Route>,
         held: Held,
         deadline: Instant,
-        memory: impl Send + 'static,
-    ) -> Option<Settled> {
+        memory: M,
+    ) -> impl Future<Output = Option<Settled>> + Send + use<M> {
         let mut answer = held.follow();
         let first = First::new(self.track(), event, route, held, deadline, watched);
         let mut delivery = Detached::new(async move {
             first.deliver().await;
             drop(memory);
         });
-        poll_fn(|cx| {
-            delivery.poll(cx);
-            // Nobody but the delivery gives it, so that there is nothing to wait for beside it.
-            answer.poll_given()
-        })
-        .await
+        async move {
+            poll_fn(|cx| {
+                delivery.poll(cx);
+                // Nobody but the delivery gives it, so that there is nothing to wait for beside it.
+                answer.poll_given()
+            })
+            .await
+        }
     }
 
     /// By when an event whose sender is to be answered by `deadline` is polled at the latest where that is watched: no wait for
@@ -281,33 +283,36 @@ impl Deliverer {
     }
 
     /// As [`Self::attempt`], at a moment that is known to be now.
-    async fn attempt_at(
+    fn attempt_at(
         self,
         times: Times,
         lane: Arc<Lane>,
         event: Arc<Event>,
         sending: Sending,
         mut slot: Slot,
-    ) -> (Outcome, BreakerState) {
-        let (route, series) = (&lane.route, &lane.series);
-        let name: &str = &route.name;
-        if sending.possible_duplicate {
-            self.0.metrics.possible_duplicates_total.with_label_values(&[name]).inc();
+    ) -> impl Future<Output = (Outcome, BreakerState)> {
+        // A block and not a function: what a function is given it keeps twice.
+        async move {
+            let (route, series) = (&lane.route, &lane.series);
+            let name: &str = &route.name;
+            if sending.possible_duplicate {
+                self.0.metrics.possible_duplicates_total.with_label_values(&[name]).inc();
+            }
+            let in_flight = InFlight::count(&series.attempts_in_flight);
+            slot.used();
+            let outcome = lane.client.send(&event, &route.app, sending, times).await;
+            drop(in_flight);
+            let ended = Instant::now();
+            if lane.learn(self.0.clock.at(ended), event.id, &outcome) == Learnt::IsBack {
+                self.wake();
+            }
+            let took = ended.saturating_duration_since(times.began);
+            series.attempted(&outcome, took);
+            series.app_up.set(i64::from(lane.is_up()));
+            tracing::debug!(route = name, event = %event.id, attempt = sending.attempt, outcome = outcome.as_str(),
+                error = outcome.describe(), milliseconds = took.as_millis(), "attempt");
+            (outcome, slot.breaker())
         }
-        let in_flight = InFlight::count(&series.attempts_in_flight);
-        slot.used();
-        let outcome = lane.client.send(&event, &route.app, sending, times).await;
-        drop(in_flight);
-        let ended = Instant::now();
-        if lane.learn(self.0.clock.at(ended), event.id, &outcome) == Learnt::IsBack {
-            self.wake();
-        }
-        let took = ended.saturating_duration_since(times.began);
-        series.attempted(&outcome, took);
-        series.app_up.set(i64::from(lane.is_up()));
-        tracing::debug!(route = name, event = %event.id, attempt = sending.attempt, outcome = outcome.as_str(),
-            error = outcome.describe(), milliseconds = took.as_millis(), "attempt");
-        (outcome, slot.breaker())
     }
 
     /// Says which routes have events on disk and no configuration: they wait until there is one again.

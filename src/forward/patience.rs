@@ -4,7 +4,7 @@
 //! not by the first: an answer nearly always comes between the two, and a timer that is set and cleared for nothing costs
 //! more than most of what is done beside it.
 
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use tokio::time::{Instant, Sleep, sleep_until};
@@ -29,13 +29,16 @@ impl Patience {
     }
 
     /// What `work` gives, if it comes in time.
-    pub(super) async fn wait_for<T>(mut self, work: impl Future<Output = T>) -> Result<T, IsOver> {
-        let mut work = pin!(work);
-        std::future::poll_fn(|cx| match work.as_mut().poll(cx) {
+    ///
+    /// What is waited for stays where it is pinned: handed over, it would be moved once more.
+    pub(super) fn wait_for<W: Future + Unpin>(
+        mut self,
+        mut work: W,
+    ) -> impl Future<Output = Result<W::Output, IsOver>> {
+        std::future::poll_fn(move |cx| match Pin::new(&mut work).poll(cx) {
             Poll::Ready(done) => Poll::Ready(Ok(done)),
             Poll::Pending => self.poll_over(cx).map(Err),
         })
-        .await
     }
 
     fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<IsOver> {
@@ -50,6 +53,7 @@ impl Patience {
 #[cfg(test)]
 mod tests {
     use std::future::{pending, poll_fn};
+    use std::pin::pin;
     use std::time::Duration;
 
     use super::*;
@@ -60,11 +64,11 @@ mod tests {
     async fn what_comes_in_time_comes_through_and_what_does_not_is_over_at_the_moment() {
         let from = Instant::now();
         for seen_to in [false, true] {
-            let came = Patience::new(from + 3600 * SECOND, seen_to).wait_for(async { 7 }).await;
+            let came = Patience::new(from + 3600 * SECOND, seen_to).wait_for(pin!(async { 7 })).await;
             assert_eq!(came, Ok(7));
         }
-        let slow = Patience::new(from + 2 * SECOND, false).wait_for(tokio::time::sleep(SECOND));
-        assert_eq!(slow.await, Ok(()));
+        let slow = Patience::new(from + 2 * SECOND, false).wait_for(pin!(tokio::time::sleep(SECOND))).await;
+        assert_eq!(slow, Ok(()));
         assert_eq!(from.elapsed(), SECOND);
         assert_eq!(Patience::new(from + 3 * SECOND, false).wait_for(pending::<()>()).await, Err(IsOver));
         assert_eq!(from.elapsed(), 3 * SECOND);

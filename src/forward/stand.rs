@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::{HeaderMap, Method, StatusCode};
+use http::{Method, StatusCode};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
@@ -39,7 +39,7 @@ impl Application for App {
     async fn take(&self, event: &Event, sending: Sending) -> Outcome {
         self.seen.lock().unwrap().push((event.body.as_ptr() as usize, sending));
         self.allowed.acquire().await.unwrap().forget();
-        Outcome::Accepted(AppAnswer { status: StatusCode::OK, headers: HeaderMap::new(), body: Bytes::new() })
+        Outcome::Accepted(AppAnswer { status: StatusCode::OK, headers: Headers::new(), body: Bytes::new() })
     }
 }
 

@@ -10,12 +10,13 @@ use std::collections::VecDeque;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::{HeaderValue, StatusCode};
 
 use super::*;
 use crate::claims::Verdict;
 use crate::claims::store::{Claim, ClaimStore, Claimed, Elsewhere, Peeked, Processed, StoreFault};
 use crate::disk::{Disk, DiskSettings, Engine, Found, Moment, Surroundings};
+use crate::domain::headers::Headers;
 use crate::domain::outcome::{AppAnswer, Timeout};
 use crate::domain::route::{AckMode, OnApp, fixture};
 use crate::domain::schedule::Schedule;
@@ -74,15 +75,15 @@ impl Application for App {
 }
 
 fn answered(status: u16) -> Outcome {
-    answer_with(status, HeaderMap::new())
+    answer_with(status, Headers::new())
 }
 
-fn answer_with(status: u16, headers: HeaderMap) -> Outcome {
+fn answer_with(status: u16, headers: Headers) -> Outcome {
     Outcome::of_answer(AppAnswer { status: StatusCode::from_u16(status).unwrap(), headers, body: Bytes::new() })
 }
 
 fn asks_for_rest(status: u16, seconds: &'static str) -> Outcome {
-    answer_with(status, HeaderMap::from_iter([(http::header::RETRY_AFTER, HeaderValue::from_static(seconds))]))
+    answer_with(status, Headers::from_iter([(http::header::RETRY_AFTER, HeaderValue::from_static(seconds))]))
 }
 
 fn unknown() -> Outcome {

@@ -5,18 +5,18 @@ use std::future::poll_fn;
 use std::io;
 use std::mem::MaybeUninit;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use http::{HeaderName, HeaderValue, StatusCode};
 use smallvec::SmallVec;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::pool::Stream;
 use crate::buffers::{Buffers, Reserved, Use};
 use crate::domain::chunks::Chunks;
+use crate::domain::headers::Headers;
 
 /// Longest head of an answer in bytes, interim answers included.
 const MAX_HEAD_BYTES: usize = 256 * 1024;
@@ -45,22 +45,32 @@ pub(super) struct Request<'a> {
     /// What is still to be written of the body.
     body: &'a [u8],
     flushed: bool,
-    /// Set once the last byte was written: from then on the application may have the whole request.
-    taken: &'a AtomicBool,
+    /// Whether the last byte was written: from then on the application may have the whole request.
+    taken: bool,
+    /// Whether its method is HEAD.
+    asks_for_head: bool,
     /// Why nothing more can be written.
     broken: Option<io::Error>,
 }
 
-/// The head of an answer, and what came behind it.
+/// The head of an answer, and what came behind it. It is filled in where it is, for it goes nowhere else.
 #[derive(Debug)]
 pub(super) struct Answer {
     pub(super) status: StatusCode,
     /// Those that concern who asked and not the connection.
-    pub(super) headers: HeaderMap,
+    pub(super) headers: Headers,
     framing: Framing,
     /// Whether the connection may serve another request once the body is read.
     stays_open: bool,
+    /// What came and is not read yet.
     rest: BytesMut,
+}
+
+/// Whether a head has come up to its blank line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Head {
+    Whole,
+    Cut,
 }
 
 /// How the body of an answer ends.
@@ -125,26 +135,26 @@ pub(super) enum Reuse {
 }
 
 impl<'a> Request<'a> {
-    pub(super) fn new(head: Vec<u8>, body: &'a [u8], taken: &'a AtomicBool) -> Self {
-        Self { head, written: 0, body, flushed: false, taken, broken: None }
+    /// `asks_for_head`: its method is HEAD.
+    pub(super) fn new(head: Vec<u8>, body: &'a [u8], asks_for_head: bool) -> Self {
+        Self { head, written: 0, body, flushed: false, taken: false, asks_for_head, broken: None }
     }
 
-    /// Sends the request and reads the head of its answer. `asks_for_head`: its method is HEAD.
-    pub(super) async fn answer(mut self, stream: &mut Stream, asks_for_head: bool) -> io::Result<Answer> {
-        let mut came = BytesMut::new();
-        poll_fn(|cx| self.poll_answer(cx, stream, &mut came, asks_for_head)).await
+    /// Whether the application may have all of it.
+    pub(super) fn is_taken(&self) -> bool {
+        self.taken
     }
 
-    fn poll_answer(
+    /// Sends the request and reads the head of its answer, of which nothing has come yet.
+    pub(super) fn poll_answer(
         &mut self,
         cx: &mut Context<'_>,
         stream: &mut Stream,
-        came: &mut BytesMut,
-        asks_for_head: bool,
-    ) -> Poll<io::Result<Answer>> {
+        answer: &mut Answer,
+    ) -> Poll<io::Result<()>> {
         self.write_some(cx, stream);
         loop {
-            let count = match poll_piece(cx, stream, came) {
+            let count = match poll_piece(cx, stream, &mut answer.rest) {
                 Poll::Ready(Ok(count)) => count,
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(self.broken.take().unwrap_or(error))),
                 Poll::Pending => return Poll::Pending,
@@ -153,10 +163,10 @@ impl<'a> Request<'a> {
                 let ended = || io::Error::new(io::ErrorKind::UnexpectedEof, "the connection ended");
                 return Poll::Ready(Err(self.broken.take().unwrap_or_else(ended)));
             }
-            if let Some(mut answer) = Answer::parse(came, asks_for_head)? {
+            if answer.parse(self.asks_for_head)? == Head::Whole {
                 // An application that did not want all of the request gets no other one through this connection.
                 answer.stays_open &= self.flushed && self.broken.is_none();
-                return Poll::Ready(Ok(answer));
+                return Poll::Ready(Ok(()));
             }
         }
     }
@@ -181,7 +191,7 @@ impl<'a> Request<'a> {
             }
         }
         (self.head, self.written) = (Vec::new(), 0);
-        self.taken.store(true, Ordering::Release);
+        self.taken = true;
         match Pin::new(stream).poll_flush(cx) {
             Poll::Ready(Ok(())) => self.flushed = true,
             Poll::Ready(Err(error)) => self.broken = Some(error),
@@ -191,9 +201,21 @@ impl<'a> Request<'a> {
 }
 
 impl Answer {
-    /// The first final answer in `came`, if it is complete up to its blank line; interim ones before it are passed over.
-    fn parse(came: &mut BytesMut, asks_for_head: bool) -> io::Result<Option<Self>> {
+    /// One of which nothing has come.
+    pub(super) fn awaited() -> Self {
+        Self {
+            status: StatusCode::OK,
+            headers: Headers::new(),
+            framing: Framing::Unclear,
+            stays_open: false,
+            rest: BytesMut::new(),
+        }
+    }
+
+    /// Reads the first final head of what came, if it is complete up to its blank line; interim ones before it are passed over.
+    fn parse(&mut self, asks_for_head: bool) -> io::Result<Head> {
         loop {
+            let came = &mut self.rest;
             if came.len() > MAX_HEAD_BYTES {
                 return Err(io::Error::new(io::ErrorKind::InvalidData, "the head of the answer is too long"));
             }
@@ -203,7 +225,7 @@ impl Answer {
             let parsed = config
                 .parse_response_with_uninit_headers(&mut head, came, &mut lines)
                 .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, format!("no HTTP answer: {error}")))?;
-            let httparse::Status::Complete(length) = parsed else { return Ok(None) };
+            let httparse::Status::Complete(length) = parsed else { return Ok(Head::Cut) };
             let odd = || io::Error::new(io::ErrorKind::InvalidData, "no HTTP answer: an impossible status or header");
             let status = StatusCode::from_u16(head.code.unwrap_or_default()).map_err(|_| odd())?;
             if status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS {
@@ -211,11 +233,12 @@ impl Answer {
                 continue;
             }
             let lines = Lines(head.headers);
-            let framing = Framing::of(status, lines, asks_for_head);
-            let stays_open = lines.stay_open(head.version == Some(1)) && status != StatusCode::SWITCHING_PROTOCOLS;
-            let headers = lines.end_to_end().ok_or_else(odd)?;
+            self.status = status;
+            self.framing = Framing::of(status, lines, asks_for_head);
+            self.stays_open = lines.stay_open(head.version == Some(1)) && status != StatusCode::SWITCHING_PROTOCOLS;
+            self.headers = lines.end_to_end().ok_or_else(odd)?;
             came.advance(length);
-            return Ok(Some(Self { status, headers, framing, stays_open, rest: std::mem::take(came) }));
+            return Ok(Head::Whole);
         }
     }
 
@@ -230,7 +253,7 @@ impl Answer {
     /// Reads the whole body; one longer than `most` bytes, or broken, is an error. What it takes of `buffers` it takes as long
     /// as anybody has the body.
     pub(super) async fn body(
-        mut self,
+        &mut self,
         stream: &mut Stream,
         most: usize,
         buffers: &Buffers,
@@ -335,11 +358,11 @@ impl<'a> Lines<'a> {
     }
 
     /// Those that concern the receiver and not the connection (RFC 9110 section 7.6.1); `None`: one is no header.
-    fn end_to_end(self) -> Option<HeaderMap> {
+    fn end_to_end(self) -> Option<Headers> {
         let named: SmallVec<[&[u8]; 4]> = self.options("connection").collect();
         let is_named = |name: &str| named.iter().any(|named| named.eq_ignore_ascii_case(name.as_bytes()));
         let goes_on = |line: &&httparse::Header<'_>| !ends_here(line.name) && !is_named(line.name);
-        let mut headers = HeaderMap::with_capacity(self.0.len());
+        let mut headers = Headers::with_capacity(self.0.len());
         for line in self.0.iter().filter(goes_on) {
             let name = HeaderName::from_bytes(line.name.as_bytes()).ok()?;
             headers.append(name, HeaderValue::from_bytes(line.value).ok()?);
@@ -375,8 +398,13 @@ fn poll_piece(cx: &mut Context<'_>, stream: &mut Stream, came: &mut BytesMut) ->
 mod tests {
     use super::*;
 
+    fn came(text: &str) -> Answer {
+        Answer { rest: BytesMut::from(text), ..Answer::awaited() }
+    }
+
     fn parsed(text: &str) -> Option<Answer> {
-        Answer::parse(&mut BytesMut::from(text.as_bytes()), false).expect("an HTTP answer")
+        let mut answer = came(text);
+        (answer.parse(false).expect("an HTTP answer") == Head::Whole).then_some(answer)
     }
 
     #[test]
@@ -386,7 +414,7 @@ mod tests {
             assert!(parsed(&text[..cut]).is_none(), "cut at {cut}");
         }
         let mut answer = parsed(text).expect("it is complete");
-        assert_eq!((answer.status, answer.headers["x-a"].as_bytes()), (StatusCode::OK, b"b".as_slice()));
+        assert_eq!((answer.status, answer.headers.get("x-a")), (StatusCode::OK, Some(&HeaderValue::from_static("b"))));
         assert_eq!(answer.body_at_hand(), Some((Bytes::from_static(b"ok"), Reuse::Keep)));
     }
 
@@ -419,8 +447,8 @@ mod tests {
         let expected = [
             ("x-one", "1"),
             ("set-cookie", "a=1"),
-            ("set-cookie", "b=2"),
             ("x-two", "2"),
+            ("set-cookie", "b=2"),
             ("x-hops", "3"),
             ("x-close", "4"),
         ];
@@ -449,9 +477,9 @@ mod tests {
     #[test]
     fn what_is_no_http_is_an_error_and_so_is_a_head_without_end() {
         for text in ["SSH-2.0-x\r\n\r\n", "HTTP/1.1 2x0 OK\r\n\r\n", "HTTP/1.1 200 OK\r\nno colon\r\n\r\n"] {
-            assert!(Answer::parse(&mut BytesMut::from(text), false).is_err(), "{text}");
+            assert!(came(text).parse(false).is_err(), "{text}");
         }
         let endless = format!("HTTP/1.1 200 OK\r\nX: {}", "x".repeat(MAX_HEAD_BYTES));
-        assert!(Answer::parse(&mut BytesMut::from(endless.as_str()), false).is_err());
+        assert!(came(&endless).parse(false).is_err());
     }
 }

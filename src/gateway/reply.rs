@@ -2,9 +2,10 @@
 
 use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS};
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use http::{HeaderName, HeaderValue, StatusCode};
 
 use crate::domain::fault::Fault;
+use crate::domain::headers::Headers;
 use crate::domain::outcome::{AppAnswer, HandshakeReply, Settled};
 use crate::domain::refusal::Refusal;
 use crate::domain::route::Route;
@@ -18,7 +19,7 @@ pub struct Reply {
     /// Its status.
     pub status: StatusCode,
     /// Its headers, without framing.
-    pub headers: HeaderMap,
+    pub headers: Headers,
     /// Its body.
     pub body: Bytes,
 }
@@ -64,7 +65,7 @@ impl Reply {
     fn acknowledgement(route: Option<&Route>) -> Self {
         let Some(route) = route else { return Self::json(StatusCode::OK, br#"{"received":true}"#) };
         let reply = &route.ack.reply;
-        let mut headers = HeaderMap::new();
+        let mut headers = Headers::new();
         if let Ok(content_type) = HeaderValue::from_str(&reply.content_type) {
             headers.insert(CONTENT_TYPE, content_type);
         }
@@ -72,7 +73,7 @@ impl Reply {
     }
 
     fn handshake(reply: HandshakeReply) -> Self {
-        let mut headers = HeaderMap::new();
+        let mut headers = Headers::new();
         for (name, value) in reply.headers {
             if let (Ok(name), Ok(value)) = (name.parse::<HeaderName>(), HeaderValue::from_str(&value)) {
                 headers.insert(name, value);
@@ -105,7 +106,7 @@ impl Reply {
     }
 
     fn json(status: StatusCode, body: &[u8]) -> Self {
-        let mut headers = HeaderMap::new();
+        let mut headers = Headers::new();
         headers.insert(CONTENT_TYPE, JSON);
         Self { status, headers, body: Bytes::copy_from_slice(body) }
     }
@@ -166,7 +167,7 @@ mod tests {
 
     #[test]
     fn a_410_of_the_application_becomes_a_404_and_other_rejections_stay() {
-        let answer = |status| AppAnswer { status, headers: HeaderMap::new(), body: Bytes::new() };
+        let answer = |status| AppAnswer { status, headers: Headers::new(), body: Bytes::new() };
         assert_eq!(Reply::of(Settled::AppRejected(answer(StatusCode::GONE)), None).status, StatusCode::NOT_FOUND);
         assert_eq!(Reply::of(Settled::AppRejected(answer(StatusCode::CONFLICT)), None).status, StatusCode::CONFLICT);
     }
@@ -174,7 +175,7 @@ mod tests {
     #[test]
     fn an_interim_answer_of_the_application_is_no_answer() {
         for status in [StatusCode::CONTINUE, StatusCode::SWITCHING_PROTOCOLS, StatusCode::PROCESSING] {
-            let answer = AppAnswer { status, headers: HeaderMap::new(), body: Bytes::new() };
+            let answer = AppAnswer { status, headers: Headers::new(), body: Bytes::new() };
             assert_eq!(Reply::of(Settled::AppFailed(Ok(answer)), None).status, StatusCode::BAD_GATEWAY);
         }
     }

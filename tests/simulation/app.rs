@@ -6,9 +6,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use hookgate::domain::event::Event;
+use hookgate::domain::headers::Headers;
 use hookgate::domain::outcome::{AppAnswer, Outcome, Timeout};
 use hookgate::forward::attempt::{Application, Sending};
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::{HeaderValue, StatusCode};
 
 use super::plan::{LONGEST_REST, Phase, Poison};
 use super::world::{self, Seen, World};
@@ -59,7 +60,7 @@ impl Application for App {
 }
 
 fn answer(status: u16, rest: Option<u64>) -> (Outcome, Seen) {
-    let mut headers = HeaderMap::new();
+    let mut headers = Headers::new();
     if let Some(rest) = rest {
         headers.insert(http::header::RETRY_AFTER, HeaderValue::from(rest));
     }

@@ -3,11 +3,12 @@
 mod places;
 
 use super::*;
+use crate::domain::headers::Headers;
 use crate::domain::outcome::{AppAnswer, Timeout};
 use crate::domain::route::fixture;
 use crate::telemetry::Metrics;
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::{HeaderValue, StatusCode};
 
 const NOW: Timestamp = Timestamp::from_seconds(1_760_000_000);
 
@@ -34,7 +35,7 @@ fn soon() -> Instant {
 }
 
 fn failed(status: StatusCode, retry_after: Option<&'static str>) -> Outcome {
-    let mut headers = HeaderMap::new();
+    let mut headers = Headers::new();
     if let Some(rest) = retry_after {
         headers.insert(http::header::RETRY_AFTER, HeaderValue::from_static(rest));
     }

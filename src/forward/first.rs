@@ -111,7 +111,8 @@ impl First {
         })
     }
 
-    /// Delivers the event and answers its sender.
+    /// Delivers the event and answers its sender: an attempt, for as long as the sender can wait; then from the disk, while the
+    /// attempt goes on.
     pub(super) async fn deliver(mut self: Box<Self>) {
         if self.route.ack.mode == AckMode::Queue && self.buffers() {
             let possible = Possible::from_flag(self.flagged);
@@ -127,9 +128,20 @@ impl First {
             Some(slot) => Ok(slot),
             None => Box::pin(self.slot(&lane)).await,
         };
-        match slot {
-            Ok(slot) => self.attempt(lane, slot).await,
-            Err(reason) => Box::pin(self.without_attempt(reason)).await,
+        let mut attempt = match slot {
+            Ok(slot) => Box::pin(self.attempt(lane, slot)),
+            Err(reason) => return Box::pin(self.without_attempt(reason)).await,
+        };
+        match self.while_waiting(self.watched, &mut attempt).await {
+            Some((Outcome::Accepted(answer), _)) => {
+                // So it goes nearly always.
+                self.held.answer(Settled::Delivered(answer));
+                if self.deliverer.0.claims.accept_at_once(&mut self.held, self.route.dedup_ttl) == Marked::NotYet {
+                    Box::pin(self.mark()).await;
+                }
+            }
+            Some((outcome, breaker)) => Box::pin(self.settle(outcome, breaker)).await,
+            None => Box::pin(self.overtaken(tokio::spawn(attempt))).await,
         }
     }
 
@@ -221,27 +233,14 @@ impl First {
         }
     }
 
-    /// The attempt, for as long as the sender can wait; then from the disk, while the attempt goes on.
-    fn attempt(mut self: Box<Self>, lane: Arc<Lane>, slot: Slot) -> impl Future<Output = ()> + Send {
+    /// The attempt, still to be waited for.
+    fn attempt(&mut self, lane: Arc<Lane>, slot: Slot) -> impl Future<Output = (Outcome, BreakerState)> + Send + use<> {
         self.flagged |= self.held.has_lapsed(self.began);
         let sending = Sending { attempt: 1, possible_duplicate: self.flagged, replay: false };
         let deliverer = self.deliverer.clone();
         // When its time is up here, the attempt goes on in a task of its own, which polls it.
         let times = Times { began: self.began, body_by: self.commit_by, seen_to_by: Some(self.commit_by) };
-        let mut attempt = Box::pin(deliverer.attempt_at(times, lane, self.event.clone(), sending, slot));
-        async move {
-            match self.while_waiting(self.watched, &mut attempt).await {
-                Some((Outcome::Accepted(answer), _)) => {
-                    // So it goes nearly always.
-                    self.held.answer(Settled::Delivered(answer));
-                    if self.deliverer.0.claims.accept_at_once(&mut self.held, self.route.dedup_ttl) == Marked::NotYet {
-                        Box::pin(self.mark()).await;
-                    }
-                }
-                Some((outcome, breaker)) => Box::pin(self.settle(outcome, breaker)).await,
-                None => Box::pin(self.overtaken(tokio::spawn(attempt))).await,
-            }
-        }
+        deliverer.attempt_at(times, lane, self.event.clone(), sending, slot)
     }
 
     /// The application took the event, its sender knows, and the store has to be waited for.

@@ -290,7 +290,7 @@ impl Deliverer {
         event: Arc<Event>,
         sending: Sending,
         mut slot: Slot,
-    ) -> impl Future<Output = (Outcome, BreakerState)> {
+    ) -> impl Future<Output = (Outcome, BreakerState)> + use<> {
         // A block and not a function: what a function is given it keeps twice.
         async move {
             let (route, series) = (&lane.route, &lane.series);

@@ -96,7 +96,9 @@ impl Visit for Fields {
 
 /// Writes `text` as a JSON string (RFC 8259 section 7). Most of it needs no escape, and is not looked at twice.
 pub(super) fn quote(line: &mut String, text: &str) {
-    if text.bytes().all(|byte| byte >= b' ' && byte != b'"' && byte != b'\\') {
+    let needs_escape = |byte: u8| (byte < b' ') | (byte == b'"') | (byte == b'\\');
+    // To its end whatever is found, for so many bytes are looked at together.
+    if !text.bytes().fold(false, |found, byte| found | needs_escape(byte)) {
         line.push('"');
         line.push_str(text);
         line.push('"');

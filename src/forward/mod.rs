@@ -283,6 +283,7 @@ impl Deliverer {
     }
 
     /// As [`Self::attempt`], at a moment that is known to be now.
+    #[expect(clippy::manual_async_fn, reason = "what a function is given it keeps twice, and a block once")]
     fn attempt_at(
         self,
         times: Times,
@@ -291,7 +292,6 @@ impl Deliverer {
         sending: Sending,
         mut slot: Slot,
     ) -> impl Future<Output = (Outcome, BreakerState)> + use<> {
-        // A block and not a function: what a function is given it keeps twice.
         async move {
             let (route, series) = (&lane.route, &lane.series);
             let name: &str = &route.name;

@@ -96,9 +96,9 @@ impl Visit for Fields {
 
 /// Writes `text` as a JSON string (RFC 8259 section 7). Most of it needs no escape, and is not looked at twice.
 pub(super) fn quote(line: &mut String, text: &str) {
-    let needs_escape = |byte: u8| (byte < b' ') | (byte == b'"') | (byte == b'\\');
+    let needs_escape = |byte: u8| u8::from(byte < b' ') | u8::from(byte == b'"') | u8::from(byte == b'\\');
     // To its end whatever is found, for so many bytes are looked at together.
-    if !text.bytes().fold(false, |found, byte| found | needs_escape(byte)) {
+    if text.bytes().fold(0, |found, byte| found | needs_escape(byte)) == 0 {
         line.push('"');
         line.push_str(text);
         line.push('"');

@@ -177,7 +177,7 @@ mod tests {
             assert_eq!(text, value.to_string());
         }
         for wanted in [
-            IpAddr::V4(Ipv4Addr::new(0, 0, 0, 0)),
+            IpAddr::V4(Ipv4Addr::UNSPECIFIED),
             IpAddr::V4(Ipv4Addr::new(203, 0, 113, 255)),
             IpAddr::V6(Ipv6Addr::LOCALHOST),
         ] {

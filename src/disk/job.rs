@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use rusqlite::Connection;
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use super::books::{Change, Class, Way};
@@ -41,6 +42,10 @@ pub(super) trait Job: Send {
     fn is_abandoned(&self) -> bool;
     /// Does the work. An error undoes it and leaves the other jobs of the transaction alone.
     fn run(&mut self, tx: &mut Tx<'_>) -> Result<(), JobFault>;
+    /// The runtime of who waits for the answer.
+    fn asker(&self) -> Option<&Handle> {
+        None
+    }
     /// Tells what became of it.
     fn answer(&mut self, outcome: Result<(), JobFault>);
 }
@@ -151,6 +156,7 @@ impl Tx<'_> {
 pub(super) struct Awaited<T, F> {
     work: Option<F>,
     value: Option<T>,
+    asker: Option<Handle>,
     reply: Option<oneshot::Sender<Result<T, JobFault>>>,
 }
 
@@ -161,7 +167,7 @@ where
 {
     pub(super) fn new(work: F) -> (Self, oneshot::Receiver<Result<T, JobFault>>) {
         let (reply, answer) = oneshot::channel();
-        (Self { work: Some(work), value: None, reply: Some(reply) }, answer)
+        (Self { work: Some(work), value: None, asker: Handle::try_current().ok(), reply: Some(reply) }, answer)
     }
 }
 
@@ -179,6 +185,10 @@ where
             self.value = Some(work(tx)?);
         }
         Ok(())
+    }
+
+    fn asker(&self) -> Option<&Handle> {
+        self.asker.as_ref()
     }
 
     fn answer(&mut self, outcome: Result<(), JobFault>) {

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use rusqlite::Connection;
+use tokio::runtime::Handle;
 use tokio::sync::mpsc::Receiver;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -414,9 +415,29 @@ impl From<JobFault> for Broken {
     }
 }
 
-fn answer(jobs: Vec<(Order, Result<(), JobFault>)>, committed: &Result<(), JobFault>) {
-    for (mut order, outcome) in jobs {
-        order.job.answer(committed.clone().and(outcome));
+type Judged = (Order, Result<(), JobFault>);
+
+/// Tells who waits. Those of another runtime are told there, all at once: each of them told from here would wake it anew.
+fn answer(jobs: Vec<Judged>, committed: &Result<(), JobFault>) {
+    let here = Handle::try_current().ok().map(|here| here.id());
+    let mut elsewhere: Vec<(Handle, Vec<Judged>)> = Vec::new();
+    for (order, outcome) in jobs {
+        let mut judged = (order, committed.clone().and(outcome));
+        let asker = judged.0.job.asker().filter(|asker| Some(asker.id()) != here).cloned();
+        match asker {
+            None => judged.0.job.answer(judged.1),
+            Some(asker) => match elsewhere.iter_mut().find(|(other, _)| other.id() == asker.id()) {
+                Some((_, theirs)) => theirs.push(judged),
+                None => elsewhere.push((asker, vec![judged])),
+            },
+        }
+    }
+    for (asker, theirs) in elsewhere {
+        drop(asker.spawn(async move {
+            for (mut order, outcome) in theirs {
+                order.job.answer(outcome);
+            }
+        }));
     }
 }
 

@@ -63,9 +63,10 @@ impl Crew {
             return drop(tokio::spawn(visit(stream)));
         };
         if let Some(here) = here.filter(|here| !here.has_too_many(least)) {
-            let (served, visit) = (Served::count(here), visit(stream));
+            let served = Served::count(here);
+            // Begun in there: a future that is moved in would have its room twice for as long as the connection lasts.
             drop(tokio::spawn(async move {
-                visit.await;
+                visit(stream).await;
                 drop(served);
             }));
             return;

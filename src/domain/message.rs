@@ -59,22 +59,25 @@ pub fn put_line(message: &mut Vec<u8>, name: &str, value: &str) {
 }
 
 /// Writes one header line of our own whose value is a number.
-pub fn put_number(message: &mut Vec<u8>, name: &str, mut number: u64) {
-    // As many as the largest number has.
-    let mut digits = [b'0'; 20];
+pub fn put_number(message: &mut Vec<u8>, name: &str, number: u64) {
+    put_line(message, name, digits(number, &mut [0; LONGEST]));
+}
+
+/// As many digits as the largest number has.
+pub const LONGEST: usize = 20;
+
+/// The decimal digits of a number, written into `room`.
+pub fn digits(mut number: u64, room: &mut [u8; LONGEST]) -> &str {
     let mut length = 0;
-    for digit in digits.iter_mut().rev() {
-        *digit += u8::try_from(number % 10).unwrap_or_default();
+    for digit in room.iter_mut().rev() {
+        *digit = b'0' + u8::try_from(number % 10).unwrap_or_default();
         number /= 10;
         length += 1;
         if number == 0 {
             break;
         }
     }
-    message.extend_from_slice(name.as_bytes());
-    message.extend_from_slice(b": ");
-    message.extend_from_slice(digits.get(digits.len() - length..).unwrap_or_default());
-    message.extend_from_slice(b"\r\n");
+    std::str::from_utf8(room.get(LONGEST - length..).unwrap_or_default()).unwrap_or_default()
 }
 
 #[cfg(test)]

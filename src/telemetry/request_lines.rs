@@ -15,6 +15,7 @@ use super::json::quote;
 use super::recent::Answered;
 use super::sampling::Sampling;
 use super::sink::Sink;
+use crate::domain::message::{LONGEST, digits};
 
 /// Who the lines say they come from.
 const TARGET: &str = "hookgate::gateway::exchange";
@@ -111,20 +112,8 @@ pub(super) fn write_json(text: &mut String, answered: &Answered) {
     text.push_str(if answered.taken { ",\"taken\":true}\n" } else { ",\"taken\":false}\n" });
 }
 
-fn number(text: &mut String, mut number: u64) {
-    // As many as the largest number has.
-    let mut digits = [b'0'; 20];
-    let mut length = 0;
-    for digit in digits.iter_mut().rev() {
-        *digit += u8::try_from(number % 10).unwrap_or_default();
-        number /= 10;
-        length += 1;
-        if number == 0 {
-            break;
-        }
-    }
-    let digits = digits.get(digits.len() - length..).unwrap_or_default();
-    text.push_str(std::str::from_utf8(digits).unwrap_or_default());
+fn number(text: &mut String, number: u64) {
+    text.push_str(digits(number, &mut [0; LONGEST]));
 }
 
 fn address(text: &mut String, address: IpAddr) {

@@ -22,7 +22,7 @@ use super::job::{Job, Tx};
 use super::merge::{Next, Order};
 use super::packed::{self, Known};
 use super::runs;
-use super::unwritten::{UNWRITTEN, Unwritten};
+use super::unwritten::{Taken, UNWRITTEN, Unwritten};
 use crate::domain::event::Event;
 use crate::domain::key::EventKey;
 use crate::domain::time::Timestamp;
@@ -30,6 +30,8 @@ use crate::telemetry::Metrics;
 
 /// Expired marks deleted in one sweep, besides two for each mark written since the last.
 const SWEEP: usize = 64;
+/// Marks that are put in memory before others who wait for the table, or for the processor, come in between: some ten microseconds.
+const AT_ONCE: usize = 64;
 /// Marks written between two sweeps at most, so that looking for expired ones costs little beside writing.
 const SWEEP_AFTER: usize = 256;
 /// The longest that a sweep is put off where marks are written.
@@ -248,17 +250,19 @@ impl Marks {
     /// What a commit has made true. Called by the writer thread, after it.
     pub(super) fn committed(&self, forgotten: &[EventKey], marks: &[packed::Entry]) {
         let now = self.now();
-        let mut unmerged = self.lock_unmerged();
         for key in forgotten {
-            unmerged.remove(key);
+            self.lock_unmerged().remove(key);
         }
-        for (key, known) in marks {
-            let there = unmerged.entry(*key).or_insert(*known);
-            if known.replaces(*there, now) {
-                *there = *known;
+        for few in marks.chunks(AT_ONCE) {
+            let mut unmerged = self.lock_unmerged();
+            for (key, known) in few {
+                let there = unmerged.entry(*key).or_insert(*known);
+                if known.replaces(*there, now) {
+                    *there = *known;
+                }
             }
+            drop(unmerged);
         }
-        drop(unmerged);
         if !forgotten.is_empty() {
             // A merge that is under way may have read what is forgotten.
             self.put_order(None);
@@ -357,14 +361,14 @@ pub(super) struct WriteMarks {
     pub(super) marks: Arc<Marks>,
     /// For the sweep; the latest moment that a caller has named.
     pub(super) now: Timestamp,
-    pub(super) taken: Vec<Mark>,
+    pub(super) taken: Taken,
     /// Whether what has expired was taken out of the batches.
     pub(super) tidied: bool,
 }
 
 impl WriteMarks {
-    pub(super) const fn new(marks: Arc<Marks>, now: Timestamp) -> Self {
-        Self { marks, now, taken: Vec::new(), tidied: false }
+    pub(super) fn new(marks: Arc<Marks>, now: Timestamp) -> Self {
+        Self { marks, now, taken: Taken::default(), tidied: false }
     }
 
     /// Takes expired marks away, a few at a time.
@@ -398,7 +402,7 @@ impl Job for WriteMarks {
     fn run(&mut self, tx: &mut Tx<'_>) -> Result<(), JobFault> {
         self.marks.not_asked();
         self.taken = self.marks.lock().take();
-        for mark in &self.taken {
+        for mark in self.taken.marks() {
             tx.put_mark(mark);
         }
         self.sweep(tx)
@@ -410,7 +414,9 @@ impl Job for WriteMarks {
                 if self.tidied {
                     self.marks.lock_unmerged().retain(|_, known| known.expires_at > self.now);
                 }
-                self.marks.lock().written(&self.taken);
+                let written = self.marks.lock().written();
+                // Not while others wait for the lock.
+                drop(written);
             }
             Err(fault) => {
                 tracing::warn!(%fault, marks = self.taken.len(), "marks could not be written; they stay in memory");

@@ -1,7 +1,8 @@
 //! Marks that no commit has brought to the disk yet. Bounded: the oldest give way. It knows no disk.
 
 use std::collections::VecDeque;
-use std::collections::hash_map::Entry;
+use std::hash::BuildHasherDefault;
+use std::sync::Arc;
 
 use smallvec::SmallVec;
 
@@ -12,26 +13,36 @@ use crate::domain::time::Timestamp;
 /// Marks in memory at most; at about 150 bytes each: 10 MB. Reached only when the disk stalls.
 pub(super) const UNWRITTEN: usize = 65_536;
 
-/// The marks, by slot and in the order in which they came.
+/// The marks that wait, and those that are being written. They become that and go as a whole, so that nobody who puts one in waits
+/// for work on many.
 #[derive(Debug, Default)]
 pub(super) struct Unwritten {
-    /// Nearly always one of a slot.
-    by_slot: Keyed<[u8; 16], SmallVec<[Waiting; 1]>>,
+    waiting: Table,
+    /// Those that wait, in the order in which they came.
     queue: VecDeque<EventKey>,
+    /// Its own as soon as the writer has dropped what it took.
+    writing: Arc<Table>,
+}
+
+/// Marks by slot.
+#[derive(Clone, Debug, Default)]
+struct Table {
+    /// Nearly always one of a slot.
+    by_slot: Keyed<[u8; 16], SmallVec<[Mark; 1]>>,
     marks: usize,
 }
 
-/// A mark in memory, and whether it is in the queue; it is not while it is being written.
-#[derive(Debug)]
-struct Waiting {
-    mark: Mark,
-    queued: bool,
+/// Marks that were taken to be written.
+#[derive(Debug, Default)]
+pub(super) struct Taken {
+    order: VecDeque<EventKey>,
+    table: Arc<Table>,
 }
 
 impl Unwritten {
-    /// The marks of a slot.
+    /// The marks of a slot; of an event whose mark is being written and has come again, both.
     pub(super) fn of_slot(&self, slot: &[u8; 16]) -> impl Iterator<Item = &Mark> {
-        self.by_slot.get(slot).into_iter().flatten().map(|waiting| &waiting.mark)
+        [&self.waiting, &*self.writing].into_iter().filter_map(|table| table.by_slot.get(slot)).flatten()
     }
 
     /// Whether nothing waits to be taken.
@@ -41,73 +52,197 @@ impl Unwritten {
 
     /// Puts a mark in; yields how many old ones had to go for it.
     pub(super) fn put(&mut self, mark: Mark, now: Timestamp) -> u64 {
-        let key = mark.key;
-        let of_slot = self.by_slot.entry(key.slot).or_default();
-        let queued = if let Some(old) = of_slot.iter_mut().find(|old| old.mark.key == key) {
-            if mark.kind == MarkKind::Processed || old.mark.kind == MarkKind::Perhaps || old.mark.expires_at <= now {
-                old.mark = mark;
+        let counts =
+            |old: &Mark| mark.kind == MarkKind::Processed || old.kind == MarkKind::Perhaps || old.expires_at <= now;
+        if self.writing.get(&mark.key).is_some_and(|written| !counts(written)) {
+            return 0;
+        }
+        match self.waiting.get_mut(&mark.key) {
+            Some(old) if counts(old) => *old = mark,
+            Some(_) => {}
+            None => {
+                self.waiting.add(mark);
+                self.queue.push_back(mark.key);
             }
-            std::mem::replace(&mut old.queued, true)
-        } else {
-            of_slot.push(Waiting { mark, queued: true });
-            self.marks += 1;
-            false
-        };
-        if !queued {
-            self.queue.push_back(key);
         }
         let mut dropped = 0;
-        while self.marks > UNWRITTEN {
+        while self.waiting.marks + self.writing.marks > UNWRITTEN {
             let Some(oldest) = self.queue.pop_front() else { break };
-            dropped += u64::from(self.remove(&oldest));
+            dropped += u64::from(self.waiting.remove(&oldest));
         }
         dropped
     }
 
-    /// Everything that waits, to be written now.
-    pub(super) fn take(&mut self) -> Vec<Mark> {
-        let keys = std::mem::take(&mut self.queue);
-        let take = |key| {
-            let waiting = self.get(key)?;
-            waiting.queued = false;
-            Some(waiting.mark)
-        };
-        keys.iter().filter_map(take).collect()
+    /// Everything that waits, to be written now. What was taken before must have been written or given back.
+    pub(super) fn take(&mut self) -> Taken {
+        let next = Table::with_room_for(self.waiting.marks);
+        self.writing = Arc::new(std::mem::replace(&mut self.waiting, next));
+        Taken { order: std::mem::take(&mut self.queue), table: self.writing.clone() }
     }
 
-    /// What was taken is on disk; what has changed meanwhile stays.
-    pub(super) fn written(&mut self, marks: &[Mark]) {
-        for mark in marks {
-            if self.get(&mark.key).is_some_and(|waiting| !waiting.queued) {
-                self.remove(&mark.key);
-            }
-        }
+    /// What was taken is on disk. Dropping what this returns is the caller's to do where nobody waits for it.
+    pub(super) fn written(&mut self) -> impl Drop + use<> {
+        std::mem::take(&mut self.writing)
     }
 
     /// What was taken is not on disk.
-    pub(super) fn give_back(&mut self, marks: &[Mark]) {
-        for mark in marks.iter().rev() {
-            let unqueued = self.get(&mark.key).filter(|waiting| !waiting.queued);
-            if let Some(waiting) = unqueued {
-                waiting.queued = true;
-                self.queue.push_front(mark.key);
+    pub(super) fn give_back(&mut self, taken: &Taken) {
+        let writing = std::mem::take(&mut self.writing);
+        for key in taken.order.iter().rev() {
+            if let (Some(mark), None) = (writing.get(key), self.waiting.get(key)) {
+                self.waiting.add(*mark);
+                self.queue.push_front(*key);
             }
         }
     }
 
+    /// Takes a mark out; says whether there was one.
     pub(super) fn remove(&mut self, key: &EventKey) -> bool {
-        let Entry::Occupied(mut of_slot) = self.by_slot.entry(key.slot) else { return false };
-        let before = of_slot.get().len();
-        of_slot.get_mut().retain(|waiting| waiting.mark.key != *key);
-        let removed = before > of_slot.get().len();
-        if of_slot.get().is_empty() {
-            of_slot.remove();
+        let waited = self.waiting.remove(key);
+        if waited {
+            self.queue.retain(|queued| queued != key);
+        }
+        // What was taken stays as it is: the writer has a table of its own from here on.
+        let written = self.writing.get(key).is_some() && Arc::make_mut(&mut self.writing).remove(key);
+        waited || written
+    }
+}
+
+impl Taken {
+    /// The marks, in the order in which they came.
+    pub(super) fn marks(&self) -> impl Iterator<Item = &Mark> {
+        self.order.iter().filter_map(|key| self.table.get(key))
+    }
+
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.table.marks
+    }
+}
+
+impl Table {
+    /// So that it does not grow while somebody waits.
+    fn with_room_for(marks: usize) -> Self {
+        Self { by_slot: Keyed::with_capacity_and_hasher(marks, BuildHasherDefault::default()), marks: 0 }
+    }
+
+    fn get(&self, key: &EventKey) -> Option<&Mark> {
+        self.by_slot.get(&key.slot)?.iter().find(|mark| mark.key == *key)
+    }
+
+    fn get_mut(&mut self, key: &EventKey) -> Option<&mut Mark> {
+        self.by_slot.get_mut(&key.slot)?.iter_mut().find(|mark| mark.key == *key)
+    }
+
+    /// Adds a mark of which none is there.
+    fn add(&mut self, mark: Mark) {
+        self.by_slot.entry(mark.key.slot).or_default().push(mark);
+        self.marks += 1;
+    }
+
+    fn remove(&mut self, key: &EventKey) -> bool {
+        let Some(of_slot) = self.by_slot.get_mut(&key.slot) else { return false };
+        let before = of_slot.len();
+        of_slot.retain(|mark| mark.key != *key);
+        let removed = before > of_slot.len();
+        if of_slot.is_empty() {
+            self.by_slot.remove(&key.slot);
         }
         self.marks -= usize::from(removed);
         removed
     }
+}
 
-    fn get(&mut self, key: &EventKey) -> Option<&mut Waiting> {
-        self.by_slot.get_mut(&key.slot)?.iter_mut().find(|waiting| waiting.mark.key == *key)
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Timestamp = Timestamp::from_seconds(1_760_000_000);
+
+    fn mark(number: u32, kind: MarkKind, seconds: u64) -> Mark {
+        // Spread, as the digests are that keys consist of.
+        let slot = (u128::from(number) * 0x9e37_79b9_7f4a_7c15).to_be_bytes();
+        let expires_at = NOW.plus(std::time::Duration::from_secs(seconds));
+        Mark { key: EventKey { slot, fingerprint: [1; 16] }, kind, expires_at }
+    }
+
+    fn processed(number: u32) -> Mark {
+        mark(number, MarkKind::Processed, 60)
+    }
+
+    fn known(unwritten: &Unwritten, number: u32) -> Vec<MarkKind> {
+        unwritten.of_slot(&processed(number).key.slot).map(|mark| mark.kind).collect()
+    }
+
+    fn written(taken: &Taken) -> Vec<Mark> {
+        taken.marks().copied().collect()
+    }
+
+    #[test]
+    fn what_is_being_written_is_known_until_it_is_on_disk() {
+        let mut unwritten = Unwritten::default();
+        for number in [3, 1, 2] {
+            assert_eq!(unwritten.put(processed(number), NOW), 0);
+        }
+        let taken = unwritten.take();
+        assert_eq!(written(&taken), [3, 1, 2].map(processed), "in the order in which they came");
+        assert_eq!(taken.len(), 3);
+        assert!(unwritten.is_empty());
+        assert_eq!(unwritten.put(processed(4), NOW), 0);
+        assert_eq!(known(&unwritten, 1), [MarkKind::Processed]);
+        drop(unwritten.written());
+        assert_eq!(known(&unwritten, 1), []);
+        for _ in 0..2 {
+            unwritten.put(processed(5), NOW);
+            assert!(unwritten.remove(&processed(5).key));
+        }
+        unwritten.put(processed(5), NOW);
+        assert_eq!(written(&unwritten.take()), [4, 5].map(processed), "what came meanwhile is not gone with it");
+    }
+
+    #[test]
+    fn what_was_not_written_waits_again_before_what_came_meanwhile() {
+        let mut unwritten = Unwritten::default();
+        unwritten.put(processed(1), NOW);
+        unwritten.put(mark(2, MarkKind::Perhaps, 60), NOW);
+        unwritten.put(processed(3), NOW);
+        let taken = unwritten.take();
+        unwritten.put(processed(4), NOW);
+        unwritten.put(processed(2), NOW);
+        assert!(unwritten.remove(&processed(3).key), "it is being written, and known still");
+        assert_eq!(known(&unwritten, 3), []);
+        assert_eq!(taken.len(), 3, "the writer is not disturbed");
+        unwritten.give_back(&taken);
+        assert_eq!(written(&unwritten.take()), [1, 4, 2].map(processed), "neither the doubt nor what was forgotten");
+    }
+
+    #[test]
+    fn a_doubt_takes_the_place_of_nothing_certain_that_counts_wherever_that_is() {
+        let mut unwritten = Unwritten::default();
+        unwritten.put(processed(1), NOW);
+        unwritten.put(mark(1, MarkKind::Perhaps, 90), NOW);
+        assert_eq!(known(&unwritten, 1), [MarkKind::Processed]);
+        let _writing = unwritten.take();
+        unwritten.put(mark(1, MarkKind::Perhaps, 90), NOW);
+        assert_eq!(known(&unwritten, 1), [MarkKind::Processed]);
+        assert!(unwritten.is_empty(), "it would be written over what is certain");
+        unwritten.put(mark(1, MarkKind::Perhaps, 90), processed(1).expires_at);
+        assert_eq!(known(&unwritten, 1), [MarkKind::Perhaps, MarkKind::Processed], "that counts no more");
+    }
+
+    #[test]
+    fn no_more_than_the_bound_are_kept_and_the_oldest_that_wait_give_way() {
+        let mut unwritten = Unwritten::default();
+        let half = u32::try_from(UNWRITTEN / 2).unwrap();
+        assert_eq!((0..half).map(|number| unwritten.put(processed(number), NOW)).sum::<u64>(), 0);
+        let _writing = unwritten.take();
+        assert_eq!((half..2 * half).map(|number| unwritten.put(processed(number), NOW)).sum::<u64>(), 0);
+        assert_eq!(unwritten.put(processed(2 * half), NOW), 1);
+        assert_eq!((known(&unwritten, half).len(), known(&unwritten, half + 1).len()), (0, 1));
+        assert_eq!(known(&unwritten, 0).len(), 1, "the writer has it");
+        drop(unwritten.written());
+        assert_eq!(unwritten.put(processed(2 * half + 1), NOW), 0, "there is room again");
+        assert!(unwritten.remove(&processed(half + 1).key) && !unwritten.remove(&processed(half + 1).key));
+        assert_eq!(unwritten.take().marks().next(), Some(&processed(half + 2)));
     }
 }

@@ -64,7 +64,7 @@ pub(super) fn core(
         buffers,
     ));
     let tls = config.server.tls.as_ref().map(|files| Tls::load(tls_settings(files), metrics.clone())).transpose()?;
-    let crew = crew(config)?;
+    let crew = Crew::start(server.threads).map_err(|error| StartFault::machine("threads", error))?;
     let door = Door::new(gateway.clone(), crew, door_limits(config), tls.clone());
     let reloading = std::sync::Mutex::default();
     let current = ArcSwap::from_pointee(Current::of(loaded));
@@ -85,15 +85,6 @@ pub(super) fn core(
         reloading,
         current,
     })
-}
-
-/// Who serves. With Redis the runtime that has the links to it: a question that goes to another thread and back costs more than what
-/// threads of their own save (ADR 11).
-fn crew(config: &Config) -> Result<Crew, StartFault> {
-    match &config.dedup.store {
-        Store::Embedded => Crew::start(config.server.threads).map_err(|error| StartFault::machine("threads", error)),
-        Store::Redis(_) => Ok(Crew::nobody()),
-    }
 }
 
 fn open_disk(config: &Config, clock: Clock, metrics: &Arc<Metrics>) -> Result<Disk, StartFault> {

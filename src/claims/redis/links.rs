@@ -1,6 +1,7 @@
-//! The connections to the servers that hold claims, one to each, made when first needed. A question goes to the server
-//! that has its slot, follows it when it has moved, and a connection that has broken, or leads to a server that takes no
-//! writes any more, makes everything be found anew: by the next question, or by the next probe if that is sooner.
+//! The connections to the servers that hold claims, made when first needed: one to each for each runtime that asks, so that a
+//! question and its answer stay on one core, and what is asked there at once travels in one piece. A question goes to the
+//! server that has its slot, follows it when it has moved, and a connection that has broken, or leads to a server that takes
+//! no writes any more, makes everything be found anew: by the next question, or by the next probe if that is sooner.
 //!
 //! Waiting is bounded by the caller. Files are read on a thread of their own.
 
@@ -11,6 +12,8 @@ use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use redis::{ErrorKind, RedisError, ServerErrorKind, Value};
+use tokio::runtime::{Handle, Id};
+use tokio::sync::OnceCell;
 
 use super::connect::{Link, connect, fault};
 use super::find::{Found, ask_watchers, find, slots};
@@ -41,10 +44,14 @@ pub(super) struct Servers {
     settings: Arc<Settings>,
     resolved: Resolved,
     map: Mutex<SlotMap>,
-    links: Mutex<BTreeMap<Address, Link>>,
+    /// Per runtime that asks: threads that serve, and one.
+    links: Mutex<Vec<(Id, Home)>>,
     /// A question was sent on: who has what is to be asked again.
     outdated: AtomicBool,
 }
+
+/// The connections of one runtime; empty ones are being made.
+type Home = BTreeMap<Address, Arc<OnceCell<Link>>>;
 
 /// What was answered, and over which connection.
 pub(super) struct Answered {
@@ -112,7 +119,7 @@ impl Links {
             settings,
             resolved,
             map: Mutex::new(map),
-            links: Mutex::new(BTreeMap::from([(address, link)])),
+            links: Mutex::new(vec![(Handle::current().id(), Home::from([(address, Arc::new(link.into()))]))]),
             outdated: AtomicBool::new(false),
         });
         self.servers.store(Some(servers.clone()));
@@ -185,13 +192,30 @@ impl Servers {
         map.servers().iter().filter_map(|server| map.key_at(server, prefix)).collect()
     }
 
+    /// This runtime's connection to a server. Whoever else wants it while it is being made waits for it.
     pub(super) async fn link(&self, address: &Address) -> Result<Link, StoreFault> {
-        if let Some(link) = lock(&self.links).get(address) {
-            return Ok(link.clone());
+        let place = self.place(address);
+        match place.get() {
+            Some(link) => Ok(link.clone()),
+            None => Box::pin(place.get_or_try_init(|| connect(address, self.greeting()))).await.cloned(),
         }
-        let link = Box::pin(connect(address, self.greeting())).await?;
-        lock(&self.links).insert(address.clone(), link.clone());
-        Ok(link)
+    }
+
+    /// Where this runtime's connection to a server is, once there is one.
+    fn place(&self, address: &Address) -> Arc<OnceCell<Link>> {
+        let here = Handle::current().id();
+        let mut homes = lock(&self.links);
+        let known = homes.iter().position(|(runtime, _)| *runtime == here);
+        if let Some(place) = known.and_then(|at| homes.get(at)).and_then(|(_, home)| home.get(address)) {
+            return place.clone();
+        }
+        let place = Arc::new(OnceCell::new());
+        let made = (address.clone(), place.clone());
+        match known.and_then(|at| homes.get_mut(at)) {
+            Some((_, home)) => home.extend([made]),
+            None => homes.push((here, Home::from([made]))),
+        }
+        place
     }
 
     const fn greeting(&self) -> &Greeting {
@@ -219,9 +243,16 @@ impl Servers {
         }
     }
 
+    /// A connection of this runtime, to whichever server.
+    fn some_link(&self) -> Option<(Address, Link)> {
+        let here = Handle::current().id();
+        let homes = lock(&self.links);
+        let (_, home) = homes.iter().find(|(runtime, _)| *runtime == here)?;
+        home.iter().find_map(|(address, place)| Some((address.clone(), place.get()?.clone())))
+    }
+
     async fn ask_for_slots(&self) {
-        let member = lock(&self.links).iter().next().map(|(address, link)| (address.clone(), link.clone()));
-        let Some((address, link)) = member else { return };
+        let Some((address, link)) = self.some_link() else { return };
         match slots(&address, &link).await {
             Ok(map) => *lock(&self.map) = map,
             Err(fault) => tracing::debug!(%fault, "the cluster does not say who has which slots"),

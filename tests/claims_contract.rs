@@ -7,6 +7,8 @@
 mod outage;
 #[path = "promises/world/ports.rs"]
 mod ports;
+#[path = "claims_contract/together.rs"]
+mod together;
 
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;

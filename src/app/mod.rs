@@ -384,6 +384,10 @@ impl Running {
             tracing::warn!("some connections were still open at the end of the grace and are cut");
         }
         let attempts = core.deliverer.settled(closed_by + CLOSING / 2).await;
+        if let Some(shared) = &core.stores.tended {
+            // What is not told by then holds here, and lapses elsewhere.
+            let _told = tokio::time::timeout_at(closed_by + CLOSING / 2, shared.all_told()).await;
+        }
         self.side_stop.send_replace(true);
         self.close_disk(attempts, closed_by + CLOSING).await;
         core.door.cut();

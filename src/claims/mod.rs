@@ -8,6 +8,7 @@ pub mod embedded;
 pub mod fallback;
 pub mod flight;
 mod meter;
+mod owed;
 pub mod redis;
 pub mod store;
 mod twins;

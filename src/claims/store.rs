@@ -182,6 +182,13 @@ pub trait ClaimStore: Send + Sync + std::fmt::Debug {
 pub trait Shared: ClaimStore {
     /// As [`ClaimStore::claim`], uncounted.
     async fn decide(&self, claim: &Claim) -> Result<Claimed, StoreFault>;
+    /// As [`ClaimStore::mark`], of many at once and uncounted. After a fault any of them may have been marked.
+    async fn mark_all(&self, marks: &[(Claim, Duration)]) -> Result<(), StoreFault> {
+        for (claim, ttl) in marks {
+            self.mark(claim, *ttl).await?;
+        }
+        Ok(())
+    }
     /// Whether it answers.
     async fn probe(&self) -> Result<(), StoreFault>;
     /// What it does when its memory is full; `None` if it does not say.

@@ -29,7 +29,7 @@ pub(super) struct Hand {
 }
 
 impl Crew {
-    /// Nobody: connections are served by the runtime that accepts them.
+    /// Nobody: connections are served by the runtime that accepts them, as a run in virtual time needs it.
     #[must_use]
     pub fn nobody() -> Self {
         Self(Arc::new(Inner { hands: Vec::new(), dismissed: watch::channel(false).0 }))

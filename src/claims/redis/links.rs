@@ -11,13 +11,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use redis::{ErrorKind, RedisError, ServerErrorKind, Value};
+use redis::{Cmd, ErrorKind, RedisError, ServerErrorKind, Value};
 use tokio::runtime::{Handle, Id};
 use tokio::sync::OnceCell;
 
 use super::connect::{Link, connect, fault};
 use super::find::{Found, ask_watchers, find, slots};
-use super::scripts::{By, Declared, Question};
+use super::scripts::{By, Declared, Question, Script};
 use super::settings::{Greeting, Resolved, Settings, resolve};
 use super::slots::{Address, SlotMap, slot_of};
 use crate::claims::store::StoreFault;
@@ -127,7 +127,7 @@ impl Links {
     }
 
     /// Asks whoever has the slot, wherever it has moved.
-    pub(super) async fn ask(&self, question: &Question<'_>) -> Result<Answered, StoreFault> {
+    pub(super) async fn ask(&self, script: &Script, question: &Question) -> Result<Answered, StoreFault> {
         let servers = self.servers().await?;
         let slot = slot_of(question.key());
         let mut address = servers.owner(slot)?;
@@ -137,7 +137,7 @@ impl Links {
                 Ok(link) => link,
                 Err(fault) => return Err(self.broken(&servers, fault)),
             };
-            let error = match put(question, &link, asking, declared).await {
+            let error = match put(script, question, &link, asking, declared).await {
                 Ok(value) => return Ok(Answered { value, link }),
                 Err(error) => error,
             };
@@ -161,6 +161,27 @@ impl Links {
         Err(StoreFault::Failed(format!("the slot {slot} of the redis cluster moved {HOPS} times within one question")))
     }
 
+    /// Asks many questions as one where one server has all keys. `None`: each is to be asked by itself.
+    pub(super) async fn ask_together<'q>(
+        &self,
+        script: &Script,
+        questions: impl ExactSizeIterator<Item = &'q Question> + Clone,
+    ) -> Result<Option<Answered>, StoreFault> {
+        let servers = self.servers().await?;
+        let Some(address) = servers.only() else { return Ok(None) };
+        let link = match servers.link(&address).await {
+            Ok(link) => link,
+            Err(fault) => return Err(self.broken(&servers, fault)),
+        };
+        match scripted(&link, |by| Question::together(questions.clone(), script, by)).await {
+            Ok(value) => Ok(Some(Answered { value, link })),
+            Err(error) => match turn(&error, &address) {
+                Turn::Broken => Err(self.broken(&servers, fault(&address, &error))),
+                Turn::Moved(_) | Turn::Ask(_) | Turn::Moving | Turn::None => Ok(None),
+            },
+        }
+    }
+
     /// Gives up the servers, unless somebody has found them anew already.
     fn broken(&self, servers: &Arc<Servers>, fault: StoreFault) -> StoreFault {
         let given_up = self.servers.compare_and_swap(servers, None);
@@ -178,6 +199,14 @@ impl Servers {
     fn learn(&self, slot: u16, to: Address) {
         self.outdated.store(true, Ordering::Release);
         lock(&self.map).learn(slot, to);
+    }
+
+    /// The one server that has all keys; none in a cluster, whose servers are asked about one slot at a time.
+    fn only(&self) -> Option<Address> {
+        match &self.settings.link.place {
+            Place::One(_) | Place::Watched { .. } => self.owner(0).ok(),
+            Place::Cluster(_) => None,
+        }
     }
 
     /// Every server that holds claims.
@@ -302,20 +331,31 @@ fn turn(error: &RedisError, asked: &Address) -> Turn {
 }
 
 /// Sends a question over one connection. A server that does not know a script is given it.
-async fn put(question: &Question<'_>, link: &Link, asking: Asking, declared: Declared) -> Result<Value, RedisError> {
-    let mut connection = link.connection.clone();
+async fn put(
+    script: &Script,
+    question: &Question,
+    link: &Link,
+    asking: Asking,
+    declared: Declared,
+) -> Result<Value, RedisError> {
     if asking == Asking::Yes {
+        let mut connection = link.connection.clone();
         let mut pair = redis::pipe();
-        pair.cmd("ASKING").add_command(question.command(By::Text, declared));
+        pair.cmd("ASKING").add_command(question.command(script, By::Text, declared));
         // Answers as they are: the first is ASKING's own.
         let answers = connection.send_packed_commands(&pair, 1, 1).await?;
         let nothing = || RedisError::from((ErrorKind::UnexpectedReturnType, "ASKING was not answered"));
         return answers.into_iter().next().ok_or_else(nothing)?.extract_error();
     }
-    match connection.send_packed_command(&question.command(By::Hash, declared)).await.and_then(Value::extract_error) {
+    scripted(link, |by| question.command(script, by, declared)).await
+}
+
+/// Sends what names a script. A server that does not know it is given it.
+async fn scripted(link: &Link, command: impl Fn(By) -> Cmd) -> Result<Value, RedisError> {
+    let mut connection = link.connection.clone();
+    match connection.send_packed_command(&command(By::Hash)).await.and_then(Value::extract_error) {
         Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
-            let in_full = question.command(By::Text, declared);
-            connection.send_packed_command(&in_full).await.and_then(Value::extract_error)
+            connection.send_packed_command(&command(By::Text)).await.and_then(Value::extract_error)
         }
         answer => answer,
     }

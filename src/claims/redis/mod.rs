@@ -10,6 +10,7 @@
 //! One server, one that Sentinel names, or a cluster: `links.rs`. What becomes of an outage is the business of
 //! `fallback`.
 
+mod asking;
 mod connect;
 mod find;
 mod inspect;
@@ -24,15 +25,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use data_encoding::HEXLOWER;
-use redis::{FromRedisValue, from_redis_value};
 
 pub use self::inspect::{Server, inspect};
 pub use self::settings::{RedisSettings, Settings};
 
+use self::asking::{Asking, millis};
 use self::connect::fault;
 use self::links::{Answered, Links, Servers};
-use self::scripts::{Question, Script, Scripts};
+use self::scripts::{Question, Word};
 use super::meter::{Meter, Op};
 use super::store::{
     Claim, ClaimStore, Claimed, Elsewhere, Peeked, PeekedState, Processed, REMEMBER, Shared, StoreFault,
@@ -49,8 +49,7 @@ const LOOK: Duration = Duration::from_millis(500);
 
 /// The shared store.
 pub struct Redis {
-    links: Links,
-    scripts: Scripts,
+    asking: Arc<Asking>,
     meter: Meter,
     /// New settings could not be put into operation, and that has been said.
     complained: AtomicBool,
@@ -62,8 +61,7 @@ impl Redis {
         let settings = settings.into();
         settings::resolve(&settings.link)?;
         Ok(Self {
-            links: Links::new(settings),
-            scripts: Scripts::new(),
+            asking: Arc::new(Asking::new(Links::new(settings))),
             meter: Meter::new(metrics, "redis"),
             complained: AtomicBool::new(false),
         })
@@ -73,9 +71,9 @@ impl Redis {
     /// Settings that cannot be are refused and change nothing. Reads files.
     pub fn configure(&self, mut settings: Settings) -> Result<(), StoreFault> {
         settings::resolve(&settings.link)?;
-        settings.key_prefix.clone_from(&self.links.settings().key_prefix);
+        settings.key_prefix.clone_from(&self.asking.links.settings().key_prefix);
         self.complained.store(false, Ordering::Relaxed);
-        self.links.configure(settings);
+        self.asking.links.configure(settings);
         Ok(())
     }
 
@@ -91,63 +89,29 @@ impl Redis {
         }
     }
 
-    /// Asks within the timeout.
-    async fn within<T>(&self, asked: impl Future<Output = Result<T, StoreFault>>) -> Result<T, StoreFault> {
-        let timeout = self.links.settings().timeout;
-        let answer = tokio::time::timeout(timeout, asked).await;
-        answer.unwrap_or_else(|_| Err(StoreFault::Failed(format!("redis did not answer within {timeout:?}"))))
-    }
-
-    async fn ask<T: FromRedisValue>(&self, question: &Question<'_>) -> Result<T, StoreFault> {
-        let asked = self.links.ask(question);
-        self.within(async { understood(asked.await?.value) }).await
-    }
-
-    /// A question about one event.
-    fn question<'a>(&self, script: &'a Script, route: &str, key: &EventKey) -> Question<'a> {
-        let prefix = &self.links.settings().key_prefix;
-        let slot = format!("{prefix}:{route}:{{{}}}", HEXLOWER.encode(&key.slot));
-        Question::new(script, slot, HEXLOWER.encode(&key.fingerprint))
-    }
-
     /// Whether every server would take a claim: it is asked for what claims need, in a script, about a key that is not
     /// there. Nothing changes.
     async fn would_take(&self, servers: &Servers) -> Result<(), StoreFault> {
-        let settings = self.links.settings();
+        let settings = self.asking.links.settings();
         for key in servers.keys_everywhere(&format!("{}:probe", settings.key_prefix)) {
             let copied = if settings.wait_replicas > 0 { "copied" } else { "" };
-            let question = Question::new(&self.scripts.probe, key, String::new()).with([copied.to_owned()]);
-            self.within(async {
-                let Answered { link, .. } = self.links.ask(&question).await?;
-                self.copied(link, settings.wait_replicas).await
-            })
-            .await?;
-        }
-        Ok(())
-    }
-
-    /// Waits until enough replicas have what was written over this connection.
-    async fn copied(&self, mut link: connect::Link, wanted: u32) -> Result<(), StoreFault> {
-        if wanted == 0 {
-            return Ok(());
-        }
-        let patience = millis(self.links.settings().timeout / 2);
-        let mut wait = redis::cmd("WAIT");
-        wait.arg(wanted).arg(patience);
-        let copies: Result<u32, _> = wait.query_async(&mut link.connection).await;
-        let copies = copies.map_err(|error| StoreFault::Failed(format!("redis: {error}")))?;
-        if copies < wanted {
-            return Err(StoreFault::Failed(format!("{copies} of {wanted} replicas of redis took a claim in time")));
+            let question = Question::new(key, "").with([Word::Text(copied)]);
+            self.asking
+                .within(async {
+                    let Answered { link, .. } = self.asking.links.ask(&self.asking.scripts.probe, &question).await?;
+                    self.asking.copied(link, settings.wait_replicas).await
+                })
+                .await?;
         }
         Ok(())
     }
 
     /// Puts new settings into operation. If that fails the connections of the settings before serve on.
     async fn renew(&self) {
-        if !self.links.are_of_old_settings() {
+        if !self.asking.links.are_of_old_settings() {
             return;
         }
-        let found = tokio::time::timeout(CONNECT, self.links.find_anew()).await;
+        let found = tokio::time::timeout(CONNECT, self.asking.links.find_anew()).await;
         let failed = match found {
             Ok(Ok(_)) => return,
             Ok(Err(fault)) => fault.to_string(),
@@ -162,14 +126,6 @@ impl Redis {
     }
 }
 
-fn understood<T: FromRedisValue>(value: redis::Value) -> Result<T, StoreFault> {
-    from_redis_value(value).map_err(|error| StoreFault::Failed(format!("redis: {error}")))
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX / 4).clamp(1, u64::MAX / 4)
-}
-
 impl std::fmt::Debug for Redis {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Redis(..)")
@@ -179,50 +135,35 @@ impl std::fmt::Debug for Redis {
 #[async_trait]
 impl Shared for Redis {
     async fn decide(&self, claim: &Claim) -> Result<Claimed, StoreFault> {
-        let question = self.question(&self.scripts.claim, &claim.route, &claim.key).with([
-            claim.owner.simple().to_string(),
-            millis(claim.lease).to_string(),
-            millis(REMEMBER).to_string(),
-        ]);
-        let wanted = self.links.settings().wait_replicas;
-        let asked = self.within(async {
-            let Answered { value, link } = self.links.ask(&question).await?;
-            let word: String = understood(value)?;
-            self.copied(link, wanted).await?;
-            Ok(word)
-        });
-        match asked.await?.as_str() {
-            "new" => Ok(Claimed::New),
-            "duplicate" => Ok(Claimed::Duplicate),
-            "conflict" => Ok(Claimed::Conflict),
-            "in_flight" => Ok(Claimed::InFlight),
-            "lapsed" => Ok(Claimed::Lapsed),
-            other => Err(StoreFault::Failed(format!("redis answered {other:?} to a claim"))),
-        }
+        self.asking.claim(claim).await
+    }
+
+    async fn mark_all(&self, marks: &[(Claim, Duration)]) -> Result<(), StoreFault> {
+        self.asking.mark_all(marks).await
     }
 
     /// Over the connections there are, else over new ones, with more patience than a request has.
     async fn probe(&self) -> Result<(), StoreFault> {
         self.renew().await;
-        if self.links.are_there() {
-            let servers = self.links.servers().await?;
+        if self.asking.links.are_there() {
+            let servers = self.asking.links.servers().await?;
             let held = tokio::time::timeout(LOOK, servers.still_hold()).await.unwrap_or(true);
             if held && self.would_take(&servers).await.is_ok() {
                 return Ok(());
             }
-            self.links.give_up();
+            self.asking.links.give_up();
         }
-        let found = tokio::time::timeout(CONNECT, self.links.servers()).await;
+        let found = tokio::time::timeout(CONNECT, self.asking.links.servers()).await;
         let servers = found.map_err(|_| StoreFault::Failed(format!("no connection to redis within {CONNECT:?}")))??;
         self.would_take(&servers).await
     }
 
     /// The first policy that is not `noeviction`, if a server has one.
     async fn eviction_policy(&self) -> Result<Option<String>, StoreFault> {
-        let servers = self.within(self.links.servers()).await?;
+        let servers = self.asking.within(self.asking.links.servers()).await?;
         let mut seen = None;
         for address in servers.all() {
-            let asked = self.within(async {
+            let asked = self.asking.within(async {
                 let mut link = servers.link(&address).await?;
                 let info = redis::cmd("INFO").arg("memory").query_async(&mut link.connection).await;
                 info.map_err(|error| fault(&address, &error))
@@ -254,9 +195,8 @@ impl ClaimStore for Redis {
 
     async fn vouch(&self, claim: &Claim, ttl: Duration) -> Result<Elsewhere, StoreFault> {
         let since = Instant::now();
-        let question = self.question(&self.scripts.mark, &claim.route, &claim.key);
-        let question = question.with([claim.owner.simple().to_string(), millis(ttl).to_string()]);
-        let answer: Result<u32, StoreFault> = self.ask(&question).await;
+        let answer: Result<u32, StoreFault> =
+            self.asking.ask(&self.asking.scripts.mark, &self.asking.marking(claim, ttl)).await;
         self.meter.took(Op::Mark, since);
         Ok(if answer? > 0 { Elsewhere::Perhaps } else { Elsewhere::No })
     }
@@ -267,16 +207,17 @@ impl ClaimStore for Redis {
             Processed::Not => "not",
             Processed::Perhaps => "perhaps",
         };
-        let question = self.question(&self.scripts.release, &claim.route, &claim.key);
-        let owner = claim.owner.simple().to_string();
-        let answer = self.ask(&question.with([owner, processed.to_owned(), millis(REMEMBER).to_string()])).await;
+        let words = [Word::Owner(claim.owner), Word::Text(processed), Word::Number(millis(REMEMBER))];
+        let question = self.asking.question(&claim.route, &claim.key).with(words);
+        let answer = self.asking.ask(&self.asking.scripts.release, &question).await;
         self.meter.took(Op::Release, since);
         answer
     }
 
     async fn peek(&self, route: &str, key: EventKey, now: Timestamp) -> Result<Option<Peeked>, StoreFault> {
         let since = Instant::now();
-        let (state, left): (String, i64) = self.ask(&self.question(&self.scripts.peek, route, &key)).await?;
+        let question = self.asking.question(route, &key);
+        let (state, left): (String, i64) = self.asking.ask(&self.asking.scripts.peek, &question).await?;
         self.meter.took(Op::Peek, since);
         let left = Duration::from_millis(u64::try_from(left).unwrap_or(0));
         let (state, left) = match state.as_str() {
@@ -292,7 +233,8 @@ impl ClaimStore for Redis {
 
     async fn forget(&self, route: &str, key: EventKey) -> Result<Found, StoreFault> {
         let since = Instant::now();
-        let forgotten: u32 = self.ask(&self.question(&self.scripts.forget, route, &key)).await?;
+        let question = self.asking.question(route, &key);
+        let forgotten: u32 = self.asking.ask(&self.asking.scripts.forget, &question).await?;
         self.meter.took(Op::Forget, since);
         Ok(if forgotten > 0 { Found::Yes } else { Found::No })
     }
@@ -303,6 +245,6 @@ impl ClaimStore for Redis {
 
     /// As far as is known: broken connections have been given up.
     fn is_up(&self) -> bool {
-        self.links.are_there()
+        self.asking.links.are_there()
     }
 }

@@ -2,11 +2,14 @@
 //!
 //! Both keys of an event are declared as long as that can be. While a slot of a cluster moves, only questions about
 //! one key are answered: then the second name is built from the first. Every script reads the first key first and the
-//! second only if it has to, so that an event whose first key has not moved yet is decided where it is.
+//! second only if it has to, so that an event whose first key has not moved yet is decided where it is. Of many events at
+//! once, which one server has, only the first keys are declared; each is decided as it would be alone, one after the other.
 
 use data_encoding::HEXLOWER;
 use redis::Cmd;
 use sha1::{Digest, Sha1};
+use smallvec::SmallVec;
+use uuid::Uuid;
 
 /// A script and the name under which a server that has seen it knows it.
 pub(super) struct Script {
@@ -15,17 +18,29 @@ pub(super) struct Script {
 }
 
 impl Script {
-    fn new(body: &str) -> Self {
-        let text = format!("{READ}{body}");
+    fn new(head: &str, body: &str) -> Self {
+        let text = format!("{head}{body}");
         let sha = HEXLOWER.encode(&Sha1::digest(text.as_bytes()));
         Self { text, sha }
+    }
+
+    fn command(&self, by: By) -> Cmd {
+        let (name, script) = match by {
+            By::Hash => ("EVALSHA", &self.sha),
+            By::Text => ("EVAL", &self.text),
+        };
+        let mut command = redis::cmd(name);
+        command.arg(script);
+        command
     }
 }
 
 /// All of them.
 pub(super) struct Scripts {
     pub(super) claim: Script,
+    pub(super) claim_all: Script,
     pub(super) mark: Script,
+    pub(super) mark_all: Script,
     pub(super) release: Script,
     pub(super) peek: Script,
     pub(super) forget: Script,
@@ -35,12 +50,14 @@ pub(super) struct Scripts {
 impl Scripts {
     pub(super) fn new() -> Self {
         Self {
-            claim: Script::new(CLAIM),
-            mark: Script::new(MARK),
-            release: Script::new(RELEASE),
-            peek: Script::new(PEEK),
-            forget: Script::new(FORGET),
-            probe: Script::new(PROBE),
+            claim: Script::new(CLAIMS_ONE, CLAIM),
+            claim_all: Script::new(CLAIMS_ONE, CLAIM_ALL),
+            mark: Script::new(MARKS_ONE, MARK),
+            mark_all: Script::new(MARKS_ONE, MARK_ALL),
+            release: Script::new(READ, RELEASE),
+            peek: Script::new(READ, PEEK),
+            forget: Script::new(READ, FORGET),
+            probe: Script::new(READ, PROBE),
         }
     }
 }
@@ -61,52 +78,89 @@ pub(super) enum Declared {
     First,
 }
 
-/// One question about one event, in every form in which it may have to be asked.
-pub(super) struct Question<'a> {
-    script: &'a Script,
-    /// The event's two keys.
-    keys: [String; 2],
-    arguments: Vec<String>,
+/// What a question says beside the fingerprint.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Word {
+    Owner(Uuid),
+    Number(u64),
+    Text(&'static str),
 }
 
-impl<'a> Question<'a> {
-    /// `script`, asked about the slot whose first key is `slot` and a body.
-    pub(super) fn new(script: &'a Script, slot: String, fingerprint: String) -> Self {
-        let own = format!("{slot}:{fingerprint}");
-        Self { script, keys: [slot, own], arguments: vec![fingerprint] }
+impl Word {
+    fn add(self, command: &mut Cmd) {
+        match self {
+            Self::Owner(owner) => command.arg(&*owner.as_simple().encode_lower(&mut Uuid::encode_buffer())),
+            Self::Number(number) => command.arg(number),
+            Self::Text(text) => command.arg(text),
+        };
+    }
+}
+
+/// One question about one event, in every form in which it may have to be asked.
+pub(super) struct Question {
+    /// The event's second key, which begins with the first and ends with the fingerprint.
+    own: String,
+    first: usize,
+    words: SmallVec<[Word; 3]>,
+}
+
+impl Question {
+    /// About the slot whose first key is `slot` and a body.
+    pub(super) fn new(slot: String, fingerprint: &str) -> Self {
+        let (first, mut own) = (slot.len(), slot);
+        own.extend([":", fingerprint]);
+        Self { own, first, words: SmallVec::new() }
     }
 
-    /// The same with further arguments.
-    pub(super) fn with<const N: usize>(mut self, more: [String; N]) -> Self {
-        self.arguments.extend(more);
+    /// The same with further words.
+    pub(super) fn with<const N: usize>(mut self, more: [Word; N]) -> Self {
+        self.words.extend(more);
         self
     }
 
     /// The key that says which slot it is about.
     pub(super) fn key(&self) -> &str {
-        let [first, _] = &self.keys;
-        first
+        self.own.get(..self.first).unwrap_or_default()
     }
 
-    pub(super) fn command(&self, by: By, declared: Declared) -> Cmd {
-        let [first, second] = &self.keys;
-        let (name, script) = match by {
-            By::Hash => ("EVALSHA", &self.script.sha),
-            By::Text => ("EVAL", &self.script.text),
-        };
-        let mut command = redis::cmd(name);
-        command.arg(script);
+    fn fingerprint(&self) -> &str {
+        self.own.get(self.first + 1..).unwrap_or_default()
+    }
+
+    pub(super) fn command(&self, script: &Script, by: By, declared: Declared) -> Cmd {
+        let mut command = script.command(by);
         match declared {
-            Declared::Both => command.arg(2).arg(first).arg(second),
-            Declared::First => command.arg(1).arg(first),
+            Declared::Both => command.arg(2).arg(self.key()).arg(&self.own),
+            Declared::First => command.arg(1).arg(self.key()),
         };
-        command.arg(&self.arguments);
+        self.say(&mut command);
+        command
+    }
+
+    /// Adds what it says about its event.
+    fn say(&self, command: &mut Cmd) {
+        command.arg(self.fingerprint());
+        self.words.iter().for_each(|word| word.add(command));
+    }
+
+    /// Many of them as one, for a script that takes many and a server that has all their keys.
+    pub(super) fn together<'q>(
+        questions: impl ExactSizeIterator<Item = &'q Self> + Clone,
+        script: &Script,
+        by: By,
+    ) -> Cmd {
+        let mut command = script.command(by);
+        command.arg(questions.len());
+        for question in questions.clone() {
+            command.arg(question.key());
+        }
+        questions.for_each(|question| question.say(&mut command));
         command
     }
 }
 
-/// What all scripts begin with: the two keys, and reading a key as state, owner and fingerprint. `ARGV[1]` is the
-/// fingerprint in every script.
+/// What most scripts begin with: the two keys, and reading a key as state, owner and fingerprint. `ARGV[1]` is the
+/// fingerprint in every one of these.
 const READ: &str = "
 local slot, own = KEYS[1], KEYS[1] .. ':' .. ARGV[1]
 local function read(key)
@@ -116,51 +170,108 @@ local function read(key)
 end
 ";
 
-/// ARGV: fingerprint, owner, lease, how long to remember. A claim that is the owner's already is taken again: it is the
-/// repeat of a call whose answer was not heard.
-const CLAIM: &str = "
-local function take(key, state)
-  redis.call('SET', key, state .. '|' .. ARGV[2] .. '|' .. ARGV[1], 'PX', ARGV[3] + ARGV[4])
-end
-local function ask(key, state, owner)
-  if state == 'm' then return 'duplicate' end
-  if owner == ARGV[2] and state ~= 'p' then
-    take(key, state)
-    return state == 'f' and 'lapsed' or 'new'
+/// What claiming scripts begin with. A claim that is the owner's already is taken again: it is the repeat of a call whose
+/// answer was not heard. Answers with a letter: `n` new, `d` duplicate, `o` of another body than the first (a conflict), `i` in
+/// flight, `l` lapsed.
+const CLAIMS_ONE: &str = "
+local call = redis.call
+local function claim(slot, print, owner, lease, remember)
+  local own = slot .. ':' .. print
+  local about = '|' .. owner .. '|' .. print
+  local held = call('GET', slot)
+  local other = (not held or string.sub(held, -#print) ~= print) and call('GET', own)
+  if not held and not other then
+    call('SET', slot, 'c' .. about, 'PX', lease + remember)
+    return 'n'
   end
-  if state == 'p' or redis.call('PTTL', key) <= tonumber(ARGV[4]) then
-    take(key, 'f')
-    return 'lapsed'
+  local function take(key, state)
+    call('SET', key, state .. about, 'PX', lease + remember)
   end
-  return 'in_flight'
+  local function ask(key, state, holder)
+    if state == 'm' then return 'd' end
+    if holder == owner and state ~= 'p' then
+      take(key, state)
+      return state == 'f' and 'l' or 'n'
+    end
+    if state == 'p' or call('PTTL', key) <= tonumber(remember) then
+      take(key, 'f')
+      return 'l'
+    end
+    return 'i'
+  end
+  local function read(held)
+    if held then return string.match(held, '^(%a)|([^|]*)|([^|]*)$') end
+  end
+  local state, holder, seen = read(held)
+  if state and seen == print then return ask(slot, state, holder) end
+  local known, keeper = read(other)
+  if known then return ask(own, known, keeper) end
+  if not state then
+    take(slot, 'c')
+    return 'n'
+  end
+  take(own, 'c')
+  return 'o'
 end
-local state, owner, fingerprint = read(slot)
-if state and fingerprint == ARGV[1] then return ask(slot, state, owner) end
-local known, holder = read(own)
-if known then return ask(own, known, holder) end
-if not state then
-  take(slot, 'c')
-  return 'new'
-end
-take(own, 'c')
-return 'conflict'
 ";
 
-/// ARGV: fingerprint, owner, ttl. That an event was processed is true whoever holds its claim; a claim on another body
+/// ARGV: fingerprint, owner, lease, how long to remember.
+const CLAIM: &str = "
+return claim(KEYS[1], ARGV[1], ARGV[2], ARGV[3], ARGV[4])
+";
+
+/// KEYS: the first key of each event. ARGV: fingerprint, owner, lease and how long to remember of each. Answers with all letters.
+const CLAIM_ALL: &str = "
+local said = {}
+for at, slot in ipairs(KEYS) do
+  local last = at * 4
+  said[at] = claim(slot, ARGV[last - 3], ARGV[last - 2], ARGV[last - 1], ARGV[last])
+end
+return table.concat(said)
+";
+
+/// What marking scripts begin with. That an event was processed is true whoever holds its claim; a claim on another body
 /// is not touched. Who was first stays named: answers whether that is another owner.
+const MARKS_ONE: &str = "
+local call = redis.call
+local function mark(slot, print, owner, ttl)
+  local about = '|' .. owner .. '|' .. print
+  local held = call('GET', slot)
+  if held == 'c' .. about then
+    call('SET', slot, 'm' .. about, 'PX', ttl)
+    return 0
+  end
+  local function part(held)
+    if held then return string.match(held, '^(%a)|([^|]*)|([^|]*)$') end
+  end
+  local key = slot
+  local state, holder, seen = part(held)
+  if not state or seen ~= print then
+    local own = slot .. ':' .. print
+    local known, keeper = part(call('GET', own))
+    if state or known then key = own end
+    state, holder = known, keeper
+  end
+  local elsewhere = state and holder ~= owner
+  if state ~= 'm' or call('PTTL', key) < tonumber(ttl) then
+    call('SET', key, 'm|' .. (elsewhere and holder or owner) .. '|' .. print, 'PX', ttl)
+  end
+  return elsewhere and 1 or 0
+end
+";
+
+/// ARGV: fingerprint, owner, ttl.
 const MARK: &str = "
-local key = slot
-local state, owner, fingerprint = read(slot)
-if not state or fingerprint ~= ARGV[1] then
-  local known, holder = read(own)
-  if state or known then key = own end
-  state, owner = known, holder
+return mark(KEYS[1], ARGV[1], ARGV[2], ARGV[3])
+";
+
+/// KEYS: the first key of each event. ARGV: fingerprint, owner and ttl of each.
+const MARK_ALL: &str = "
+for at, slot in ipairs(KEYS) do
+  local last = at * 3
+  mark(slot, ARGV[last - 2], ARGV[last - 1], ARGV[last])
 end
-local elsewhere = state and owner ~= ARGV[2]
-if state ~= 'm' or redis.call('PTTL', key) < tonumber(ARGV[3]) then
-  redis.call('SET', key, 'm|' .. (elsewhere and owner or ARGV[2]) .. '|' .. ARGV[1], 'PX', ARGV[3])
-end
-return elsewhere and 1 or 0
+return 0
 ";
 
 /// ARGV: fingerprint, owner, whether it may have been processed, how long to remember. Only the owner's own claim.

@@ -110,6 +110,27 @@ fn a_copy_waits_at_the_other_gateway_until_the_first_is_settled() {
 }
 
 #[test]
+fn a_stop_waits_until_redis_has_heard_of_every_mark() {
+    let mut pair = pair(&[]);
+    pair.wait_until_up();
+    let gate = Gate::closed();
+    pair.app.always(accept().behind(&gate));
+    std::thread::scope(|scope| {
+        let first = scope.spawn(|| pair.send(0, task(1)));
+        pair.app.wait_for(1);
+        // The claim is there. What is asked now is answered half a second later.
+        assert_eq!(pair.redis.ask(&["CLIENT", "PAUSE", "500"]).unwrap(), ["+OK"]);
+        gate.open();
+        assert_eq!(first.join().unwrap().text(), "{\"app\":200}");
+    });
+    pair.gateways[0].stop();
+    let keys = pair.redis.keys();
+    let values: Vec<_> = keys.iter().map(|key| pair.redis.ask(&["GET", key]).unwrap()[1].clone()).collect();
+    assert!(values.len() == 1 && values[0].starts_with("m|"), "{values:?}");
+    assert_eq!(pair.send(1, task(1)).json("duplicate"), true);
+}
+
+#[test]
 fn a_copy_at_the_other_gateway_is_told_to_come_back_if_the_first_takes_too_long() {
     let pair = pair(&[
         "ack.mode = 'sync'",

@@ -415,7 +415,7 @@ impl Job for WriteMarks {
                     self.marks.lock_unmerged().retain(|_, known| known.expires_at > self.now);
                 }
                 let written = self.marks.lock().written();
-                // Not while others wait for the lock.
+                // Its memory goes with the last of it, here or with what was taken, and never under the lock.
                 drop(written);
             }
             Err(fault) => {

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
+use tokio::time::Instant;
 
 use super::engine::{Engine, Moment, Worker};
 use super::fault::Trouble;
@@ -33,6 +34,8 @@ const CUT_BYTES: u64 = 4 << 20;
 const REST_PAGES: i32 = 512;
 /// Slots the smallest filter of marks has room for; 1.3 MB.
 const SMALLEST_FILTER: u64 = 1 << 20;
+/// Shortest time between two attempts to fill the filter anew: each reads all the marks on disk.
+const FILL_EVERY: Duration = Duration::from_secs(1);
 /// Tasks that may wait; a checkpoint that is already asked for need not be asked for again.
 const TASKS: usize = 4;
 
@@ -50,6 +53,7 @@ enum Task {
 pub(super) struct Nudge {
     watch: LogWatch,
     marks: Arc<Marks>,
+    asked_to_fill: Option<Instant>,
     worker: Option<Worker>,
 }
 
@@ -117,17 +121,24 @@ impl Nudge {
             rescue,
         };
         let worker = engine.start("disk-keeper", keeper.run(tasks))?;
-        Ok(Self { watch, marks, worker: Some(worker) })
+        Ok(Self { watch, marks, asked_to_fill: None, worker: Some(worker) })
     }
 
     pub(super) fn watch(&self) -> LogWatch {
         self.watch.clone()
     }
 
-    /// Nothing else is to do: has the log brought in, and the filter filled anew if it has become too full to be of use.
-    pub(super) fn look(&self) {
+    /// Nothing else is to do: has the log brought in.
+    pub(super) fn rest(&self) {
         self.watch.ask(Task::Rest);
-        if self.marks.filter_is_full() {
+    }
+
+    /// Has the filter filled anew if there is none, or one too full to be of use. That waits for no rest: where events never stop coming
+    /// there is none, and each of them would be looked for on disk.
+    pub(super) fn see_to_filter(&mut self) {
+        let is_soon = self.asked_to_fill.is_some_and(|asked| asked.elapsed() < FILL_EVERY);
+        if !is_soon && !self.marks.have_a_useful_filter() {
+            self.asked_to_fill = Some(Instant::now());
             self.watch.ask(Task::FillFilter);
         }
     }
@@ -159,6 +170,8 @@ impl Keeper {
             let done = match task {
                 Task::Checkpoint => self.checkpoint(),
                 Task::Rest => self.rest(),
+                // It was asked for again while it was being filled.
+                Task::FillFilter if self.marks.have_a_useful_filter() => Ok(()),
                 Task::FillFilter => {
                     let smallest = self.engine.smallest_filter(SMALLEST_FILTER);
                     self.rescue.door.reader().and_then(|(conn, _)| self.marks.fill_filter(&conn, smallest))
@@ -218,7 +231,10 @@ mod tests {
     use async_trait::async_trait;
 
     use super::*;
+    use crate::disk::marks::{Mark, MarkKind};
+    use crate::disk::writer::IDLE;
     use crate::disk::{Disk, DiskSettings, Surroundings};
+    use crate::domain::key::EventKey;
     use crate::domain::time::Timestamp;
 
     const START: Timestamp = Timestamp::from_seconds(1_760_000_000);
@@ -286,6 +302,27 @@ mod tests {
             assert!(now > before, "{now} after {before}: it costs two syncs, and there is little to win");
             before = now;
             tokio::time::sleep(Duration::from_secs(3)).await;
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_filter_grows_with_what_it_is_to_know_where_events_never_stop_coming() {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = disk(folder.path());
+        let key = |number: u128| {
+            let slot = number.wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835).to_be_bytes();
+            EventKey { slot, fingerprint: [1; 16] }
+        };
+        let expires_at = START.plus(Duration::from_secs(86_400));
+        for number in 0..200 {
+            disk.put_mark(Mark { key: key(number), kind: MarkKind::Processed, expires_at }, START);
+            tokio::time::sleep(IDLE / 2).await;
+        }
+        let asked = (1_000..2_000).filter(|number| disk.recall_at_once(key(*number), START).is_none()).count();
+        assert!(asked < 100, "the disk has to be asked for {asked} of 1,000 events that are new");
+        for number in 0..200 {
+            let recall = disk.recall(key(number), START).await.unwrap();
+            assert_eq!(recall.same, Some((MarkKind::Processed, expires_at)), "{number}");
         }
     }
 }

@@ -243,8 +243,9 @@ impl Marks {
         !self.lock().is_empty()
     }
 
-    pub(super) fn filter_is_full(&self) -> bool {
-        self.filters.load().current.as_ref().is_some_and(|filter| filter.is_full())
+    /// Whether there is a filter, and not one that says "perhaps" of every event.
+    pub(super) fn have_a_useful_filter(&self) -> bool {
+        self.filters.load().current.as_ref().is_some_and(|filter| !filter.is_full())
     }
 
     /// What a commit has made true. Called by the writer thread, after it.

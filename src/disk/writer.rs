@@ -318,6 +318,7 @@ impl Writer {
 
     /// One step of keeping the marks on disk in order, if there is one. Marks that wait to be written do not wait longer.
     async fn tend_marks(&mut self) {
+        self.nudge.see_to_filter();
         if !self.health.has_failed() && self.marks.want_tending() {
             let last_lazy = self.last_lazy;
             let job = Tend::new(self.marks.clone(), self.marks.now());
@@ -358,7 +359,7 @@ impl Writer {
             }
         }
         if self.pause == IDLE {
-            self.nudge.look();
+            self.nudge.rest();
         }
     }
 

@@ -118,7 +118,7 @@ async fn row(folder: &Path, rate: u32, beside: Beside, length: Duration) {
             spool.append(entry, None).await.unwrap();
             let took = moment.elapsed();
             if beside == Beside::Drain {
-                spool.begin_attempt(event.id).await.unwrap();
+                spool.begin_attempts(vec![event.id]).await.unwrap();
                 let mark = Mark::new(&event, START.plus(Duration::from_secs(60)));
                 spool.settle(event.id, Settlement::Accepted { mark }).await.unwrap();
             }

@@ -308,18 +308,18 @@ async fn an_attempt_begins_only_of_what_is_due() {
         };
         spool.append(entry, None).await.unwrap();
     }
-    assert_eq!(spool.begin_attempt(ids[1]).await.unwrap(), Found::No, "it stands behind the first");
-    assert_eq!(spool.begin_attempt(ids[0]).await.unwrap(), Found::Yes);
-    assert_eq!(spool.begin_attempt(ids[0]).await.unwrap(), Found::No, "one runs");
+    assert_eq!(spool.begin_attempts(vec![ids[1]]).await.unwrap(), [Found::No], "it stands behind the first");
+    assert_eq!(spool.begin_attempts(vec![ids[0]]).await.unwrap(), [Found::Yes]);
+    assert_eq!(spool.begin_attempts(vec![ids[0]]).await.unwrap(), [Found::No], "one runs");
     let reason = DeadReason::AppRejected;
     let dead = Settlement::Dead { reason, possible_duplicate: Possible::No, error: String::new() };
     spool.settle(ids[0], dead).await.unwrap();
     assert_eq!(
-        spool.begin_attempt(ids[0]).await.unwrap(),
-        Found::No,
+        spool.begin_attempts(vec![ids[0]]).await.unwrap(),
+        [Found::No],
         "a dead letter is not sent, however late one looks"
     );
-    assert_eq!(spool.begin_attempt(ids[1]).await.unwrap(), Found::Yes);
+    assert_eq!(spool.begin_attempts(vec![ids[1]]).await.unwrap(), [Found::Yes]);
     assert_eq!(spool.load(ids[1]).await.unwrap().unwrap().attempts, 1);
     let probed = Settlement::Probed { not_before: now, possible_duplicate: Possible::Duplicate, error: "e".into() };
     spool.settle(ids[1], probed).await.unwrap();

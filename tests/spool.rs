@@ -143,7 +143,7 @@ async fn an_appended_event_comes_back_byte_for_byte_and_leaves_when_accepted() {
     assert_same(&stored.event, &event);
     assert_eq!((stored.attempts, stored.possible_duplicate, stored.replay), (0, Possible::No, Replay::No));
 
-    world.spool.begin_attempt(event.id).await.unwrap();
+    world.spool.begin_attempts(vec![event.id]).await.unwrap();
     assert!(world.due(START).await.is_empty(), "an attempt is running");
     assert_eq!(world.spool.load(event.id).await.unwrap().unwrap().attempts, 1);
     world.spool.settle(event.id, accepted(&event)).await.unwrap();
@@ -162,7 +162,7 @@ async fn a_failed_attempt_waits_for_its_moment_and_stays_suspect() {
     world.spool.append(pending(event.clone()), None).await.unwrap();
     let later = START.plus(Duration::from_secs(8));
     for possible_duplicate in [Possible::Duplicate, Possible::No] {
-        world.spool.begin_attempt(event.id).await.unwrap();
+        world.spool.begin_attempts(vec![event.id]).await.unwrap();
         let retry = Settlement::Retry { not_before: later, possible_duplicate, error: "no status line".into() };
         world.spool.settle(event.id, retry).await.unwrap();
     }
@@ -173,7 +173,7 @@ async fn a_failed_attempt_waits_for_its_moment_and_stays_suspect() {
     assert_eq!((stored.attempts, stored.possible_duplicate), (2, Possible::Duplicate));
     assert_eq!(stored.last_error, "no status line");
 
-    world.spool.begin_attempt(event.id).await.unwrap();
+    world.spool.begin_attempts(vec![event.id]).await.unwrap();
     world.spool.settle(event.id, Settlement::Postpone { not_before: START }).await.unwrap();
     assert_eq!(world.spool.load(event.id).await.unwrap().unwrap().attempts, 2, "an attempt that was none");
 }
@@ -207,7 +207,7 @@ async fn of_one_order_value_only_the_oldest_is_due_until_it_is_gone_or_dead() {
     assert!(!world.spool.has_earlier("veedeo", "c").await.unwrap());
     assert!(!world.spool.has_earlier("other", "a").await.unwrap());
 
-    world.spool.begin_attempt(id(1)).await.unwrap();
+    world.spool.begin_attempts(vec![id(1)]).await.unwrap();
     assert_eq!(world.due(START).await, [id(9)], "the second waits for the first's attempt");
     let later = START.plus(DAY);
     let retry = Settlement::Retry { not_before: later, possible_duplicate: Possible::No, error: String::new() };
@@ -234,7 +234,7 @@ async fn dead_letters_are_listed_revived_and_dropped() {
         world.spool.append(pending(event(number)), None).await.unwrap();
     }
     for number in 1..=3 {
-        world.spool.begin_attempt(event(number).id).await.unwrap();
+        world.spool.begin_attempts(vec![event(number).id]).await.unwrap();
         world.spool.settle(event(number).id, dead()).await.unwrap();
     }
     let reason = DeadReason::AppRejected;
@@ -282,7 +282,7 @@ async fn after_a_crash_the_attempt_that_ran_is_due_and_suspect_and_the_rest_is_n
     first.spool.append(pending(event(1)), None).await.unwrap();
     first.spool.append(pending(event(2)), None).await.unwrap();
     first.spool.append(entry(event(3), Entry::InFlight), None).await.unwrap();
-    first.spool.begin_attempt(event(1).id).await.unwrap();
+    first.spool.begin_attempts(vec![event(1).id]).await.unwrap();
     let before = first.spool.totals();
     first.crash(dir.path()).await;
 

@@ -356,7 +356,7 @@ async fn an_attempt_that_ends_after_the_damage_is_not_repeated() {
     first.close().await;
     let world = world(dir.path());
     for number in 1..=20 {
-        world.spool.begin_attempt(event(number).id).await.unwrap();
+        world.spool.begin_attempts(vec![event(number).id]).await.unwrap();
     }
     spoil(&database(dir.path()), [root_of(&database(dir.path()), "events_due")]);
     drop(world.spool.due("veedeo", START.plus(DAY), 5000).await);

@@ -163,7 +163,7 @@ impl World {
                 // As a deliverer does: only what is due.
                 let due = self.model.due(self.now);
                 if let Some(id) = due.get(pick % due.len().max(1)) {
-                    self.spool.begin_attempt(*id).await.unwrap();
+                    self.spool.begin_attempts(vec![*id]).await.unwrap();
                     let one = self.model.known.iter_mut().find(|one| one.event.id == *id).unwrap();
                     (one.state, one.attempts) = (State::InFlight, one.attempts + 1);
                 }

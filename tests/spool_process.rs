@@ -95,7 +95,7 @@ async fn child_that_writes_until_it_is_killed() {
     for number in 1..=3 {
         spool.append(pending(number), None).await.unwrap();
     }
-    spool.begin_attempt(event(2).id).await.unwrap();
+    spool.begin_attempts(vec![event(2).id]).await.unwrap();
     disk.put_mark(Mark::new(&event(9), START.plus(Duration::from_secs(60))), START);
     // Lazy jobs are done in their order: the mark is written when this is.
     disk.prompt(|_| Ok(())).await.unwrap();

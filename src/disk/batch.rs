@@ -2,7 +2,7 @@
 //!
 //! Transactions of lazy jobs alone are at least [`LAZY_PAUSE`] apart, so that the marks of a busy fast path share commits;
 //! nobody waits for those. A patient job waits [`PATIENCE`] for one that is not, so that whoever waits for the next event
-//! does not wait for the end of the last one as well.
+//! does not wait for the end of the last one as well; not where [`ENOUGH`] are together, as when a backlog is drained.
 
 use std::time::Duration;
 
@@ -16,6 +16,8 @@ const BATCH_JOBS: usize = 1024;
 const BATCH_BYTES: usize = 16 * 1024 * 1024;
 /// Shortest time between two transactions of lazy jobs alone.
 const LAZY_PAUSE: Duration = Duration::from_millis(20);
+/// Jobs that are enough for a transaction: patient ones wait for no further.
+const ENOUGH: usize = 16;
 /// Longest wait of a patient job: longer than it takes a sender that was answered to send the next event.
 const PATIENCE: Duration = Duration::from_millis(2);
 
@@ -76,6 +78,7 @@ impl Batch {
         };
         match self.haste {
             Urgency::Lazy => left(last_lazy, LAZY_PAUSE),
+            Urgency::Patient if self.orders.len() >= ENOUGH => Duration::ZERO,
             Urgency::Patient => left(self.patient_since, PATIENCE),
             Urgency::Prompt | Urgency::Durable => Duration::ZERO,
         }

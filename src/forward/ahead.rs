@@ -1,5 +1,5 @@
 //! An event of the backlog that is read, and whose attempt is written down, before a slot is free for it: so a slot waits
-//! for the application alone, not for the disk. How many there are is bounded by `Lane::place_ahead`, what they take of the
+//! for the application alone, not for the disk. How many there are is bounded by `Lane::places_ahead`, what they take of the
 //! memory by the backlog's share of `buffered_bytes`. It decides nothing about outcomes.
 
 use std::sync::Arc;
@@ -8,9 +8,9 @@ use std::time::Duration;
 use super::limits::{Held as NoSlot, Lane, Place, Slot};
 use super::{Deliverer, Towards};
 use crate::buffers::{Reserved, Use};
-use crate::domain::event::{Event, EventId};
+use crate::domain::event::Event;
 use crate::domain::time::Timestamp;
-use crate::spool::{Settlement, Stored};
+use crate::spool::Settlement;
 
 /// How long an event that is in memory waits for a slot; then it is due like any other.
 pub(super) const SLOT_PATIENCE: Duration = Duration::from_secs(10);
@@ -32,40 +32,16 @@ pub(super) struct Ahead {
     room: Option<Reserved>,
 }
 
+impl Ahead {
+    pub(super) const fn at(place: Place) -> Self {
+        Self { _place: place, room: None }
+    }
+}
+
 impl Deliverer {
-    /// What the next event of the backlog needs before it is read.
-    pub(super) async fn pick(&self, lane: &Lane, id: EventId) -> Result<Picked, NoSlot> {
-        if lane.reads_ahead() {
-            return Ok(Picked::Ahead(Ahead { _place: lane.place_ahead(id).await?, room: None }));
-        }
-        Ok(Picked::WithSlot(lane.slot_from_disk(id).await?))
-    }
-
-    /// Reads an event. One that finds no room in memory waits for its slot first and is read anew.
-    pub(super) async fn read_picked(&self, lane: &Lane, id: EventId, mut picked: Picked) -> Option<(Stored, Picked)> {
-        loop {
-            let stored = match self.0.spool.load(id).await {
-                Ok(stored) => stored?,
-                Err(fault) => {
-                    self.rest_after(picked, &fault).await;
-                    return None;
-                }
-            };
-            match &mut picked {
-                Picked::WithSlot(_) => return Some((stored, picked)),
-                Picked::Ahead(ahead) => {
-                    if self.finds_room(ahead, &stored.event) {
-                        return Some((stored, picked));
-                    }
-                }
-            }
-            drop((stored, picked));
-            picked = Picked::WithSlot(lane.slot_from_disk(id).await.ok()?);
-        }
-    }
-
-    fn finds_room(&self, ahead: &mut Ahead, event: &Event) -> bool {
-        let Towards::Applications(buffers) = &self.0.towards else { return true };
+    /// Whether an event that was read may stay in memory with what it was picked with.
+    pub(super) fn has_room(&self, with: &mut Picked, event: &Event) -> bool {
+        let (Picked::Ahead(ahead), Towards::Applications(buffers)) = (with, &self.0.towards) else { return true };
         let headers: usize = event.headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
         let mut room = buffers.reserve(Use::Backlog);
         let fits = room.fits(OVERHEAD_BYTES + headers + event.body.len());
@@ -79,10 +55,10 @@ impl Deliverer {
         &self,
         lane: &Arc<Lane>,
         event: &Event,
-        picked: Picked,
+        with: Picked,
         not_before: Timestamp,
     ) -> Option<(Slot, Option<Ahead>)> {
-        let ahead = match picked {
+        let ahead = match with {
             Picked::WithSlot(slot) => return Some((slot, None)),
             Picked::Ahead(ahead) => ahead,
         };

@@ -29,6 +29,12 @@ const STEPS_A_SECOND: u32 = 100;
 /// Events in memory for each slot that are on disk as in flight: one is sent, another is written down or read meanwhile.
 const PLACES_A_SLOT: usize = 2;
 
+/// How many times as many there are as are read together, at least.
+const PLACES_A_READ: usize = 8;
+
+/// Most events that are read together: with more, who drains a backlog as fast as it goes has gained nothing more.
+const MOST_A_READ: usize = 8;
+
 /// A breaker with the moment its durations count from. Shared by the routes of one address; the mutex is held for a
 /// few instructions, never across an await.
 #[derive(Debug)]
@@ -198,7 +204,7 @@ impl Lane {
             breaker,
             slots: same_slots
                 .map_or_else(|| Arc::new(Semaphore::new(route.app.max_in_flight)), |lane| lane.slots.clone()),
-            places: Arc::new(Semaphore::new(PLACES_A_SLOT.saturating_mul(route.app.max_in_flight))),
+            places: Arc::new(Semaphore::new(places(&route))),
             newcomers: tokio::sync::Mutex::new(()),
             backlog: tokio::sync::Mutex::new(()),
             rate: same_rate.map_or_else(|| rate.map(|rate| Arc::new(Pace::new(rate))), |lane| lane.rate.clone()),
@@ -224,13 +230,24 @@ impl Lane {
         self.rate.is_none() && self.is_up()
     }
 
-    /// A place among those that are read before there is a slot for them, or have one: as many again as there are slots.
-    /// Waits for it as long as it takes. The caller sets the deadline.
-    pub async fn place_ahead(&self, event: EventId) -> Result<Place, Held> {
-        self.not_held(event)?;
-        let permit = self.places.clone().acquire_owned().await.map_err(|_| Held::Busy)?;
-        self.not_held(event)?;
-        Ok(Place(permit))
+    /// Events on disk that are read together: few beside the places there are, so that those in memory never run out while the
+    /// next ones wait for each other.
+    #[must_use]
+    pub fn read_together(&self) -> usize {
+        if !self.reads_ahead() {
+            return 1;
+        }
+        (places(&self.route) / PLACES_A_READ).clamp(1, MOST_A_READ)
+    }
+
+    /// Places, as many as asked for, among those that are read before there is a slot for them, or have one: as many again as
+    /// there are slots. Waits for them as long as it takes. The caller sets the deadline.
+    pub async fn places_ahead(&self, first: EventId, count: usize) -> Result<Vec<Place>, Held> {
+        self.not_held(first)?;
+        let count = u32::try_from(count).unwrap_or(u32::MAX);
+        let mut permits = self.places.clone().acquire_many_owned(count).await.map_err(|_| Held::Busy)?;
+        self.not_held(first)?;
+        Ok(std::iter::from_fn(|| permits.split(1)).map(Place).collect())
     }
 
     /// A slot for an event whose sender waits, or the moment before which there is none: the breaker is open, or the
@@ -362,6 +379,11 @@ impl Lane {
     pub fn is_up(&self) -> bool {
         self.breaker.is_closed()
     }
+}
+
+/// How many places a route has.
+fn places(route: &Route) -> usize {
+    PLACES_A_SLOT.saturating_mul(route.app.max_in_flight)
 }
 
 /// What an outcome changed.

@@ -9,6 +9,7 @@
 
 mod ahead;
 pub mod attempt;
+mod backlog;
 mod detached;
 pub mod first;
 mod kept;
@@ -158,7 +159,7 @@ impl Deliverer {
         // In the order of the configuration: a map's own order is another one in every process.
         for lane in routes.iter().filter_map(|route| lanes.get(&route.name)) {
             let task = self.track();
-            tokio::spawn(spooled::drain_lane(self.clone(), lane.clone(), task));
+            tokio::spawn(backlog::drain_lane(self.clone(), lane.clone(), task));
         }
         self.tell_of_orphans(&lanes);
         self.0.wake.notify_waiters();

@@ -1,8 +1,7 @@
-//! Deliveries from the disk: a loop per route that takes what is due, and the settlement of every event on disk,
-//! whether its attempt began while the sender waited or here.
+//! The settlement of every event on disk, whether its attempt began while the sender waited or in the background
+//! (`backlog.rs`), and who holds an event meanwhile.
 //!
-//! An event is picked by one task at a time (`hold`), its attempt is written down before it begins, and its outcome
-//! is written down until the disk takes it. What a crash interrupts is due again at the next start, flagged.
+//! An outcome is written down until the disk takes it.
 
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -10,156 +9,23 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use super::ahead::Picked;
-use super::attempt::Sending;
-use super::limits::{BreakerState, Held as NoSlot, Lane};
-use super::{Deliverer, Task};
+use super::Deliverer;
+use super::backlog::LOOK_AGAIN;
+use super::limits::{BreakerState, Lane};
 use crate::claims::store::Elsewhere;
 use crate::domain::event::{Event, EventId};
 use crate::domain::key::EventKey;
 use crate::domain::outcome::{Outcome, Timeout};
 use crate::domain::route::Route;
-use crate::spool::{DeadReason, Entry, Found, Mark, Possible, Replay, Settlement, SpoolFault, Stored};
-
-/// Events asked for at once: enough for the default `max_in_flight`, little enough to hold in memory as names.
-const BATCH: usize = 64;
-
-/// Events asked for when some are known to have failed: among so many are others, and those come first.
-const WIDE_BATCH: usize = 1024;
-
-/// How often a lane looks again when nothing says when something is due: a safety net, not the way it is woken.
-const LOOK_AGAIN: Duration = Duration::from_secs(30);
-
-/// How long a slot waits for the disk before it is given back.
-const DISK_PATIENCE: Duration = Duration::from_millis(500);
+use crate::spool::{DeadReason, Entry, Mark, Possible, Replay, Settlement, SpoolFault};
 
 /// The wait after the disk refused something in the background.
-const DISK_REST: Duration = Duration::from_secs(1);
-
-/// The wait of an event of which a copy is being sent.
-const COPY_REST: Duration = Duration::from_secs(5);
+pub(super) const DISK_REST: Duration = Duration::from_secs(1);
 
 /// How long the body of an answer may take that nobody waits for.
 pub(super) const ANSWER_BODY: Duration = Duration::from_secs(10);
 
-/// Delivers what is due on `lane` until the lane is replaced or the shutdown begins.
-pub(super) async fn drain_lane(deliverer: Deliverer, lane: Arc<Lane>, task: Task) {
-    let mut drain = deliverer.0.drain.subscribe();
-    loop {
-        let woken = deliverer.0.wake.notified();
-        let salvaged = deliverer.0.spool.salvaged();
-        if !deliverer.goes_on(&lane) {
-            return drop(task);
-        }
-        let next = tokio::select! {
-            biased;
-            next = deliverer.deliver_due(&lane) => next,
-            _ = drain.changed() => continue,
-            () = deliverer.replaced(&lane) => continue,
-        };
-        tokio::select! {
-            biased;
-            () = woken => {}
-            () = salvaged => {}
-            () = tokio::time::sleep_until(next) => {}
-            _ = drain.changed() => {}
-        }
-    }
-}
-
 impl Deliverer {
-    /// Starts attempts for what is due, as far as slots allow; returns the moment to look again.
-    async fn deliver_due(&self, lane: &Arc<Lane>) -> Instant {
-        if let Some(until) = self.disk_rests() {
-            return until;
-        }
-        let busy = self.held_count();
-        let batch = if lane.knows_failures() { WIDE_BATCH } else { BATCH };
-        let mut due = match self.0.spool.due(&lane.route.name, self.0.clock.now(), batch + busy).await {
-            Ok(due) => due,
-            Err(SpoolFault::Damaged(why)) => {
-                self.0.metrics.spool_errors_total.with_label_values(&["damage"]).inc();
-                tracing::error!(route = %lane.route.name, why,
-                    "what is due cannot be read and stays on disk: see `hookgate spool verify`");
-                return Instant::now() + LOOK_AGAIN;
-            }
-            Err(fault) => {
-                tracing::warn!(route = %lane.route.name, %fault, "cannot read what is due");
-                return Instant::now() + DISK_REST;
-            }
-        };
-        lane.failed_last(&mut due.ids);
-        // The others are looked for again soon: what comes meanwhile and never failed is not to wait for all of them.
-        due.ids.truncate(BATCH + busy);
-        let mut started = 0_usize;
-        for id in due.ids {
-            let Some(hold) = self.hold(id) else { continue };
-            match self.pick(lane, id).await {
-                Ok(picked) if self.goes_on(lane) => self.start(lane, hold, picked),
-                Err(NoSlot::Until(moment)) => return moment,
-                Ok(_) | Err(NoSlot::Busy) => return Instant::now(),
-            }
-            started += 1;
-            if let Some(until) = self.disk_rests() {
-                return until;
-            }
-        }
-        if started > 0 {
-            return Instant::now();
-        }
-        let wait = due.next.map_or(LOOK_AGAIN, |next| next.since(self.0.clock.now()));
-        Instant::now() + wait.min(LOOK_AGAIN)
-    }
-
-    fn start(&self, lane: &Arc<Lane>, hold: Hold, picked: Picked) {
-        let (deliverer, lane, task) = (self.clone(), lane.clone(), self.track());
-        tokio::spawn(async move {
-            deliverer.deliver_again(lane, hold.id, picked).await;
-            drop(hold);
-            deliverer.wake();
-            drop::<Task>(task);
-        });
-    }
-
-    /// One attempt of an event on disk, from reading it to writing its outcome down.
-    async fn deliver_again(&self, lane: Arc<Lane>, id: EventId, picked: Picked) {
-        let Some((stored, picked)) = self.read_picked(&lane, id, picked).await else { return };
-        let Stored { event, attempts, possible_duplicate, replay, not_before, .. } = stored;
-        let (event, route) = (Arc::new(event), lane.route.clone());
-        if not_before > self.0.clock.now() {
-            return;
-        }
-        if replay == Replay::No && self.0.clock.now().since(event.received_at) > route.delivery.max_age {
-            drop(picked);
-            let error = format!("not accepted within {:?}", route.delivery.max_age);
-            let reason = DeadReason::TooOld;
-            return self.write_down(&event, Settlement::Dead { reason, possible_duplicate, error }).await;
-        }
-        if replay == Replay::No && self.0.claims.has_accepted_copy(&event) {
-            drop(picked);
-            return self.settle_copy(&event, &route).await;
-        }
-        let Some(_sending) = self.sends_alone(event.key) else {
-            drop(picked);
-            let not_before = self.0.clock.now().plus(COPY_REST);
-            return self.write_down(&event, Settlement::Postpone { not_before }).await;
-        };
-        let Some(picked) = self.note_attempt(&event, picked).await else { return };
-        let Some((slot, ahead)) = self.slot_of(&lane, &event, picked, not_before).await else { return };
-        let possible_duplicate = self.look_elsewhere(&event, &route, possible_duplicate, replay).await;
-        let attempt = attempts.saturating_add(1);
-        let sending = Sending {
-            attempt,
-            possible_duplicate: possible_duplicate == Possible::Duplicate,
-            replay: replay == Replay::Yes,
-        };
-        let body_by = Instant::now() + route.app.attempt_timeout + ANSWER_BODY;
-        let (outcome, breaker) = self.clone().attempt(lane, event.clone(), sending, slot, body_by).await;
-        self.settle_spooled(&event, &route, outcome, Standing { attempt, possible_duplicate, breaker }).await;
-        // Not before: until then a crash has the event sent again.
-        drop(ahead);
-    }
-
     /// A copy of the event was accepted meanwhile: it is not sent.
     pub(super) async fn settle_copy(&self, event: &Event, route: &Route) {
         tracing::info!(route = %route.name, event = %event.id, "a copy of an event on disk was accepted: it is not sent");
@@ -186,37 +52,6 @@ impl Deliverer {
                 tracing::info!(route = %route.name, event = %event.id,
                     "another gateway has had this event: it is sent flagged");
                 Possible::Duplicate
-            }
-        }
-    }
-
-    /// Writes down that an attempt begins. If the disk takes its time the slot is given back, so that a stalled disk
-    /// does not keep the application from those who need no disk; the attempt is then put off.
-    async fn note_attempt(&self, event: &Event, picked: Picked) -> Option<Picked> {
-        // The next event of an order value waits for this one.
-        let waits_anyway = matches!(picked, Picked::Ahead(_)) && event.order_value.is_none();
-        let mut noted = std::pin::pin!(async {
-            if waits_anyway {
-                self.0.spool.begin_attempt_with_others(event.id).await
-            } else {
-                self.0.spool.begin_attempt(event.id).await
-            }
-        });
-        match tokio::time::timeout(DISK_PATIENCE, &mut noted).await {
-            Ok(Ok(Found::Yes)) => Some(picked),
-            // It was due when it was picked, and is not any more: delivered, dead, or behind one that came back.
-            Ok(Ok(Found::No)) => None,
-            Ok(Err(fault)) => {
-                self.rest_after(picked, &fault).await;
-                None
-            }
-            Err(_) => {
-                drop(picked);
-                self.let_the_disk_rest();
-                if matches!(noted.await, Ok(Found::Yes)) {
-                    self.write_down(event, Settlement::Postpone { not_before: self.0.clock.now() }).await;
-                }
-                None
             }
         }
     }
@@ -305,8 +140,9 @@ impl Deliverer {
         }
     }
 
-    pub(super) async fn rest_after(&self, picked: Picked, fault: &SpoolFault) {
-        drop(picked);
+    /// Gives back what the disk did not serve, and waits with it.
+    pub(super) async fn rest_after(&self, not_served: impl Send, fault: &SpoolFault) {
+        drop(not_served);
         self.let_the_disk_rest();
         tracing::warn!(%fault, "the disk did not serve a delivery");
         tokio::time::sleep(DISK_REST).await;
@@ -314,12 +150,12 @@ impl Deliverer {
 
     /// No lane takes anything from the disk for a while: a disk that fails or stalls would otherwise be asked for the
     /// whole backlog again and again, with a task and a log line for each event.
-    fn let_the_disk_rest(&self) {
+    pub(super) fn let_the_disk_rest(&self) {
         let until = Instant::now() + DISK_REST;
         *self.0.disk_rests_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(until);
     }
 
-    fn disk_rests(&self) -> Option<Instant> {
+    pub(super) fn disk_rests(&self) -> Option<Instant> {
         let until = *self.0.disk_rests_until.lock().unwrap_or_else(PoisonError::into_inner);
         until.filter(|until| Instant::now() < *until)
     }
@@ -343,12 +179,12 @@ impl Deliverer {
         fresh.then(|| SendsAlone { key, deliverer: self.clone() })
     }
 
-    fn held_count(&self) -> usize {
+    pub(super) fn held_count(&self) -> usize {
         self.0.running.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
     /// Comes when `lane` is in operation no more.
-    async fn replaced(&self, lane: &Arc<Lane>) {
+    pub(super) async fn replaced(&self, lane: &Arc<Lane>) {
         loop {
             let woken = self.0.wake.notified();
             if !self.goes_on(lane) {
@@ -369,6 +205,13 @@ impl Deliverer {
 pub(super) struct Hold {
     id: EventId,
     deliverer: Deliverer,
+}
+
+impl Hold {
+    /// The event.
+    pub(super) const fn event(&self) -> EventId {
+        self.id
+    }
 }
 
 impl Drop for Hold {

@@ -31,6 +31,9 @@ pub use crate::disk::{Found, Mark, Totals};
 /// Longest count: it may have to look at every event.
 const COUNT: Duration = Duration::from_secs(10);
 
+/// Bytes of bodies after which one read yields no further event: what is read counts in no budget yet.
+const AT_ONCE_BYTES: usize = 256 * 1024;
+
 /// Events remembered as not found. More are hardly ever sought at once.
 const MISSED: usize = 256;
 
@@ -61,15 +64,15 @@ impl Spool {
         Ok(appended?)
     }
 
-    /// Notes that an attempt begins; it counts from now on. `No`: the event is not due (any more), and there must be no
+    /// Notes that attempts begin; they count from now on. `No`: the event is not due (any more), and there must be no
     /// attempt. Survives a kill of the process; a crash of the machine makes every event a possible duplicate anyway.
-    pub async fn begin_attempt(&self, id: EventId) -> Result<Found, SpoolFault> {
-        Ok(self.disk.prompt(move |tx| tx.begin_attempt(id.0.into_bytes())).await?)
+    pub async fn begin_attempts(&self, ids: Vec<EventId>) -> Result<Vec<Found>, SpoolFault> {
+        Ok(self.disk.prompt(move |tx| begin_attempts(tx, &ids)).await?)
     }
 
-    /// As [`Self::begin_attempt`], some milliseconds later and on stable storage: for an attempt that has to wait anyway.
-    pub async fn begin_attempt_with_others(&self, id: EventId) -> Result<Found, SpoolFault> {
-        Ok(self.disk.durable_with_others(move |tx| tx.begin_attempt(id.0.into_bytes())).await?)
+    /// As [`Self::begin_attempts`], some milliseconds later and on stable storage: for attempts that have to wait anyway.
+    pub async fn begin_attempts_with_others(&self, ids: Vec<EventId>) -> Result<Vec<Found>, SpoolFault> {
+        Ok(self.disk.durable_with_others(move |tx| begin_attempts(tx, &ids)).await?)
     }
 
     /// Enters how an attempt ended and returns when that is on stable storage. An event that is not there any more is
@@ -99,19 +102,28 @@ impl Spool {
 
     /// One event, as it was written. A damaged one is set aside, counted and logged, and `None`.
     pub async fn load(&self, id: EventId) -> Result<Option<Stored>, SpoolFault> {
-        let doubtful_through = self.disk.doubtful_through();
-        match self.disk.read_record(move |rx| load(rx, id, doubtful_through)).await {
-            Ok(None) if self.was_missed(id) => {
+        Ok(self.load_some(vec![id]).await?.pop().flatten())
+    }
+
+    /// The first of these events and some of those behind it, as [`Self::load`] yields each: as many as make a short read and
+    /// have some [`AT_ONCE_BYTES`] of bodies together.
+    pub async fn load_some(&self, ids: Vec<EventId>) -> Result<Vec<Option<Stored>>, SpoolFault> {
+        let (doubtful_through, wanted) = (self.disk.doubtful_through(), ids.clone());
+        let read = self.disk.read_record(move |rx| load_some(rx, &wanted, doubtful_through)).await;
+        let read = match (read, ids.first()) {
+            (Ok(read), _) => read,
+            (Err(JobFault::Damaged(why)), Some(first)) => {
+                self.set_aside(*first, &why).await?;
+                return Ok(vec![None]);
+            }
+            (Err(fault), _) => return Err(fault.into()),
+        };
+        for (id, _) in ids.into_iter().zip(&read).filter(|(_, stored)| stored.is_none()) {
+            if self.was_missed(id) {
                 self.disk.read(move |rx| rx.is_not_due(id.0.into_bytes())).await?;
-                Ok(None)
             }
-            Ok(stored) => Ok(stored),
-            Err(JobFault::Damaged(why)) => {
-                self.set_aside(id, &why).await?;
-                Ok(None)
-            }
-            Err(fault @ (JobFault::Full(_) | JobFault::Failed(_))) => Err(fault.into()),
         }
+        Ok(read)
     }
 
     /// Whether the event was not found once before.
@@ -207,6 +219,29 @@ fn settle(tx: &mut Tx<'_>, id: EventId, settlement: Settlement) -> Result<Found,
             tx.uncount(id)
         }
     }
+}
+
+fn begin_attempts(tx: &mut Tx<'_>, ids: &[EventId]) -> Result<Vec<Found>, JobFault> {
+    ids.iter().map(|id| tx.begin_attempt(id.0.into_bytes())).collect()
+}
+
+/// The first event, and others up to one that cannot be read: that will be the first of another read, whose failure is its own.
+fn load_some(rx: &Rx<'_>, ids: &[EventId], doubtful_through: i64) -> Result<Vec<Option<Stored>>, JobFault> {
+    let (mut read, mut bytes) = (Vec::with_capacity(ids.len()), 0);
+    for id in ids {
+        match load(rx, *id, doubtful_through) {
+            Err(fault) if read.is_empty() => return Err(fault),
+            Err(_) => break,
+            Ok(stored) => {
+                bytes += stored.as_ref().map_or(0, |stored| stored.event.body.len());
+                read.push(stored);
+            }
+        }
+        if bytes >= AT_ONCE_BYTES {
+            break;
+        }
+    }
+    Ok(read)
 }
 
 fn load(rx: &Rx<'_>, id: EventId, doubtful_through: i64) -> Result<Option<Stored>, JobFault> {

@@ -379,6 +379,43 @@ async fn one_record_with_a_flipped_bit_is_set_aside_and_the_rest_goes_on() {
 }
 
 #[tokio::test]
+async fn events_are_read_together_up_to_a_damaged_one_which_is_set_aside_when_it_is_the_first() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = world(dir.path());
+    for number in 1..=5 {
+        first.spool.append(pending(event(number)), None).await.unwrap();
+    }
+    first.disk.close(START).await.unwrap();
+    let file = Connection::open(dir.path().join("hookgate.db")).unwrap();
+    file.execute("UPDATE payloads SET target = '/another' WHERE seq = 3", []).unwrap();
+    drop(file);
+    let world = world(dir.path());
+    let ids = |numbers: &[u32]| numbers.iter().map(|number| event(*number).id).collect::<Vec<_>>();
+    let read = world.spool.load_some(ids(&[1, 77, 2, 3, 4])).await.unwrap();
+    let read: Vec<_> = read.into_iter().map(|stored| stored.map(|stored| stored.event.id)).collect();
+    assert_eq!(read, [Some(event(1).id), None, Some(event(2).id)], "one is not there, one is damaged");
+    assert_eq!(world.damage_counted(), 0);
+    assert!(matches!(world.spool.load_some(ids(&[3, 4, 5])).await.unwrap()[..], [None]));
+    assert_eq!(world.damage_counted(), 1);
+    assert_eq!(world.spool.load_some(ids(&[4, 5])).await.unwrap().iter().flatten().count(), 2);
+}
+
+#[tokio::test]
+async fn what_is_read_together_is_little_unless_its_first_event_is_large() {
+    let dir = tempfile::tempdir().unwrap();
+    let world = world(dir.path());
+    for number in 1..=8 {
+        let body = Bytes::from(vec![b'x'; 100 * 1024 * (number as usize / 8 * 9 + 1)]);
+        world.spool.append(pending(Event { body, ..event(number) }), None).await.unwrap();
+    }
+    let ids: Vec<_> = (1..=8).map(|number| event(number).id).collect();
+    let read = async |from: usize| world.spool.load_some(ids[from..].to_vec()).await.unwrap().len();
+    assert_eq!(read(0).await, 3, "100 KiB each");
+    assert_eq!(read(6).await, 2, "100 KiB and 1,000 KiB");
+    assert_eq!(read(7).await, 1);
+}
+
+#[tokio::test]
 async fn a_file_that_is_no_database_is_put_aside_and_a_fresh_one_takes_over() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("hookgate.db"), b"this is no database at all, whatever its name says".repeat(100))

@@ -84,3 +84,56 @@ impl Batch {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::fault::JobFault;
+    use crate::disk::job::Tx;
+
+    struct Idle;
+
+    impl Job for Idle {
+        fn is_abandoned(&self) -> bool {
+            false
+        }
+
+        fn run(&mut self, _: &mut Tx<'_>) -> Result<(), JobFault> {
+            Ok(())
+        }
+
+        fn answer(&mut self, _: Result<(), JobFault>) {}
+    }
+
+    fn order(urgency: Urgency) -> Order {
+        Order { urgency, ..Order::chore(Idle) }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn patient_jobs_wait_for_others_a_while_and_not_at_all_once_they_are_many() {
+        let mut batch = Batch::new();
+        for _ in 1..ENOUGH {
+            batch.add(order(Urgency::Patient));
+        }
+        assert_eq!(batch.rest(None), PATIENCE);
+        tokio::time::advance(PATIENCE / 2).await;
+        assert_eq!(batch.rest(None), PATIENCE / 2, "from the first of them on");
+        batch.add(order(Urgency::Patient));
+        assert_eq!(batch.rest(None), Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn lazy_jobs_wait_however_many_they_are_and_nobody_waits_with_one_in_haste() {
+        let mut batch = Batch::new();
+        for _ in 0..2 * ENOUGH {
+            batch.add(order(Urgency::Lazy));
+        }
+        assert_eq!(batch.rest(Some(Instant::now())), LAZY_PAUSE);
+        for hasty in [Urgency::Prompt, Urgency::Durable] {
+            let mut batch = Batch::new();
+            batch.add(order(Urgency::Patient));
+            batch.add(order(hasty));
+            assert_eq!(batch.rest(Some(Instant::now())), Duration::ZERO);
+        }
+    }
+}

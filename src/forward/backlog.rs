@@ -300,3 +300,40 @@ impl Ready {
         matches!(self.with, Picked::WithSlot(_)) || self.event.order_value.is_some()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::forward::stand::sleeping_with;
+    use crate::spool::State;
+
+    #[tokio::test]
+    async fn a_backlog_is_sent_once_and_in_full_where_its_events_are_read_together() {
+        let world = sleeping_with(1000, 64, None);
+        for number in 0..300 {
+            world.put(number).await;
+        }
+        world.awake();
+        world.eventually("all are sent", async || world.spool.totals().pending() == 0).await;
+        let seen = world.app.seen.lock().unwrap().clone();
+        assert_eq!(seen.len(), 300);
+        assert!(seen.iter().all(|(_, sending)| sending.attempt == 1 && !sending.possible_duplicate), "{seen:?}");
+    }
+
+    #[tokio::test]
+    async fn what_is_read_together_is_never_more_than_there_are_places() {
+        let world = sleeping_with(0, 16, None);
+        for number in 0..100 {
+            world.put(number).await;
+        }
+        world.awake();
+        world.eventually("slots and places are taken", async || world.count(State::InFlight).await == 32).await;
+        assert_eq!(world.app.seen.lock().unwrap().len(), 16);
+        world.app.allowed.add_permits(3);
+        world.eventually("three are settled", async || world.spool.totals().pending() == 97).await;
+        world.eventually("three more are sent", async || world.app.seen.lock().unwrap().len() == 19).await;
+        assert!(world.count(State::InFlight).await <= 32);
+        world.app.allowed.add_permits(97);
+        world.eventually("all are sent", async || world.spool.totals().pending() == 0).await;
+        assert_eq!(world.app.seen.lock().unwrap().len(), 100);
+    }
+}

@@ -61,6 +61,11 @@ pub(super) fn world(allowed: usize) -> World {
 
 /// As [`world`], with a route of this rate that is not in operation yet.
 pub(super) fn sleeping(allowed: usize, rate: Option<u32>) -> World {
+    sleeping_with(allowed, 1, rate)
+}
+
+/// As [`sleeping`], to an application that takes so many at a time.
+pub(super) fn sleeping_with(allowed: usize, at_a_time: usize, rate: Option<u32>) -> World {
     let (folder, metrics) = (tempfile::tempdir().unwrap(), Arc::new(Metrics::new(&[]).unwrap()));
     let path = folder.path().to_owned();
     let settings = DiskSettings { path, max_bytes: 1 << 20, max_dead_bytes: u64::MAX, min_free_bytes: 0 };
@@ -72,7 +77,7 @@ pub(super) fn sleeping(allowed: usize, rate: Option<u32>) -> World {
     let deliverer = Deliverer::towards(app.clone(), spool.clone(), claims.clone(), clock, metrics);
     let mut route = fixture("r");
     route.ack.mode = AckMode::Queue;
-    route.app.max_in_flight = 1;
+    route.app.max_in_flight = at_a_time;
     route.delivery.rate_per_second = rate;
     let route = Arc::new(route);
     World { _folder: folder, spool, claims, deliverer, route, app }

@@ -225,7 +225,8 @@ fn route(rng: &mut Rng, number: usize) -> Route {
             ca: None,
             connect_timeout: Duration::from_secs(2),
             attempt_timeout: Duration::from_secs(if rng.bool() { 60 } else { 12 }),
-            max_in_flight: rng.usize(1..=6),
+            // From eight on events of the backlog are read together.
+            max_in_flight: if rng.u8(..3) == 0 { 24 } else { rng.usize(1..=6) },
             host: HostHeader::Preserve,
         },
         ack: AckPolicy {

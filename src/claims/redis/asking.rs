@@ -89,7 +89,7 @@ impl Asking {
 
     /// Claims an event, with all that are claimed in this runtime at once.
     pub(super) async fn claim(self: &Arc<Self>, claim: &Claim) -> Result<Claimed, StoreFault> {
-        let words = [claim.lease, REMEMBER].map(|time| Word::Number(millis(time)));
+        let words = [claim.lease.saturating_add(REMEMBER), REMEMBER].map(|time| Word::Number(millis(time)));
         let question = self.question(&claim.route, &claim.key).with([Word::Owner(claim.owner)]).with(words);
         let (answer, answered) = oneshot::channel();
         if self.wait_with(Waiting { question, answer }) {

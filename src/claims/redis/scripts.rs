@@ -175,17 +175,17 @@ end
 /// flight, `l` lapsed.
 const CLAIMS_ONE: &str = "
 local call = redis.call
-local function claim(slot, print, owner, lease, remember)
+local function claim(slot, print, owner, kept, remember)
   local own = slot .. ':' .. print
   local about = '|' .. owner .. '|' .. print
   local held = call('GET', slot)
   local other = (not held or string.sub(held, -#print) ~= print) and call('GET', own)
   if not held and not other then
-    call('SET', slot, 'c' .. about, 'PX', lease + remember)
+    call('SET', slot, 'c' .. about, 'PX', kept)
     return 'n'
   end
   local function take(key, state)
-    call('SET', key, state .. about, 'PX', lease + remember)
+    call('SET', key, state .. about, 'PX', kept)
   end
   local function ask(key, state, holder)
     if state == 'm' then return 'd' end
@@ -215,12 +215,12 @@ local function claim(slot, print, owner, lease, remember)
 end
 ";
 
-/// ARGV: fingerprint, owner, lease, how long to remember.
+/// ARGV: fingerprint, owner, how long the key is kept, how much of that comes after the lease.
 const CLAIM: &str = "
 return claim(KEYS[1], ARGV[1], ARGV[2], ARGV[3], ARGV[4])
 ";
 
-/// KEYS: the first key of each event. ARGV: fingerprint, owner, lease and how long to remember of each. Answers with all letters.
+/// KEYS: the first key of each event. ARGV: of each what a claim of one has. Answers with all letters.
 const CLAIM_ALL: &str = "
 local said = {}
 for at, slot in ipairs(KEYS) do

@@ -57,7 +57,8 @@ struct Ready {
 pub(super) async fn drain_lane(deliverer: Deliverer, lane: Arc<Lane>, task: Task) {
     let mut drain = deliverer.0.drain.subscribe();
     loop {
-        let woken = deliverer.0.wake.notified();
+        let all_woken = deliverer.0.wake.notified();
+        let woken = lane.woken();
         let salvaged = deliverer.0.spool.salvaged();
         if !deliverer.goes_on(&lane) {
             return drop(task);
@@ -70,6 +71,7 @@ pub(super) async fn drain_lane(deliverer: Deliverer, lane: Arc<Lane>, task: Task
         };
         tokio::select! {
             biased;
+            () = all_woken => {}
             () = woken => {}
             () = salvaged => {}
             () = tokio::time::sleep_until(next) => {}
@@ -144,17 +146,17 @@ impl Deliverer {
     }
 
     fn start(&self, lane: &Arc<Lane>, picks: Vec<Pick>) {
-        let (deliverer, lane) = (self.clone(), lane.clone());
-        self.go_on(async move { deliverer.deliver_again(&lane, picks).await });
+        let (deliverer, on) = (self.clone(), lane.clone());
+        self.go_on(lane, async move { deliverer.deliver_again(&on, picks).await });
     }
 
-    /// Has `work` done in a task of its own, which the shutdown waits for. Others are told when it is done and holds nothing
-    /// any more.
-    fn go_on(&self, work: impl Future<Output = ()> + Send + 'static) {
-        let task = self.track();
+    /// Has `work` done in a task of its own, which the shutdown waits for. The route's loop is told when it is done and holds
+    /// nothing any more.
+    fn go_on(&self, lane: &Lane, work: impl Future<Output = ()> + Send + 'static) {
+        let (task, route) = (self.track(), lane.route.name.clone());
         tokio::spawn(async move {
             work.await;
-            task.wake();
+            task.wake_route(&route);
             drop::<Task>(task);
         });
     }
@@ -191,19 +193,19 @@ impl Deliverer {
         if replay == Replay::No && now.since(event.received_at) > lane.route.delivery.max_age {
             let error = format!("not accepted within {:?}", lane.route.delivery.max_age);
             let reason = DeadReason::TooOld;
-            self.start_settling(hold, event, Settlement::Dead { reason, possible_duplicate, error });
+            self.start_settling(lane, hold, event, Settlement::Dead { reason, possible_duplicate, error });
             return None;
         }
         if replay == Replay::No && self.0.claims.has_accepted_copy(&event) {
             let (deliverer, route) = (self.clone(), lane.route.clone());
-            self.go_on(async move {
+            self.go_on(lane, async move {
                 deliverer.settle_copy(&event, &route).await;
                 drop(hold);
             });
             return None;
         }
         let Some(alone) = self.sends_alone(event.key) else {
-            self.start_settling(hold, event, Settlement::Postpone { not_before: now.plus(COPY_REST) });
+            self.start_settling(lane, hold, event, Settlement::Postpone { not_before: now.plus(COPY_REST) });
             return None;
         };
         Some(Ready { with, event, attempts, possible_duplicate, replay, not_before, alone, hold })
@@ -211,17 +213,17 @@ impl Deliverer {
 
     /// An event that finds no room in memory waits for its slot first and is read anew.
     fn start_with_slot(&self, lane: &Arc<Lane>, hold: Hold) {
-        let (deliverer, lane) = (self.clone(), lane.clone());
-        self.go_on(async move {
-            if let Ok(slot) = lane.slot_from_disk(hold.event()).await {
-                deliverer.deliver_again(&lane, vec![Pick { with: Picked::WithSlot(slot), hold }]).await;
+        let (deliverer, on) = (self.clone(), lane.clone());
+        self.go_on(lane, async move {
+            if let Ok(slot) = on.slot_from_disk(hold.event()).await {
+                deliverer.deliver_again(&on, vec![Pick { with: Picked::WithSlot(slot), hold }]).await;
             }
         });
     }
 
-    fn start_settling(&self, hold: Hold, event: Arc<Event>, settlement: Settlement) {
+    fn start_settling(&self, lane: &Lane, hold: Hold, event: Arc<Event>, settlement: Settlement) {
         let deliverer = self.clone();
-        self.go_on(async move {
+        self.go_on(lane, async move {
             deliverer.write_down(&event, settlement).await;
             drop(hold);
         });
@@ -254,8 +256,8 @@ impl Deliverer {
             Ok(Ok(noted)) => {
                 // What was due when it was picked need not be any more: delivered, dead, or behind one that came back.
                 for (one, _) in ready.into_iter().zip(noted).filter(|(_, found)| *found == Found::Yes) {
-                    let (deliverer, lane) = (self.clone(), lane.clone());
-                    self.go_on(async move { deliverer.send_again(&lane, one).await });
+                    let (deliverer, on) = (self.clone(), lane.clone());
+                    self.go_on(lane, async move { deliverer.send_again(&on, one).await });
                 }
             }
             Ok(Err(fault)) => self.rest_after(ready, &fault).await,

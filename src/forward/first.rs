@@ -382,7 +382,7 @@ impl First {
                 self.held.answer(Settled::Spooled);
                 deliverer.count_burial(&self.route.name, state);
                 deliverer.0.claims.mark(self.held, self.route.dedup_ttl).await;
-                deliverer.wake();
+                deliverer.wake_route(&self.route.name);
             }
             Err(fault) => self.not_kept(possible, fault).await,
         }

@@ -24,7 +24,7 @@ impl Deliverer {
         let Some(slot) = self.unless_shut_down(slot).await.filter(|_| self.goes_on(&lane)) else {
             drop(place);
             self.write_down(&event, Settlement::Postpone { not_before: self.0.clock.now() }).await;
-            return self.wake();
+            return self.wake_route(&route.name);
         };
         if self.0.claims.has_accepted_copy(&event) {
             drop((slot, place));
@@ -40,7 +40,7 @@ impl Deliverer {
         // Not before: until then a crash has the event sent again.
         drop(place);
         if !is_over {
-            self.wake();
+            self.wake_route(&route.name);
         }
     }
 }

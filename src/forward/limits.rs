@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use governor::clock::{Clock as _, DefaultClock};
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::futures::Notified;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::Instant;
 
 use super::attempt::Client;
@@ -124,6 +125,8 @@ pub struct Lane {
     backlog: tokio::sync::Mutex<()>,
     rate: Option<Arc<Pace>>,
     rest_until: watch::Sender<Option<Instant>>,
+    /// Told when something of this route alone may have become due.
+    woken: Notify,
 }
 
 /// How many attempts may begin a second. Who waits for the next moment waits in line.
@@ -209,6 +212,7 @@ impl Lane {
             backlog: tokio::sync::Mutex::new(()),
             rate: same_rate.map_or_else(|| rate.map(|rate| Arc::new(Pace::new(rate))), |lane| lane.rate.clone()),
             rest_until: watch::channel(before.and_then(|lane| *lane.rest_until.borrow())).0,
+            woken: Notify::new(),
             route,
         }
     }
@@ -378,6 +382,16 @@ impl Lane {
     #[must_use]
     pub fn is_up(&self) -> bool {
         self.breaker.is_closed()
+    }
+
+    /// Something of this route may have become due.
+    pub fn wake(&self) {
+        self.woken.notify_waiters();
+    }
+
+    /// Comes when something of this route may have become due since this was called.
+    pub fn woken(&self) -> Notified<'_> {
+        self.woken.notified()
     }
 }
 

@@ -78,7 +78,7 @@ struct Inner {
     sending: Mutex<HashSet<EventKey>>,
     /// Whose turn it is among first deliveries of one order value.
     turns: Turns,
-    /// Told when something may have become due.
+    /// Told when something of any route may have become due.
     wake: Notify,
     /// The moment by which open requests must be answered, once shutdown has begun.
     drain: watch::Sender<Option<Instant>>,
@@ -215,9 +215,17 @@ impl Deliverer {
         deadline.checked_sub(COMMIT_ALLOWANCE).unwrap_or(deadline)
     }
 
-    /// Something may have become due.
+    /// Something may have become due, whatever its route.
     pub fn wake(&self) {
         self.0.wake.notify_waiters();
+    }
+
+    /// Something of this route may have become due: the other routes' loops sleep on. It is the lane in operation that is
+    /// told, under which an attempt need not have begun.
+    fn wake_route(&self, route: &str) {
+        if let Some(lane) = self.0.lanes.load().get(route) {
+            lane.wake();
+        }
     }
 
     /// Whether the application behind `route` is considered up.

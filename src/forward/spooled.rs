@@ -67,7 +67,7 @@ impl Deliverer {
         let cut_off = || Outcome::Unknown { error: "the attempt was cut off".to_owned(), timed_out: Timeout::No };
         let (outcome, breaker) = attempt.await.unwrap_or_else(|_| (cut_off(), BreakerState::Closed));
         self.settle_spooled(&event, &route, outcome, Standing { breaker, ..standing }).await;
-        self.wake();
+        self.wake_route(&route.name);
     }
 
     /// Writes down what an attempt of an event on disk came to. Mark first, then remove.

@@ -40,6 +40,25 @@ fn a_queue_answers_at_once_and_delivers_behind_the_senders_back() {
 }
 
 #[test]
+fn a_backlog_that_finds_no_room_in_memory_is_sent_all_the_same() {
+    // A sixteenth is the backlog's: less than an event takes.
+    let small = [
+        "server.max_header_bytes = '8KiB'",
+        "server.max_buffered_bytes = '16KiB'",
+        "routes.veedeo.max_body_bytes = '4KiB'",
+    ];
+    let mut world = world_without_app(&[&small[..], &["app.max_in_flight = 64"]].concat());
+    for n in 0..30 {
+        assert_spooled(&world.veedeo(task(n)));
+    }
+    world.app.up();
+    world.gateway.wait_for_empty_spool(DRAINED);
+    let seen = world.app.seen();
+    assert_eq!(seen.len(), 30);
+    assert!(seen.iter().all(|seen| !seen.flagged()));
+}
+
+#[test]
 fn a_queue_keeps_what_the_application_rejects() {
     let world = world_with(&["ack.mode = 'queue'"]);
     world.app.always(answer(422));

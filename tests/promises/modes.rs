@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::outage::assert_spooled;
 use crate::world::act::{Act, Gate, accept, answer};
 use crate::world::clock::always;
-use crate::world::events::task;
+use crate::world::events::{task, wide_task};
 use crate::world::sign::Provider;
 use crate::world::{World, world_with, world_without_app};
 
@@ -42,14 +42,9 @@ fn a_queue_answers_at_once_and_delivers_behind_the_senders_back() {
 #[test]
 fn a_backlog_that_finds_no_room_in_memory_is_sent_all_the_same() {
     // A sixteenth is the backlog's: less than an event takes.
-    let small = [
-        "server.max_header_bytes = '8KiB'",
-        "server.max_buffered_bytes = '16KiB'",
-        "routes.veedeo.max_body_bytes = '4KiB'",
-    ];
-    let mut world = world_without_app(&[&small[..], &["app.max_in_flight = 64"]].concat());
+    let mut world = world_without_app(&["server.max_buffered_bytes = '1MiB'", "app.max_in_flight = 64"]);
     for n in 0..30 {
-        assert_spooled(&world.veedeo(task(n)));
+        assert_spooled(&world.veedeo(wide_task(n, 100_000)));
     }
     world.app.up();
     world.gateway.wait_for_empty_spool(DRAINED);

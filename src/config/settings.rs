@@ -223,7 +223,7 @@ impl Leaf for StoreKind {
 }
 
 /// What is allowed and worth knowing about a configuration.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Note {
     /// How much it matters.
     pub level: NoteLevel,
@@ -234,7 +234,7 @@ pub struct Note {
 }
 
 /// How much a note matters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum NoteLevel {
     /// Good to know.
     Note,

@@ -7,6 +7,7 @@ mod route;
 mod rules;
 mod secret;
 
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use figment::value::{Dict, Value};
@@ -28,6 +29,12 @@ pub(super) struct Check<'a> {
     clean: Dict,
     faults: Vec<ConfigFault>,
     notes: Vec<Note>,
+    /// The notes that there are, to see at once whether one is there.
+    noted: HashSet<Note>,
+    /// What is laid under a route's own retries.
+    retries: Dict,
+    /// Built-in providers that were read.
+    builtin: BTreeMap<String, Dict>,
     files: Vec<std::path::PathBuf>,
 }
 
@@ -65,8 +72,18 @@ impl Layers {
             *parts = self.read_parts(name, std::mem::take(parts), &mut faults).1;
         }
         let base = defaults::layer().map(|source| source.dict).unwrap_or_default();
-        let files = self.files.clone();
-        let mut check = Check { layers: self, clean: defaults::lay(base, clean), faults, notes: Vec::new(), files };
+        let delivery = base.get("delivery").and_then(Value::as_dict);
+        let retries = delivery.and_then(|delivery| delivery.get("retries")).and_then(Value::as_dict).cloned();
+        let mut check = Check {
+            layers: self,
+            clean: defaults::lay(base, clean),
+            faults,
+            notes: Vec::new(),
+            noted: HashSet::new(),
+            retries: retries.unwrap_or_default(),
+            builtin: BTreeMap::new(),
+            files: self.files.clone(),
+        };
         let config = check.config(&raw, &parts);
         ConfigFaults::check(check.faults)?;
         config.ok_or_else(|| ConfigFaults::one(self.fault(FaultKind::Missing, &[], String::new(), String::new())))
@@ -143,14 +160,14 @@ impl Check<'_> {
 
     fn remark(&mut self, level: NoteLevel, path: &[String], text: String) {
         let note = Note { level, key: dotted(path), text };
-        if !self.notes.contains(&note) {
+        if self.noted.insert(note.clone()) {
             self.notes.push(note);
         }
     }
 }
 
 /// The parts of providers that routes override, by route.
-type Parts = std::collections::BTreeMap<String, Dict>;
+type Parts = BTreeMap<String, Dict>;
 
 /// Takes the parts of providers out of the routes' tables.
 fn without_parts(mut table: Dict) -> (Dict, Parts) {

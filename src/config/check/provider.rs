@@ -88,7 +88,7 @@ impl Check<'_> {
         for _ in 0..MOST_EXTENSIONS {
             let own = if own_seen.contains(&name) { None } else { self.own_provider(&name) };
             let from_own = own.is_some();
-            let Some(mut below) = own.or_else(|| builtin_provider(&name)) else {
+            let Some(mut below) = own.or_else(|| self.builtin_provider(&name)) else {
                 self.unknown_provider(&at, &name, &own_seen);
                 return None;
             };
@@ -144,6 +144,17 @@ impl Check<'_> {
             fault.suggestion = meant;
         }
     }
+
+    /// The table of a built-in provider. Many routes may name the same.
+    fn builtin_provider(&mut self, name: &str) -> Option<Dict> {
+        if let Some(table) = self.builtin.get(name) {
+            return Some(table.clone());
+        }
+        let text = builtin::text(name)?;
+        let source = Source::read(format!("built-in provider {name}"), std::path::PathBuf::new(), text.to_owned()).ok()?;
+        self.builtin.insert(name.to_owned(), source.dict.clone());
+        Some(source.dict)
+    }
 }
 
 /// The key of a part of a scheme in the table that gives it, or the most of the way to it: the route's, the provider's,
@@ -156,12 +167,6 @@ fn written_key(layers: &Layers, tables: &[[&str; 2]], path: &[String]) -> KeyPat
         .find(|(_, key)| layers.origin(key) != Origin::Default)
         .map(|(table, _)| table);
     join(given.or(tables.get(1)).or(tables.first()).unwrap_or(&["routes", ""]), path)
-}
-
-/// The table of a built-in provider.
-fn builtin_provider(name: &str) -> Option<Dict> {
-    let text = builtin::text(name)?;
-    Source::read(format!("built-in provider {name}"), std::path::PathBuf::new(), text.to_owned()).ok().map(|s| s.dict)
 }
 
 fn join(prefix: &[&str], path: &[String]) -> KeyPath {

@@ -285,7 +285,7 @@ impl Check<'_> {
     fn delivery(&mut self, name: &str) -> Option<DeliveryPolicy> {
         let mut table = self.shared(name, "delivery");
         if let Some(Value::Dict(_, retries)) = table.get("retries") {
-            let retries = lay(default_retries(), retries.clone());
+            let retries = lay(self.retries.clone(), retries.clone());
             table.insert("retries".to_owned(), Value::from(retries));
         }
         let raw: RawDelivery = typed(table)?;
@@ -354,12 +354,6 @@ impl Check<'_> {
             owners.insert(path, key);
         }
     }
-}
-
-fn default_retries() -> Dict {
-    let defaults = defaults::layer().map(|source| source.dict).unwrap_or_default();
-    let delivery = defaults.get("delivery").and_then(Value::as_dict);
-    delivery.and_then(|delivery| delivery.get("retries")).and_then(Value::as_dict).cloned().unwrap_or_default()
 }
 
 fn app_policy(raw: RawApp) -> Option<AppPolicy> {

@@ -151,7 +151,8 @@ impl Check<'_> {
             return Some(table.clone());
         }
         let text = builtin::text(name)?;
-        let source = Source::read(format!("built-in provider {name}"), std::path::PathBuf::new(), text.to_owned()).ok()?;
+        let source =
+            Source::read(format!("built-in provider {name}"), std::path::PathBuf::new(), text.to_owned()).ok()?;
         self.builtin.insert(name.to_owned(), source.dict.clone());
         Some(source.dict)
     }

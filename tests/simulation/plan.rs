@@ -225,8 +225,11 @@ fn route(rng: &mut Rng, number: usize) -> Route {
             ca: None,
             connect_timeout: Duration::from_secs(2),
             attempt_timeout: Duration::from_secs(if rng.bool() { 60 } else { 12 }),
-            // From eight on events of the backlog are read together.
-            max_in_flight: if rng.u8(..3) == 0 { 24 } else { rng.usize(1..=6) },
+            // From eight on events of the backlog are read together; no further draw, so that a seed stands for what it stood for.
+            max_in_flight: match rng.usize(1..=6) {
+                5 => 24,
+                slots => slots,
+            },
             host: HostHeader::Preserve,
         },
         ack: AckPolicy {

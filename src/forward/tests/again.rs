@@ -294,6 +294,17 @@ async fn a_route_that_is_configured_anew_goes_on_and_one_that_is_gone_waits_unti
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_sent_while_its_route_is_configured_anew_is_tried_again_in_its_time() {
+    let world = failed(|_| {}).await;
+    world.does([(seconds(2), answered(500))]);
+    world.at(seconds(11)).await;
+    assert_eq!(world.running(), 1);
+    world.deliverer.configure(std::slice::from_ref(&world.route));
+    world.at(LONG).await;
+    assert_eq!(world.sendings(), [(0, 1, false), (10, 2, false), (32, 3, false)]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn routes_of_one_application_share_what_is_known_of_it_and_others_do_not() {
     let world = world(|_| {});
     let named = |name: &str, url: &str| {

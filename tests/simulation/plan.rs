@@ -194,6 +194,15 @@ fn policy(rng: &mut Rng) -> OnStoreDown {
     }
 }
 
+/// From eight on events of the backlog are read together. One draw, as before there were any, so that a seed stands for what it
+/// stood for.
+fn slots(rng: &mut Rng) -> usize {
+    match rng.usize(1..=6) {
+        5 => 24,
+        slots => slots,
+    }
+}
+
 fn route(rng: &mut Rng, number: usize) -> Route {
     let scheme = scheme(rng.bool());
     let secret = Secret::new(b"a secret of the simulation".to_vec());
@@ -225,11 +234,7 @@ fn route(rng: &mut Rng, number: usize) -> Route {
             ca: None,
             connect_timeout: Duration::from_secs(2),
             attempt_timeout: Duration::from_secs(if rng.bool() { 60 } else { 12 }),
-            // From eight on events of the backlog are read together; no further draw, so that a seed stands for what it stood for.
-            max_in_flight: match rng.usize(1..=6) {
-                5 => 24,
-                slots => slots,
-            },
+            max_in_flight: slots(rng),
             host: HostHeader::Preserve,
         },
         ack: AckPolicy {

@@ -1,7 +1,7 @@
 //! Deliveries from disk: when, how often, flagged or not, and what ends them.
 
 use super::*;
-use crate::spool::Possible;
+use crate::spool::{Possible, Settlement as Written};
 
 /// An event that failed once, at the beginning of the world.
 async fn failed(change: impl FnOnce(&mut Route)) -> World {
@@ -302,6 +302,25 @@ async fn what_is_sent_while_its_route_is_configured_anew_is_tried_again_in_its_t
     world.deliverer.configure(std::slice::from_ref(&world.route));
     world.at(LONG).await;
     assert_eq!(world.sendings(), [(0, 1, false), (10, 2, false), (32, 3, false)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_event_that_is_settled_or_put_off_while_it_is_read_is_not_sent() {
+    let (reason, possible_duplicate) = (DeadReason::AppRejected, Possible::No);
+    let dead = Written::Dead { reason, possible_duplicate, error: String::new() };
+    for (became, sendings) in [(dead, 1), (Written::Postpone { not_before: after(50) }, 2)] {
+        let world = failed(|_| {}).await;
+        world.at(seconds(9)).await;
+        let id = world.kept().await.0.event.id;
+        *world.slowness.read.lock().unwrap() = seconds(1);
+        // It was seen to be due in the second before, and is read in the one that has begun.
+        world.at(Duration::from_millis(11_500)).await;
+        world.spool.settle(id, became).await.unwrap();
+        world.at(seconds(40)).await;
+        assert_eq!(world.sendings(), [(0, 1, false)]);
+        world.at(LONG).await;
+        assert_eq!(world.sendings().len(), sendings);
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -106,7 +106,7 @@ impl Spool {
     }
 
     /// The first of these events and some of those behind it, as [`Self::load`] yields each: as many as make a short read and
-    /// have some [`AT_ONCE_BYTES`] of bodies together.
+    /// have some 256 KiB of bodies together.
     pub async fn load_some(&self, ids: Vec<EventId>) -> Result<Vec<Option<Stored>>, SpoolFault> {
         let (doubtful_through, wanted) = (self.disk.doubtful_through(), ids.clone());
         let read = self.disk.read_record(move |rx| load_some(rx, &wanted, doubtful_through)).await;

@@ -31,8 +31,8 @@ use crate::domain::route::{AppPolicy, HostHeader};
 /// Longest answer body that is relayed; a longer one counts as broken off and is not relayed.
 const MAX_ANSWER_BYTES: usize = 4 * 1024 * 1024;
 
-/// Bodies up to this size leave in one piece with their head.
-const ONE_PIECE: usize = 16 * 1024;
+/// Bodies up to this size are copied behind their head; longer ones leave together with it from where they are.
+const ONE_PIECE: usize = 4 * 1024;
 
 /// What carries attempts to the application. Cloning shares it.
 #[derive(Clone, Debug)]

@@ -40,15 +40,15 @@ use crate::domain::refusal::Refusal;
 
 pub(crate) use self::wire::Broken;
 
-/// Most bytes read at once where it is not known how many come.
-const PIECE: usize = 16 * 1024;
+/// Most bytes read at once where it is not known how many come: a body of 16 KiB with its head.
+const PIECE: usize = 20 * 1024;
 
 /// A head up to this length is an ordinary one, which finds room whatever others do: as much as common servers let an
 /// application see. What is longer counts against the gateway's memory.
 const SMALL: usize = 8 * 1024;
 
 /// A head that has come to this length is given memory for the longest one at once.
-const GROWN_ONCE: usize = 4 * PIECE;
+const GROWN_ONCE: usize = 64 * 1024;
 
 /// The limits of a head.
 #[derive(Clone, Copy, Debug)]
@@ -329,6 +329,7 @@ impl Guard {
     }
 
     /// Reads at most `most` bytes behind those that are pending. Who sends nothing takes no memory for it.
+    #[expect(clippy::large_stack_arrays, reason = "nothing writes to it but the system, as much as came")]
     fn poll_pending(&mut self, cx: &mut Context<'_>, most: usize) -> Poll<io::Result<usize>> {
         let mut piece = [const { MaybeUninit::uninit() }; PIECE];
         let mut piece = ReadBuf::uninit(piece.get_mut(..most.min(PIECE)).unwrap_or_default());

@@ -113,9 +113,12 @@ impl Guard {
             return Poll::Ready(Ok(Ok(0)));
         }
         let most = usize::try_from(left).unwrap_or(usize::MAX);
-        let count = if self.pending.is_empty() && body.len() >= PIECE {
-            // Straight to where it belongs, once so much has come that memory for more is not given away.
-            body.reserve(most.min(body.len().max(4 * PIECE)));
+        let count = if self.pending.is_empty() && body.len() >= PIECE / 2 {
+            // Straight to where it belongs, once so much has come that memory for more is not given away: for three times
+            // what is here.
+            if body.capacity() - body.len() < most.min(PIECE / 2) {
+                body.reserve(most.min(3 * body.len()));
+            }
             let mut room = body.limit(most);
             ready!(pin!(self.inner.read_buf(&mut room)).poll(cx))?
         } else {

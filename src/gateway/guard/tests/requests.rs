@@ -110,6 +110,25 @@ async fn a_long_body_ends_where_it_says_and_what_follows_is_the_next_request() {
 }
 
 #[tokio::test]
+async fn what_is_announced_takes_no_memory_before_it_comes() {
+    let (mut guard, mut sender) = guarded().await;
+    sender
+        .write_all(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 8000000\r\n\r\n")
+        .await
+        .expect("an open connection");
+    guard.next().await.expect("a request");
+    drop(guard.take_head());
+    let mut read = BytesMut::new();
+    for length in [100, 5000, 20_000, 100_000, 400_000] {
+        sender.write_all(&vec![b'x'; length - read.len()]).await.expect("an open connection");
+        while read.len() < length {
+            assert!(guard.more(&mut read).await.expect("an open connection").expect("well framed") > 0);
+        }
+        assert!(read.capacity() <= 4 * read.len().max(PIECE), "{} for {length}", read.capacity());
+    }
+}
+
+#[tokio::test]
 async fn chunks_pass_as_they_are_up_to_their_end_and_no_further() {
     let head = b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n";
     let chunks = b"3\r\nabc\r\n5\r\nfghij\r\n0\r\n\r\n";

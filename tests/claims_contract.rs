@@ -169,11 +169,15 @@ impl Drop for Replica {
 
 fn embedded() -> (Embedded, Arc<Metrics>, TempDir) {
     let dir = tempfile::tempdir().unwrap();
+    let (disk, metrics) = embedded_in(dir.path());
+    (Embedded::new(disk), metrics, dir)
+}
+
+fn embedded_in(path: &std::path::Path) -> (Disk, Arc<Metrics>) {
     let metrics = metrics();
     let settings =
-        DiskSettings { path: dir.path().to_owned(), max_bytes: 1 << 20, max_dead_bytes: u64::MAX, min_free_bytes: 0 };
-    let opened = Disk::open(settings, START, metrics.clone()).unwrap();
-    (Embedded::new(opened.disk), metrics, dir)
+        DiskSettings { path: path.to_owned(), max_bytes: 1 << 20, max_dead_bytes: u64::MAX, min_free_bytes: 0 };
+    (Disk::open(settings, START, metrics.clone()).unwrap().disk, metrics)
 }
 
 fn key(id: &str, body: &str) -> EventKey {

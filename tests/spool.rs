@@ -14,7 +14,9 @@ use hookgate::domain::event::{Event, EventId};
 use hookgate::domain::headers::Headers;
 use hookgate::domain::key::EventKey;
 use hookgate::domain::time::Timestamp;
-use hookgate::spool::{DeadReason, Entry, Filter, NewEntry, Possible, Replay, Settlement, Spool, SpoolFault, State};
+use hookgate::spool::{
+    Appended, DeadReason, Entry, Filter, NewEntry, Possible, Replay, Settlement, Spool, SpoolFault, State,
+};
 use hookgate::telemetry::{Metrics, RouteLabels};
 use http::{HeaderValue, Method};
 use rusqlite::Connection;
@@ -650,6 +652,35 @@ async fn a_doubt_that_is_still_in_memory_never_hides_what_the_disk_knows_was_pro
     }
 }
 
+#[tokio::test]
+async fn what_was_processed_before_is_not_written_however_lately_that_was_noted() {
+    let dir = tempfile::tempdir().unwrap();
+    let world = world(dir.path());
+    let known = |number, kind| Mark { kind, ..Mark::new(&event(number), START.plus(DAY)) };
+    let write = async |number, now| {
+        let copy = Event { id: EventId::new(now, fastrand::u128(..)), ..event(number) };
+        let (mark, state) = (Mark::new(&copy, START.plus(DAY)), Entry::Pending { not_before: START });
+        world.spool.append_unless_processed(entry(copy, state), mark, now).await.unwrap()
+    };
+    world.disk.put_mark(known(1, MarkKind::Processed), START);
+    world.disk.put_mark(known(2, MarkKind::Perhaps), START);
+    assert_eq!((write(1, START).await, write(2, START).await), (Appended::ProcessedBefore, Appended::Now));
+    world.disk.prompt(|_| Ok(())).await.unwrap();
+    assert_eq!((write(1, START).await, write(2, START).await), (Appended::ProcessedBefore, Appended::ProcessedBefore));
+    assert_eq!(write(1, START.plus(DAY)).await, Appended::Now, "what has expired counts no more");
+    // Of two in one transaction the second finds the first.
+    let (spool, mut both) = (world.spool.clone(), tokio::task::JoinSet::new());
+    for number in (10..60).flat_map(|number| [number; 2]) {
+        let (spool, mark) = (spool.clone(), known(number, MarkKind::Processed));
+        both.spawn(async move {
+            let copy = Event { id: EventId::new(START, fastrand::u128(..)), ..event(number) };
+            spool.append_unless_processed(pending(copy), mark, START).await.unwrap()
+        });
+    }
+    let written = both.join_all().await.into_iter().filter(|appended| *appended == Appended::Now).count();
+    assert_eq!((written, world.spool.totals().pending()), (50, 52));
+}
+
 /// What version 1 of the tables was seen to hold: `tests/fixtures/spool-v1.sql` is a dump of a file that a kill left behind.
 #[tokio::test]
 async fn a_file_as_version_1_wrote_it_is_opened_whole() {
@@ -683,6 +714,9 @@ async fn a_file_as_version_1_wrote_it_is_opened_whole() {
         let recall = world.disk.recall(event(number).key, now).await.unwrap();
         assert_eq!(recall.same.map(|(kind, _)| kind), kind, "{number}");
     }
+    let mark = |number| Mark::new(&event(number), now.plus(DAY));
+    let again = pending(Event { id: EventId::new(now, 6), ..event(6) });
+    assert_eq!(world.spool.append_unless_processed(again, mark(6), now).await, Ok(Appended::ProcessedBefore));
     // It is worked on as one of today is: what waits behind another comes when that has gone.
     for (number, next) in [(5, vec![1, 7, 3]), (3, vec![1, 7, 4]), (4, vec![1, 7])] {
         world.spool.settle(event(number).id, accepted(&event(number))).await.unwrap();

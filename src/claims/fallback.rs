@@ -65,7 +65,12 @@ impl Fallback {
             (OnStoreDown::Accept, Claimed::Lapsed) => Ok(Claimed::Lapsed),
             (
                 OnStoreDown::Accept,
-                Claimed::New | Claimed::Conflict | Claimed::Unsure | Claimed::Duplicate | Claimed::InFlight,
+                Claimed::New
+                | Claimed::Conflict
+                | Claimed::Unsure
+                | Claimed::Unread
+                | Claimed::Duplicate
+                | Claimed::InFlight,
             ) => Ok(Claimed::Unsure),
         }
     }
@@ -76,7 +81,7 @@ const fn worse(local: Claimed, shared: Claimed) -> Claimed {
     match (local, shared) {
         (Claimed::Lapsed, _) | (_, Claimed::Lapsed) => Claimed::Lapsed,
         (Claimed::Conflict, _) | (_, Claimed::Conflict) => Claimed::Conflict,
-        (Claimed::New | Claimed::Duplicate | Claimed::InFlight | Claimed::Unsure, _) => shared,
+        (Claimed::New | Claimed::Duplicate | Claimed::InFlight | Claimed::Unsure | Claimed::Unread, _) => shared,
     }
 }
 
@@ -138,7 +143,7 @@ impl ClaimStore for Fallback {
         let (answer, meter) = match (local, shared) {
             (Ok(local), Some(shared)) if shared.is_ours() => (Ok(worse(local, shared)), &self.shared.meter),
             // The local table cannot be read, and the shared one may have been flushed: nobody vouches for a first time.
-            (Err(_), Some(Claimed::New | Claimed::Conflict)) => (Ok(Claimed::Unsure), &self.shared.meter),
+            (Err(_), Some(Claimed::New | Claimed::Conflict)) => (Ok(Claimed::Unread), &self.shared.meter),
             (_, Some(shared)) => (Ok(shared), &self.shared.meter),
             (Ok(local), None) => (self.without_redis(local), &self.local_meter),
             (Err(fault), None) => (Err(fault), &self.local_meter),

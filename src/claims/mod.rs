@@ -72,6 +72,16 @@ pub enum Suspicion {
     PerhapsProcessed,
     /// No store can be trusted to remember: a copy of it may even wait on disk.
     Unvouched,
+    /// As [`Self::Unvouched`], and only because our own table could not be read: it can be asked when the event is written.
+    Unread,
+}
+
+impl Suspicion {
+    /// Whether a copy of the event may wait on disk or be under way here.
+    #[must_use]
+    pub const fn may_have_a_copy(self) -> bool {
+        matches!(self, Self::Unvouched | Self::Unread)
+    }
 }
 
 impl Claims {
@@ -199,7 +209,7 @@ impl Claims {
     pub fn accept_at_once(&self, held: &mut Held, ttl: Duration) -> Marked {
         let Some(claim) = &mut held.lease else { return Marked::Yes };
         claim.now = self.clock.now();
-        if held.suspicion == Suspicion::Unvouched {
+        if held.suspicion.may_have_a_copy() {
             self.twins.accepted(claim.key, claim.now, ttl);
         }
         self.store.mark_at_once(claim, ttl)
@@ -260,6 +270,7 @@ impl Answer {
             Ok(Claimed::New | Claimed::Conflict) => Self::Ours(Suspicion::None),
             Ok(Claimed::Lapsed) => Self::Ours(Suspicion::PerhapsProcessed),
             Ok(Claimed::Unsure) => Self::Ours(Suspicion::Unvouched),
+            Ok(Claimed::Unread) => Self::Ours(Suspicion::Unread),
             Ok(Claimed::Duplicate) => Self::Duplicate,
             Ok(Claimed::InFlight) => return None,
             Err(StoreFault::Refused(_) | StoreFault::Failed(_)) => Self::Unavailable(Fault::StoreDown),

@@ -45,6 +45,9 @@ pub enum Claimed {
     Lapsed,
     /// Ours; the store cannot be asked and `on_store_down = "accept"`. To be flagged.
     Unsure,
+    /// Ours; the shared store does not know the event, and may have been emptied, for our own table cannot be read. To be
+    /// flagged.
+    Unread,
 }
 
 impl Claimed {
@@ -52,7 +55,7 @@ impl Claimed {
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
-            Self::New | Self::Lapsed | Self::Unsure => "new",
+            Self::New | Self::Lapsed | Self::Unsure | Self::Unread => "new",
             Self::Duplicate => "duplicate",
             Self::Conflict => "conflict",
             Self::InFlight => "in_flight",
@@ -63,7 +66,7 @@ impl Claimed {
     #[must_use]
     pub const fn is_ours(self) -> bool {
         match self {
-            Self::New | Self::Conflict | Self::Lapsed | Self::Unsure => true,
+            Self::New | Self::Conflict | Self::Lapsed | Self::Unsure | Self::Unread => true,
             Self::Duplicate | Self::InFlight => false,
         }
     }

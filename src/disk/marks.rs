@@ -21,6 +21,7 @@ use super::filter::Filter;
 use super::job::{Job, Tx};
 use super::merge::{Next, Order};
 use super::packed::{self, Known};
+use super::readers::Rx;
 use super::runs;
 use super::unwritten::{Taken, UNWRITTEN, Unwritten};
 use crate::domain::event::Event;
@@ -431,6 +432,18 @@ impl Tx<'_> {
     /// Writes a mark. "Perhaps" takes nothing away from a "processed" that counts.
     pub fn put_mark(&mut self, mark: &Mark) {
         self.draft.put_mark(mark.key, mark.known());
+    }
+
+    /// Whether the table says that an event was processed, with what this transaction writes.
+    pub(super) fn was_processed(&self, marks: &Marks, key: &EventKey, now: Timestamp) -> Result<bool, JobFault> {
+        let (mut recall, disk) = marks.recall(key, now);
+        for (other, known) in self.draft.marks().iter().filter(|(other, _)| other == key) {
+            recall.add(&other.fingerprint, key, *known, now);
+        }
+        if disk == Disk::MustBeAsked {
+            Rx { conn: self.conn }.recall(key, now, &mut recall)?;
+        }
+        Ok(recall.is_certain())
     }
 
     /// Deletes expired marks that version 1 wrote.

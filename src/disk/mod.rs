@@ -77,7 +77,7 @@ pub use self::job::Tx;
 pub use self::marks::{Mark, MarkKind, Recall};
 pub use self::query::{EventRow, PayloadRow, Selection};
 pub use self::readers::Rx;
-pub use self::records::{Found, NewRow, NewState};
+pub use self::records::{Appended, Found, NewRow, NewState};
 
 /// Jobs that may wait for the writer: some four transactions.
 const QUEUE: usize = 4096;
@@ -175,6 +175,20 @@ impl Disk {
                 tx.put_mark(mark);
             }
             tx.insert(&row)
+        };
+        self.ask(job::Urgency::Durable, Undo::Nothing, weight, work).await
+    }
+
+    /// As [`Disk::append`], of an event of which nobody could say before whether it was processed: if the table says so by now,
+    /// nothing is written.
+    pub async fn append_unless_processed(&self, row: NewRow, mark: Mark, now: Timestamp) -> Result<Appended, JobFault> {
+        let (weight, marks) = (row.size(), self.0.marks.clone());
+        let work = move |tx: &mut Tx<'_>| {
+            if tx.was_processed(&marks, &mark.key, now)? {
+                return Ok(Appended::ProcessedBefore);
+            }
+            tx.put_mark(&mark);
+            tx.insert(&row).map(|()| Appended::Now)
         };
         self.ask(job::Urgency::Durable, Undo::Nothing, weight, work).await
     }

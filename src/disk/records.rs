@@ -111,6 +111,15 @@ pub enum Found {
     No,
 }
 
+/// What became of an event that was to be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Appended {
+    /// It is written.
+    Now,
+    /// It is not: it was processed before.
+    ProcessedBefore,
+}
+
 /// What is needed of a row that changes its class.
 struct Touched {
     seq: i64,

@@ -21,7 +21,9 @@ use crate::domain::event::Event;
 use crate::domain::fault::Fault;
 use crate::domain::outcome::{Outcome, Settled};
 use crate::domain::route::{AckMode, OnApp, Route};
-use crate::spool::{DeadReason, Entry, Mark, NewEntry, Possible, Replay, SpoolFault};
+use crate::spool::{Appended, Entry, Possible, SpoolFault};
+
+mod to_disk;
 
 /// What a commit gets when the shutdown wants open requests answered.
 const CUT_COMMIT: Duration = Duration::from_millis(700);
@@ -148,7 +150,7 @@ impl First {
     /// A slot for the attempt, if nothing but a free one is needed: so it goes nearly always.
     fn slot_at_once(&self, lane: &Lane) -> Option<Slot> {
         let has_turns = self.buffers() && self.event.order_value.is_some();
-        if has_turns || self.held.suspicion() == Suspicion::Unvouched {
+        if has_turns || self.held.suspicion().may_have_a_copy() {
             return None;
         }
         if self.absorbs() { lane.slot_at_once(self.event.id) } else { lane.slot_at_once_regardless() }
@@ -171,7 +173,7 @@ impl First {
                 return Err(NoAttempt::Order);
             }
         }
-        if self.held.suspicion() == Suspicion::Unvouched {
+        if self.held.suspicion().may_have_a_copy() {
             self.alone = Some(self.deliverer.sends_alone(self.event.key).ok_or(NoAttempt::Copy)?);
         }
         let slot = async {
@@ -292,13 +294,19 @@ impl First {
         let committed = self.committed(entry).await;
         self.turn = None;
         match committed {
-            Ok(()) => {
+            Ok(Appended::Now) => {
                 self.held.answer(Settled::Spooled);
                 let (event, route) = (self.event.clone(), self.route.clone());
                 deliverer.0.claims.mark(self.held, route.dedup_ttl).await;
                 let possible_duplicate = Possible::from_flag(self.flagged);
                 let standing = Standing { attempt: 1, possible_duplicate, breaker: BreakerState::Closed };
                 deliverer.settle_spooled_when(attempt, event, route, standing).await;
+            }
+            Ok(Appended::ProcessedBefore) => {
+                self.held.answer(Settled::Duplicate);
+                // Nothing hangs on what it comes to.
+                let _outcome = attempt.await;
+                self.processed_before().await;
             }
             Err(fault) => {
                 self.held.answer(Settled::Unavailable(fault.into()));
@@ -320,25 +328,6 @@ impl First {
         Some((lane, place))
     }
 
-    /// To disk, as in flight; acknowledged once it is safe there, and then sent as it is in memory: it need be neither
-    /// looked for nor read back, and its attempt need not be written down any more.
-    async fn keep_and_send(mut self: Box<Self>, lane: Arc<Lane>, place: Place) {
-        let deliverer = self.deliverer.clone();
-        let hold = deliverer.hold(self.event.id);
-        let alone = self.alone.take();
-        let possible = Possible::from_flag(self.flagged);
-        let entry = self.entry(Entry::InFlight, 1, possible, String::new());
-        match self.committed(entry).await {
-            Ok(()) => {
-                self.held.answer(Settled::Spooled);
-                deliverer.0.claims.mark(self.held, self.route.dedup_ttl).await;
-                deliverer.send_kept(lane, place, self.event, possible).await;
-            }
-            Err(fault) => self.not_kept(possible, fault).await,
-        }
-        drop((hold, alone));
-    }
-
     /// The sender was told that nothing is promised, and the attempt is still running: only its outcome is recorded.
     async fn settle_unkept(self: Box<Self>, attempt: JoinHandle<(Outcome, BreakerState)>) {
         let claims = self.deliverer.0.claims.clone();
@@ -351,92 +340,9 @@ impl First {
         }
     }
 
-    /// To disk, to be delivered later; acknowledged once it is safe there.
-    async fn keep(self: Box<Self>, attempts: u32, possible: Possible, wait: Option<Duration>, error: String) {
-        let backoff = if attempts == 0 { None } else { self.backoff(attempts) };
-        let not_before = self.deliverer.0.clock.now().plus(wait.max(backoff).unwrap_or_default());
-        let state = if attempts > 0 && backoff.is_none() {
-            Entry::Dead { reason: DeadReason::AttemptsExhausted }
-        } else {
-            Entry::Pending { not_before }
-        };
-        self.commit(state, attempts, possible, error).await;
-    }
-
-    fn backoff(&self, attempts: u32) -> Option<Duration> {
-        self.route.delivery.schedule.wait_after(attempts, fastrand::f64())
-    }
-
-    /// To the dead letters, acknowledged: the operator wants rejections absorbed.
-    async fn bury(self: Box<Self>, error: String) {
-        let state = Entry::Dead { reason: DeadReason::AppRejected };
-        let possible = Possible::from_flag(self.flagged);
-        self.commit(state, 1, possible, error).await;
-    }
-
-    async fn commit(self: Box<Self>, state: Entry, attempts: u32, possible: Possible, error: String) {
-        let deliverer = self.deliverer.clone();
-        let entry = self.entry(state, attempts, possible, error);
-        match self.committed(entry).await {
-            Ok(()) => {
-                self.held.answer(Settled::Spooled);
-                deliverer.count_burial(&self.route.name, state);
-                deliverer.0.claims.mark(self.held, self.route.dedup_ttl).await;
-                deliverer.wake_route(&self.route.name);
-            }
-            Err(fault) => self.not_kept(possible, fault).await,
-        }
-    }
-
-    /// The disk did not take an event that has no attempt running.
-    async fn not_kept(self: Box<Self>, possible: Possible, fault: SpoolFault) {
-        let processed = if possible == Possible::Duplicate { Processed::Perhaps } else { Processed::Not };
-        self.give_up(processed, Settled::Unavailable(fault.into())).await;
-    }
-
-    /// Commits `entry`. When that takes past the deadline the sender is told that nothing is promised, and the commit
-    /// is waited for all the same: its outcome decides what becomes of the event.
-    async fn committed(&self, entry: NewEntry) -> Result<(), SpoolFault> {
-        let mut commit = pin!(self.deliverer.0.spool.append(entry, Some(self.dedup_mark())));
-        tokio::select! {
-            biased;
-            in_time = &mut commit => return in_time,
-            () = tokio::time::sleep_until(self.deadline) => {}
-            () = self.drained(CUT_COMMIT) => {}
-        }
-        self.held.answer(Settled::Unavailable(Fault::SpoolFailed));
-        commit.await
-    }
-
-    /// A copy for the operator of what the application rejected. Its sender is told the rejection, so nothing is
-    /// promised and a copy that cannot be written is only logged.
-    async fn copy_to_dead_letters(&self, error: String) {
-        if !self.buffers() {
-            return;
-        }
-        let state = Entry::Dead { reason: DeadReason::AppRejected };
-        let entry = self.entry(state, 1, Possible::No, error);
-        let copy = self.deliverer.0.spool.append(entry, None);
-        let fault = match self.while_waiting(Watched::No, copy).await {
-            Some(Ok(())) => return self.deliverer.count_burial(&self.route.name, state),
-            Some(Err(fault)) => fault.to_string(),
-            None => "the disk did not take it in time".to_owned(),
-        };
-        self.deliverer.0.metrics.dead_letter_copies_lost_total.with_label_values(&[&*self.route.name]).inc();
-        tracing::warn!(route = %self.route.name, event = %self.event.id, fault, "no dead-letter copy of a rejected event");
-    }
-
     async fn give_up(self: Box<Self>, processed: Processed, settled: Settled) {
         self.held.answer(settled);
         self.deliverer.0.claims.release(self.held, processed).await;
-    }
-
-    fn entry(&self, state: Entry, attempts: u32, possible_duplicate: Possible, last_error: String) -> NewEntry {
-        NewEntry { event: self.event.clone(), state, attempts, possible_duplicate, replay: Replay::No, last_error }
-    }
-
-    fn dedup_mark(&self) -> Mark {
-        Mark::new(&self.event, self.deliverer.0.clock.now().plus(self.route.dedup_ttl))
     }
 
     /// Whether the disk may be used for this event at all: not in `sync` mode, and never for what was not verified.

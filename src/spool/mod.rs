@@ -26,7 +26,7 @@ pub use self::reader::{Damage, Record, SpoolReader};
 pub use self::types::{
     DeadReason, Due, Entry, Filter, Listed, NewEntry, Possible, Replay, Settlement, SpoolFault, State, Stored,
 };
-pub use crate::disk::{Found, Mark, Totals};
+pub use crate::disk::{Appended, Found, Mark, Totals};
 
 /// Longest count: it may have to look at every event.
 const COUNT: Duration = Duration::from_secs(10);
@@ -60,6 +60,21 @@ impl Spool {
         let row = record::encode(&entry);
         let unanswered = Unanswered { disk: &self.disk, id: (entry.state == Entry::InFlight).then_some(row.id) };
         let appended = self.disk.append(row, mark).await;
+        unanswered.answered();
+        Ok(appended?)
+    }
+
+    /// As [`Self::append`], of an event of which nobody could say before whether it was processed: if the table says so by now,
+    /// nothing is written.
+    pub async fn append_unless_processed(
+        &self,
+        entry: NewEntry,
+        mark: Mark,
+        now: Timestamp,
+    ) -> Result<Appended, SpoolFault> {
+        let row = record::encode(&entry);
+        let unanswered = Unanswered { disk: &self.disk, id: (entry.state == Entry::InFlight).then_some(row.id) };
+        let appended = self.disk.append_unless_processed(row, mark, now).await;
         unanswered.answered();
         Ok(appended?)
     }

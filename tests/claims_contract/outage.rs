@@ -1,13 +1,18 @@
 //! What becomes of claims when Redis hangs, dies, is emptied, or forbids what is asked of it, and afterwards.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use hookgate::claims::embedded::Embedded;
+use hookgate::claims::fallback::Fallback;
 use hookgate::claims::store::{ClaimStore, Claimed, Elsewhere, PeekedState, Processed, StoreFault};
 use hookgate::disk::Found;
 use hookgate::domain::route::OnStoreDown;
 use rustix::process::Signal;
 
-use super::{DAY, ONE_WAIT, Replica, SHORT, START, Server, TIMEOUT, brief, claim, key, later, metrics};
+use super::{
+    DAY, ONE_WAIT, Replica, SHORT, START, Server, TIMEOUT, brief, claim, embedded, embedded_in, key, later, metrics,
+};
 
 #[tokio::test]
 async fn a_redis_that_hangs_costs_one_bounded_wait() {
@@ -82,6 +87,25 @@ async fn a_redis_that_was_emptied_makes_no_duplicate() {
     replica.store.mark(&in_flight, DAY).await.unwrap();
     let elsewhere = Replica::new(&server, OnStoreDown::Local);
     assert_eq!(elsewhere.store.claim(&claim("in flight")).await, Ok(Claimed::Duplicate));
+}
+
+#[tokio::test]
+async fn where_redis_was_emptied_and_the_own_table_cannot_be_read_that_is_said() {
+    let server = Server::start().await;
+    let (_, _, dir) = embedded();
+    let known = claim("known");
+    // Where memory does not know it: in what version 1 left.
+    let old = rusqlite::Connection::open(dir.path().join("hookgate.db")).unwrap();
+    let mark = rusqlite::params![known.key.slot, known.key.fingerprint, START.plus(DAY).millis()];
+    old.execute("INSERT INTO marks VALUES (?1, ?2, 'veedeo', 0, ?3)", mark).unwrap();
+    drop(old);
+    let (disk, metrics) = embedded_in(dir.path());
+    let redis = Arc::new(server.store_with(0, metrics.clone()));
+    let local = Arc::new(Embedded::new(disk.clone()));
+    let store = Fallback::new(redis, local, OnStoreDown::Local, metrics);
+    assert_eq!(store.claim(&known).await, Ok(Claimed::Duplicate));
+    disk.close(START).await.unwrap();
+    assert_eq!(store.claim(&known).await, Ok(Claimed::Unread), "Redis has never heard of it");
 }
 
 #[tokio::test]

@@ -51,7 +51,7 @@ fn claim(key: EventKey, by: u8, now: Timestamp) -> Claim {
 
 const fn said(claimed: Claimed) -> Said {
     match claimed {
-        Claimed::New | Claimed::Unsure => Said::New,
+        Claimed::New | Claimed::Unsure | Claimed::Unread => Said::New,
         Claimed::Duplicate => Said::Duplicate,
         Claimed::Conflict => Said::Conflict,
         Claimed::InFlight => Said::InFlight,
@@ -356,7 +356,7 @@ impl Both {
                 });
                 let real = match self.real.claim(&it).await {
                     Ok(Claimed::New | Claimed::Conflict) => Local::Ours { flagged: false },
-                    Ok(Claimed::Lapsed | Claimed::Unsure) => Local::Ours { flagged: true },
+                    Ok(Claimed::Lapsed | Claimed::Unsure | Claimed::Unread) => Local::Ours { flagged: true },
                     Ok(Claimed::Duplicate) => Local::Duplicate,
                     Ok(Claimed::InFlight) => Local::InFlight,
                     Err(_) => Local::Refused,

@@ -411,6 +411,18 @@ async fn no_copy_of_an_event_that_nobody_can_vouch_for_is_sent_beside_another_or
 }
 
 #[tokio::test(start_paused = true)]
+async fn no_copy_is_sent_beside_another_because_the_own_table_could_not_be_read() {
+    let world = world(|_| {});
+    world.store.says.lock().unwrap().extend([Claimed::Unread; 2]);
+    world.does([(seconds(40), answered(200))]);
+    assert_eq!(world.send(1).await, spooled(27), "the disk does not know it");
+    world.at(seconds(30)).await;
+    assert_eq!(world.send(1).await, says("duplicate", 0), "now it does");
+    world.at(LONG).await;
+    assert_eq!(world.sendings(), [(0, 1, true)]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn copies_that_a_store_takes_for_new_do_not_wait_for_each_other() {
     let world = world(|_| {});
     world.does([(seconds(40), answered(200))]);

@@ -114,3 +114,38 @@ async fn once_the_shutdown_has_begun_events_are_kept_for_the_next_start() {
     assert_eq!((world.sendings().len(), world.count(State::Pending).await), (0, 1));
     assert_eq!(world.kept().await.0.attempts, 0);
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_the_disk_knows_after_all_when_it_is_to_be_written_is_a_duplicate() {
+    let world = queue(|_| {});
+    assert_eq!(world.send(1).await.0, "spooled");
+    world.at(seconds(1)).await;
+    world.store.says.lock().unwrap().extend([Claimed::Unread; 3]);
+    assert_eq!(world.send(1).await, ("duplicate".to_owned(), Duration::ZERO));
+    world.is_taken_for_down();
+    assert_eq!(world.send(1).await, ("duplicate".to_owned(), Duration::ZERO));
+    assert_eq!((world.spool.totals().pending(), world.released().len()), (0, 0));
+    assert_eq!(world.send(2).await.0, "spooled", "the disk does not know it either");
+    world.at(LONG).await;
+    let sent: Vec<_> = world.seen().iter().map(|seen| (seen.attempt, seen.flagged)).collect();
+    assert_eq!(sent, [(1, false), (1, true)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_attempt_under_way_of_what_the_disk_knows_after_all_is_the_last() {
+    let world = world(|_| {});
+    world.does([(seconds(40), answered(200)), (seconds(40), answered(500))]);
+    assert_eq!(world.send(1).await.0, "spooled");
+    world.at(seconds(60)).await;
+    world.store.says.lock().unwrap().push_back(Claimed::Unread);
+    assert_eq!(world.send(1).await, ("duplicate".to_owned(), seconds(27)));
+    world.at(seconds(90)).await;
+    let by = Instant::now() + PATIENCE;
+    let Verdict::InFlight(first) = world.claims.claim(&world.event(1), seconds(40), by).await else {
+        panic!("a copy would be sent beside the attempt");
+    };
+    assert!(matches!(first.outcome().await, Some(Settled::Duplicate)));
+    world.at(LONG).await;
+    assert_eq!(world.sendings(), [(0, 1, false), (60, 1, true)]);
+    assert_eq!((world.spool.totals().pending(), world.marks()), (0, 3));
+}

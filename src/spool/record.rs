@@ -112,7 +112,8 @@ fn digest(event: &Event, headers: &[u8], body_sha256: &[u8; 32]) -> [u8; 32] {
 }
 
 pub(super) fn encode_headers(headers: &Headers) -> Vec<u8> {
-    let mut encoded = Vec::new();
+    let length = headers.iter().map(|(name, value)| 8 + name.as_str().len() + value.len()).sum();
+    let mut encoded = Vec::with_capacity(length);
     for (name, value) in headers {
         for bytes in [name.as_str().as_bytes(), value.as_bytes()] {
             encoded.extend_from_slice(&u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_be_bytes());

@@ -69,14 +69,19 @@ impl Meter {
         }
     }
 
+    /// Shows how many marks were found waiting to be told.
+    pub(super) fn found_waiting(&self, marks: usize) {
+        self.metrics.redis.marks_waiting.set(i64::try_from(marks).unwrap_or(i64::MAX));
+    }
+
     /// Shows how much the shared store has yet to be told.
     pub(super) fn owed(&self, repairs: usize) {
-        self.metrics.dedup_repairs_pending.set(i64::try_from(repairs).unwrap_or(i64::MAX));
+        self.metrics.redis.repairs_pending.set(i64::try_from(repairs).unwrap_or(i64::MAX));
     }
 
     /// Counts one that it will never be told.
     pub(super) fn gave_up_a_repair(&self) {
-        self.metrics.dedup_repairs_dropped_total.inc();
+        self.metrics.redis.repairs_dropped_total.inc();
     }
 
     /// Counts time without the shared store.
@@ -86,7 +91,7 @@ impl Meter {
 
     /// Shows whether the shared store gives up keys.
     pub(super) fn evicts(&self, yes: bool) {
-        self.metrics.dedup_store_evicts.set(i64::from(yes));
+        self.metrics.redis.store_evicts.set(i64::from(yes));
     }
 
     /// Shows whether the store answers. Only a configured store ever shows it.

@@ -292,6 +292,7 @@ impl Telling {
     /// Takes those that wait. If there are none this has ended, and the next mark begins anew.
     fn take(&mut self) -> bool {
         let mut marks = lock(&self.of.marks);
+        self.of.meter.found_waiting(marks.waiting.len());
         let count = marks.waiting.len().min(TOLD_AT_ONCE);
         for mark in marks.waiting.drain(..count) {
             self.marks.push((mark.claim, mark.ttl));
@@ -313,6 +314,7 @@ impl Drop for Telling {
         }
         let mut marks = lock(&self.of.marks);
         let waiting = std::mem::take(&mut marks.waiting);
+        self.of.meter.found_waiting(0);
         marks.are_told = false;
         drop(marks);
         let waiting = waiting.into_iter().map(|mark| (mark.claim, mark.ttl));

@@ -97,6 +97,11 @@ pub const CATALOGUE: &[Spec] = &[
         "Time for which Redis counted as down and dedup.on_store_down decided.",
     ),
     gauge("dedup_store_evicts", &[], "1 while Redis gives up keys, and with them claims, when its memory is full."),
+    gauge(
+        "dedup_marks_waiting",
+        &[],
+        "Marks for which nobody waits that were waiting when Redis was last told of some.",
+    ),
     gauge("dedup_repairs_pending", &[], "Marks and releases that Redis missed and has yet to be told."),
     counter("dedup_repairs_dropped_total", &[], "Marks and releases that Redis is never told: too many were waiting."),
     counter(

@@ -64,12 +64,8 @@ pub struct Metrics {
     pub dedup_store_up: IntGaugeVec,
     /// Seconds.
     pub dedup_fallback_seconds_total: Counter,
-    /// See the catalogue.
-    pub dedup_store_evicts: IntGauge,
-    /// See the catalogue.
-    pub dedup_repairs_pending: IntGauge,
-    /// See the catalogue.
-    pub dedup_repairs_dropped_total: IntCounter,
+    /// What Redis keeps and what it has yet to hear.
+    pub redis: RedisMetrics,
     /// No labels.
     pub dedup_local_marks_dropped_total: IntCounter,
     /// `route`, `outcome`.
@@ -148,6 +144,29 @@ pub struct Metrics {
     pub http_server_errors_total: IntCounter,
 }
 
+/// Metrics of dedup in Redis; each is the catalogue's `dedup_` and its name.
+pub struct RedisMetrics {
+    /// 0 or 1.
+    pub store_evicts: IntGauge,
+    /// Marks.
+    pub marks_waiting: IntGauge,
+    /// Marks and releases.
+    pub repairs_pending: IntGauge,
+    /// Marks and releases.
+    pub repairs_dropped_total: IntCounter,
+}
+
+impl RedisMetrics {
+    fn new(make: &Maker) -> Result<Self, prometheus::Error> {
+        Ok(Self {
+            store_evicts: make.gauge("dedup_store_evicts")?,
+            marks_waiting: make.gauge("dedup_marks_waiting")?,
+            repairs_pending: make.gauge("dedup_repairs_pending")?,
+            repairs_dropped_total: make.counter("dedup_repairs_dropped_total")?,
+        })
+    }
+}
+
 /// Metrics of the listener for senders where it speaks TLS.
 pub struct TlsMetrics {
     /// `reason`.
@@ -195,9 +214,7 @@ impl Metrics {
             dedup_duration_seconds: make.histograms("dedup_duration_seconds")?,
             dedup_store_up: make.gauges("dedup_store_up")?,
             dedup_fallback_seconds_total: make.real_counter("dedup_fallback_seconds_total")?,
-            dedup_store_evicts: make.gauge("dedup_store_evicts")?,
-            dedup_repairs_pending: make.gauge("dedup_repairs_pending")?,
-            dedup_repairs_dropped_total: make.counter("dedup_repairs_dropped_total")?,
+            redis: RedisMetrics::new(&make)?,
             dedup_local_marks_dropped_total: make.counter("dedup_local_marks_dropped_total")?,
             attempts_total: make.counters("attempts_total")?,
             attempt_duration_seconds: make.histograms("attempt_duration_seconds")?,

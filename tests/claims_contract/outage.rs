@@ -288,11 +288,11 @@ async fn redis_is_told_what_it_missed_before_it_is_asked_again() {
         assert_eq!(replica.store.claim(&missed).await, Ok(Claimed::New));
         replica.store.mark(&missed, DAY).await.unwrap();
     }
-    assert_eq!(replica.metrics.dedup_repairs_pending.get(), 200);
+    assert_eq!(replica.metrics.redis.repairs_pending.get(), 200);
     server.signal(Signal::CONT);
     replica.tend();
     replica.until_up().await;
-    assert_eq!(replica.metrics.dedup_repairs_pending.get(), 0, "it is asked while it has yet to be told");
+    assert_eq!(replica.metrics.redis.repairs_pending.get(), 0, "it is asked while it has yet to be told");
     for number in 0..200 {
         assert_eq!(server.store().claim(&claim(&format!("missed {number}"))).await, Ok(Claimed::Duplicate));
     }
@@ -352,8 +352,8 @@ async fn what_redis_has_to_be_told_is_bounded() {
     for number in 0..65_536 + 3 {
         replica.store.mark(&claim(&format!("n{number}")), DAY).await.unwrap();
     }
-    assert_eq!(replica.metrics.dedup_repairs_pending.get(), 65_536);
-    assert_eq!(replica.metrics.dedup_repairs_dropped_total.get(), 3);
+    assert_eq!(replica.metrics.redis.repairs_pending.get(), 65_536);
+    assert_eq!(replica.metrics.redis.repairs_dropped_total.get(), 3);
 }
 
 #[tokio::test]

@@ -152,6 +152,30 @@ async fn marks_that_nobody_waits_for_are_told_together() {
 }
 
 #[tokio::test]
+async fn marks_that_wait_to_be_told_can_be_counted() {
+    let server = Server::start().await;
+    let replica = Replica::new(&server, OnStoreDown::Local);
+    let waiting = || replica.metrics.redis.marks_waiting.get();
+    for (how, marks) in [("told", 100), ("owed", 30)] {
+        server.signal(Signal::STOP);
+        for number in 0..marks {
+            assert_eq!(replica.store.mark_at_once(&claim(&format!("{how} {number}")), DAY), Marked::Yes);
+        }
+        tokio::task::yield_now().await;
+        assert_eq!(waiting(), marks, "{how}");
+        if how == "told" {
+            server.signal(Signal::CONT);
+        }
+        replica.store.all_told().await;
+        assert_eq!(
+            (waiting(), replica.metrics.redis.repairs_pending.get()),
+            (0, if how == "told" { 0 } else { marks })
+        );
+    }
+    server.signal(Signal::CONT);
+}
+
+#[tokio::test]
 async fn a_mark_that_nobody_waited_for_and_redis_never_heard_of_is_told_afterwards() {
     let server = Server::start().await;
     let replica = Replica::new(&server, OnStoreDown::Local);
@@ -167,7 +191,7 @@ async fn a_mark_that_nobody_waited_for_and_redis_never_heard_of_is_told_afterwar
     assert!(since.elapsed() < ONE_WAIT, "{:?}", since.elapsed());
     assert!(!replica.store.is_up());
     assert_eq!(replica.store.mark_at_once(&later, DAY), Marked::Yes);
-    assert_eq!(replica.metrics.dedup_repairs_pending.get(), 2);
+    assert_eq!(replica.metrics.redis.repairs_pending.get(), 2);
     server.signal(Signal::CONT);
     replica.until_up().await;
     let elsewhere = server.store();
@@ -188,9 +212,9 @@ fn marks_of_a_thread_that_ends_before_it_has_told_them_are_owed() {
     drop(other);
     own.block_on(async {
         replica.store.all_told().await;
-        assert_eq!(replica.metrics.dedup_repairs_pending.get(), 1);
+        assert_eq!(replica.metrics.redis.repairs_pending.get(), 1);
         replica.tend();
-        while replica.metrics.dedup_repairs_pending.get() > 0 {
+        while replica.metrics.redis.repairs_pending.get() > 0 {
             tokio::task::yield_now().await;
         }
         assert_eq!(server.store().claim(&claim("first")).await, Ok(Claimed::Duplicate));

@@ -681,6 +681,20 @@ async fn what_was_processed_before_is_not_written_however_lately_that_was_noted(
     assert_eq!((written, world.spool.totals().pending()), (50, 52));
 }
 
+#[tokio::test]
+async fn where_the_table_cannot_be_read_by_who_writes_either_the_event_is_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let world = world(dir.path());
+    let mark = Mark::new(&event(1), START.plus(DAY));
+    world.disk.put_mark(Mark { kind: MarkKind::Perhaps, ..mark }, START);
+    world.disk.prompt(|_| Ok(())).await.unwrap();
+    Connection::open(dir.path().join("hookgate.db")).unwrap().execute_batch("DROP TABLE mark_runs").unwrap();
+    world.disk.recall(mark.key, START).await.unwrap_err();
+    let append = |event| world.spool.append_unless_processed(pending(event), mark, START);
+    let (one, beside) = tokio::join!(append(event(1)), world.spool.append(pending(event(2)), None));
+    assert_eq!((one, beside, world.spool.totals().pending()), (Ok(Appended::Now), Ok(()), 2));
+}
+
 /// What version 1 of the tables was seen to hold: `tests/fixtures/spool-v1.sql` is a dump of a file that a kill left behind.
 #[tokio::test]
 async fn a_file_as_version_1_wrote_it_is_opened_whole() {

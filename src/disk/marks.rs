@@ -434,14 +434,23 @@ impl Tx<'_> {
         self.draft.put_mark(mark.key, mark.known());
     }
 
-    /// Whether the table says that an event was processed, with what this transaction writes.
+    /// Whether the table says that an event was processed, with what this transaction writes. A disk that does not read it says
+    /// nothing: the event is to be kept all the same. Damage is an error, and so is what has ended the transaction.
     pub(super) fn was_processed(&self, marks: &Marks, key: &EventKey, now: Timestamp) -> Result<bool, JobFault> {
         let (mut recall, disk) = marks.recall(key, now);
         for (other, known) in self.draft.marks().iter().filter(|(other, _)| other == key) {
             recall.add(&other.fingerprint, key, *known, now);
         }
         if disk == Disk::MustBeAsked {
-            Rx { conn: self.conn }.recall(key, now, &mut recall)?;
+            match (Rx { conn: self.conn }).recall(key, now, &mut recall) {
+                Err(JobFault::Failed(why)) if !self.conn.is_autocommit() => {
+                    tracing::warn!(
+                        why,
+                        "the dedup table cannot be read: an event is kept that may have been processed"
+                    );
+                }
+                read => read?,
+            }
         }
         Ok(recall.is_certain())
     }

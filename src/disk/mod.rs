@@ -180,7 +180,7 @@ impl Disk {
     }
 
     /// As [`Disk::append`], of an event of which nobody could say before whether it was processed: if the table says so by now,
-    /// nothing is written.
+    /// nothing is written. If it still cannot be read the event is.
     pub async fn append_unless_processed(&self, row: NewRow, mark: Mark, now: Timestamp) -> Result<Appended, JobFault> {
         let (weight, marks) = (row.size(), self.0.marks.clone());
         let work = move |tx: &mut Tx<'_>| {

@@ -166,13 +166,6 @@ impl AsyncWrite for Stream {
         }
     }
 
-    fn is_write_vectored(&self) -> bool {
-        match &self.wire {
-            Wire::Plain(stream) => stream.is_write_vectored(),
-            Wire::Tls(stream) => stream.is_write_vectored(),
-        }
-    }
-
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.get_mut().wire {
             Wire::Plain(stream) => Pin::new(stream).poll_flush(cx),

@@ -58,14 +58,14 @@ impl Spool {
     /// written; one that came as in flight then becomes due, for nobody is left to settle it.
     pub async fn append(&self, entry: NewEntry, mark: Option<Mark>) -> Result<(), SpoolFault> {
         let row = record::encode(&entry);
-        let unanswered = Unanswered { disk: &self.disk, id: (entry.state == Entry::InFlight).then_some(row.id) };
+        let unanswered = Unanswered::new(&self.disk, &entry, row.id);
         let appended = self.disk.append(row, mark).await;
         unanswered.answered();
         Ok(appended?)
     }
 
     /// As [`Self::append`], of an event of which nobody could say before whether it was processed: if the table says so by now,
-    /// nothing is written.
+    /// nothing is written. If it still cannot be read the event is.
     pub async fn append_unless_processed(
         &self,
         entry: NewEntry,
@@ -73,7 +73,7 @@ impl Spool {
         now: Timestamp,
     ) -> Result<Appended, SpoolFault> {
         let row = record::encode(&entry);
-        let unanswered = Unanswered { disk: &self.disk, id: (entry.state == Entry::InFlight).then_some(row.id) };
+        let unanswered = Unanswered::new(&self.disk, &entry, row.id);
         let appended = self.disk.append_unless_processed(row, mark, now).await;
         unanswered.answered();
         Ok(appended?)
@@ -289,7 +289,11 @@ struct Unanswered<'a> {
     id: Option<[u8; 16]>,
 }
 
-impl Unanswered<'_> {
+impl<'a> Unanswered<'a> {
+    fn new(disk: &'a Disk, entry: &NewEntry, id: [u8; 16]) -> Self {
+        Self { disk, id: (entry.state == Entry::InFlight).then_some(id) }
+    }
+
     fn answered(mut self) {
         self.id = None;
     }

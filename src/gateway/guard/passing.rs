@@ -17,10 +17,13 @@ use pingora::protocols::{
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
-use super::{Coming, Guard, PIECE, SMALL, Stage};
+use super::{Coming, Guard, SMALL, Stage};
 use crate::domain::chunks::Chunks;
 use crate::gateway::connections::Phase;
 use crate::gateway::head::Framing;
+
+/// Most bytes of a body by chunks read at once, and of an answer kept until they go out: part of what a passage counts for.
+const PIECE: usize = 16 * 1024;
 
 impl Guard {
     /// Reads until there is a head, and hands it on.

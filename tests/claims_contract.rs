@@ -7,6 +7,8 @@
 mod outage;
 #[path = "promises/world/ports.rs"]
 mod ports;
+#[path = "claims_contract/replaced.rs"]
+mod replaced;
 #[path = "claims_contract/together.rs"]
 mod together;
 

@@ -206,7 +206,7 @@ fn understood<T: FromRedisValue>(value: redis::Value) -> Result<T, StoreFault> {
     from_redis_value(value).map_err(|error| StoreFault::Failed(format!("redis: {error}")))
 }
 
-fn unanswered(timeout: Duration) -> StoreFault {
+pub(super) fn unanswered(timeout: Duration) -> StoreFault {
     StoreFault::Failed(format!("redis did not answer within {timeout:?}"))
 }
 

@@ -1,16 +1,25 @@
 //! One connection to one server: TCP without delay, TLS where it is asked for, then the login. Waiting is bounded by
 //! the caller. Which server it should be is `links.rs`'s business.
 
+use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, RedisError};
+use rustix::net::sockopt;
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 
 use super::settings::Greeting;
 use super::slots::Address;
 use crate::claims::store::StoreFault;
+
+/// Silence after which a connection is kept alive, and the pause between further probes. Balancers and firewalls forget an idle
+/// connection after minutes, and say nothing: the next question over it would be waited for in vain.
+const KEEP_ALIVE: [Duration; 2] = [Duration::from_secs(30), Duration::from_secs(10)];
+/// Probes without an answer after which it counts as broken.
+const PROBES: u32 = 3;
 
 /// A connection that many questions share. It ends with its last clone.
 #[derive(Clone)]
@@ -31,15 +40,24 @@ impl Drop for Driver {
 /// Connects and logs in.
 pub(super) async fn connect(address: &Address, greeting: &Greeting) -> Result<Link, StoreFault> {
     let stream = TcpStream::connect((address.host.as_str(), address.port)).await;
-    let stream = stream.and_then(|stream| stream.set_nodelay(true).map(|()| stream));
-    // What was asked over a connection that is given up must not reach the server later than what is told over the next.
-    let stream = stream.and_then(|stream| stream.set_zero_linger().map(|()| stream));
+    let stream = stream.and_then(|stream| set_up(&stream).map(|()| stream));
     let stream = stream.map_err(|error| StoreFault::Failed(format!("no connection to redis at {address}: {error}")))?;
     let Some(tls) = &greeting.tls else { return greet(address, greeting, stream).await };
     match tls.over(stream, &address.host).await {
         Ok(stream) => greet(address, greeting, stream).await,
         Err(error) => Err(StoreFault::Failed(format!("no TLS with redis at {address}: {error}"))),
     }
+}
+
+fn set_up(stream: &TcpStream) -> io::Result<()> {
+    let [idle, pause] = KEEP_ALIVE;
+    stream.set_nodelay(true)?;
+    // What was asked over a connection that is given up must not reach the server later than what is told over the next.
+    stream.set_zero_linger()?;
+    sockopt::set_tcp_keepidle(stream, idle)?;
+    sockopt::set_tcp_keepintvl(stream, pause)?;
+    sockopt::set_tcp_keepcnt(stream, PROBES)?;
+    Ok(sockopt::set_socket_keepalive(stream, true)?)
 }
 
 async fn greet<S>(address: &Address, greeting: &Greeting, stream: S) -> Result<Link, StoreFault>

@@ -1,7 +1,8 @@
 //! The connections to the servers that hold claims, made when first needed: one to each for each runtime that asks, so that a
 //! question and its answer stay on one core, and what is asked there at once travels in one piece. A question goes to the
-//! server that has its slot, follows it when it has moved, and a connection that has broken, or leads to a server that takes
-//! no writes any more, makes everything be found anew: by the next question, or by the next probe if that is sooner.
+//! server that has its slot and follows it when it has moved. A connection that has broken, as one does that a server closes
+//! because it was idle, or that leads to a server which takes no writes any more, makes everything be found anew, and the
+//! question is asked once more: whatever is asked may be asked twice (`scripts.rs`).
 //!
 //! Waiting is bounded by the caller. Files are read on a thread of their own.
 
@@ -128,10 +129,10 @@ impl Links {
 
     /// Asks whoever has the slot, wherever it has moved.
     pub(super) async fn ask(&self, script: &Script, question: &Question) -> Result<Answered, StoreFault> {
-        let servers = self.servers().await?;
+        let mut servers = self.servers().await?;
         let slot = slot_of(question.key());
         let mut address = servers.owner(slot)?;
-        let (mut asking, mut declared) = (Asking::No, Declared::Both);
+        let (mut asking, mut declared, mut again) = (Asking::No, Declared::Both, Again::May);
         for _ in 0..HOPS {
             let link = match servers.link(&address).await {
                 Ok(link) => link,
@@ -154,7 +155,11 @@ impl Links {
                     tokio::time::sleep(MOVING).await;
                     (address, asking) = (servers.owner(slot)?, Asking::No);
                 }
-                Turn::Broken => return Err(self.broken(&servers, fault(&address, &error))),
+                Turn::Broken => {
+                    let fault = self.broken(&servers, fault(&address, &error));
+                    servers = self.servers_again(&mut again, fault).await?;
+                    (address, asking) = (servers.owner(slot)?, Asking::No);
+                }
                 Turn::None => return Err(fault(&address, &error)),
             }
         }
@@ -167,18 +172,33 @@ impl Links {
         script: &Script,
         questions: impl ExactSizeIterator<Item = &'q Question> + Clone,
     ) -> Result<Option<Answered>, StoreFault> {
-        let servers = self.servers().await?;
-        let Some(address) = servers.only() else { return Ok(None) };
-        let link = match servers.link(&address).await {
-            Ok(link) => link,
-            Err(fault) => return Err(self.broken(&servers, fault)),
-        };
-        match scripted(&link, |by| Question::together(questions.clone(), script, by)).await {
-            Ok(value) => Ok(Some(Answered { value, link })),
-            Err(error) => match turn(&error, &address) {
-                Turn::Broken => Err(self.broken(&servers, fault(&address, &error))),
-                Turn::Moved(_) | Turn::Ask(_) | Turn::Moving | Turn::None => Ok(None),
-            },
+        let mut servers = self.servers().await?;
+        let mut again = Again::May;
+        loop {
+            let Some(address) = servers.only() else { return Ok(None) };
+            let link = match servers.link(&address).await {
+                Ok(link) => link,
+                Err(fault) => return Err(self.broken(&servers, fault)),
+            };
+            let error = match scripted(&link, |by| Question::together(questions.clone(), script, by)).await {
+                Ok(value) => return Ok(Some(Answered { value, link })),
+                Err(error) => error,
+            };
+            match turn(&error, &address) {
+                Turn::Broken => {
+                    let fault = self.broken(&servers, fault(&address, &error));
+                    servers = self.servers_again(&mut again, fault).await?;
+                }
+                Turn::Moved(_) | Turn::Ask(_) | Turn::Moving | Turn::None => return Ok(None),
+            }
+        }
+    }
+
+    /// The servers found anew for a question that was met by `fault`, once; then that is its answer.
+    async fn servers_again(&self, again: &mut Again, fault: StoreFault) -> Result<Arc<Servers>, StoreFault> {
+        match std::mem::replace(again, Again::MayNot) {
+            Again::May => self.servers().await,
+            Again::MayNot => Err(fault),
         }
     }
 
@@ -294,6 +314,13 @@ impl Servers {
 enum Asking {
     Yes,
     No,
+}
+
+/// Whether a question may be asked again of servers found anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Again {
+    May,
+    MayNot,
 }
 
 /// What an error means for where to ask.

@@ -29,7 +29,7 @@ use async_trait::async_trait;
 pub use self::inspect::{Server, inspect};
 pub use self::settings::{RedisSettings, Settings};
 
-use self::asking::{Asking, millis};
+use self::asking::{Asking, millis, unanswered};
 use self::connect::fault;
 use self::links::{Answered, Links, Servers};
 use self::scripts::{Question, Word};
@@ -44,7 +44,7 @@ use crate::telemetry::Metrics;
 
 /// Longest time for finding the servers and connecting when nobody's request waits for it.
 const CONNECT: Duration = Duration::from_secs(1);
-/// Longest wait for a sentinel's or a cluster's word on who has what.
+/// Longest wait for a server's word on who has what, or on itself.
 const LOOK: Duration = Duration::from_millis(500);
 
 /// The shared store.
@@ -163,12 +163,13 @@ impl Shared for Redis {
         let servers = self.asking.within(self.asking.links.servers()).await?;
         let mut seen = None;
         for address in servers.all() {
-            let asked = self.asking.within(async {
+            // What is not answered in time changes nothing when it is: the connection is kept.
+            let asked = tokio::time::timeout(LOOK, async {
                 let mut link = servers.link(&address).await?;
                 let info = redis::cmd("INFO").arg("memory").query_async(&mut link.connection).await;
                 info.map_err(|error| fault(&address, &error))
             });
-            let info: String = asked.await?;
+            let info: String = asked.await.map_err(|_| unanswered(LOOK))??;
             let policy = info.lines().find_map(|line| line.strip_prefix("maxmemory_policy:")).map(str::trim);
             if policy.is_some_and(|policy| policy != "noeviction") {
                 return Ok(policy.map(str::to_owned));

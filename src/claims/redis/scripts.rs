@@ -4,6 +4,9 @@
 //! one key are answered: then the second name is built from the first. Every script reads the first key first and the
 //! second only if it has to, so that an event whose first key has not moved yet is decided where it is. Of many events at
 //! once, which one server has, only the first keys are declared; each is decided as it would be alone, one after the other.
+//!
+//! Every question may be asked again by who has not heard the answer: a claim is its owner's still, a mark goes on naming who
+//! was first, and what is let go or forgotten stays so (but the second answer then says that there was nothing).
 
 use data_encoding::HEXLOWER;
 use redis::Cmd;

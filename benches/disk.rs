@@ -176,7 +176,7 @@ fn entry(number: u32) -> NewEntry {
         target: "/".into(),
         headers: Headers::new(),
         authority: String::new(),
-        body,
+        body: body.into(),
         received_at: START,
         signed_at: None,
         event_type: None,

@@ -251,7 +251,7 @@ fn event(number: u64, received_at: Timestamp) -> NewEntry {
         target: "/webhooks/veedeo".into(),
         headers: Headers::new(),
         authority: "hooks.example".into(),
-        body,
+        body: body.into(),
         received_at,
         signed_at: None,
         event_type: None,

@@ -462,7 +462,7 @@ impl Gateway {
                 }),
             ),
             authority: "hooks.example.com".into(),
-            body: Bytes::from_static(b"{}"),
+            body: Bytes::from_static(b"{}").into(),
             received_at,
             signed_at: None,
             event_type: None,

@@ -60,7 +60,7 @@ fn event(number: usize) -> Event {
         target: format!("/{route}"),
         headers,
         authority: "hooks.example".into(),
-        body,
+        body: body.into(),
         received_at,
         signed_at: None,
         event_type: None,

@@ -105,7 +105,7 @@ fn event(number: u32) -> Arc<Event> {
         target: "/veedeo".into(),
         headers: Headers::new(),
         authority: "hooks.example".into(),
-        body,
+        body: body.into(),
         received_at: START,
         signed_at: None,
         event_type: None,

@@ -62,8 +62,8 @@ impl Application for App {
     async fn take(&self, event: &Event, sending: Sending) -> Outcome {
         let first = {
             let mut seen = self.seen.lock().unwrap();
-            let first = seen.iter().all(|(body, _)| *body != event.body);
-            seen.push((event.body.clone(), sending.possible_duplicate));
+            let first = seen.iter().all(|(body, _)| *body != *event.body);
+            seen.push((event.body.clone().into_bytes(), sending.possible_duplicate));
             first
         };
         assert!(!(first && event.body.starts_with(b"\"panic")), "as meant");

@@ -89,7 +89,7 @@ fn event(number: u32) -> Event {
         target: "/webhooks/veedeo?a=%20b".into(),
         headers,
         authority: "hooks.example".into(),
-        body,
+        body: body.into(),
         received_at,
         signed_at: Some(START),
         event_type: Some("task.done".into()),
@@ -408,7 +408,7 @@ async fn what_is_read_together_is_little_unless_its_first_event_is_large() {
     let world = world(dir.path());
     for number in 1..=8 {
         let body = Bytes::from(vec![b'x'; 100 * 1024 * (number as usize / 8 * 9 + 1)]);
-        world.spool.append(pending(Event { body, ..event(number) }), None).await.unwrap();
+        world.spool.append(pending(Event { body: body.into(), ..event(number) }), None).await.unwrap();
     }
     let ids: Vec<_> = (1..=8).map(|number| event(number).id).collect();
     let read = async |from: usize| world.spool.load_some(ids[from..].to_vec()).await.unwrap().len();
@@ -693,6 +693,31 @@ async fn where_the_table_cannot_be_read_by_who_writes_either_the_event_is_kept()
     let append = |event| world.spool.append_unless_processed(pending(event), mark, START);
     let (one, beside) = tokio::join!(append(event(1)), world.spool.append(pending(event(2)), None));
     assert_eq!((one, beside, world.spool.totals().pending()), (Ok(Appended::Now), Ok(()), 2));
+}
+
+#[tokio::test]
+async fn an_event_counts_for_every_byte_it_carries() {
+    let dir = tempfile::tempdir().unwrap();
+    let world = world(dir.path());
+    let mut before = 0;
+    let mut counts = async |event: Event| {
+        world.spool.append(pending(event), None).await.unwrap();
+        let counted = world.spool.totals().bytes - before;
+        before += counted;
+        counted
+    };
+    let plain = counts(event(1)).await;
+    let long = |text: &str| format!("{text}{}", "x".repeat(1000));
+    let longer_body = Bytes::from([&event(2).body[..], &[b'x'; 1000]].concat());
+    assert_eq!(counts(Event { body: longer_body.into(), ..event(2) }).await, plain + 1000);
+    assert_eq!(counts(Event { target: long(&event(3).target), ..event(3) }).await, plain + 1000);
+    assert_eq!(counts(Event { authority: long(&event(4).authority), ..event(4) }).await, plain + 1000);
+    let route = long(&event(5).route);
+    assert_eq!(counts(Event { route: route.as_str().into(), ..event(5) }).await, plain + 1000);
+    let mut headers = event(6).headers;
+    headers.append("more", HeaderValue::from_static("0123456789"));
+    assert_eq!(counts(Event { headers, ..event(6) }).await, plain + 22, "4 and 10 bytes, and the length of each");
+    assert_eq!(counts(ordered(7, "0123456789")).await, plain + 10);
 }
 
 /// What version 1 of the tables was seen to hold: `tests/fixtures/spool-v1.sql` is a dump of a file that a kill left behind.

@@ -108,7 +108,7 @@ fn event(number: u32) -> Event {
         target: "/webhooks/veedeo".into(),
         headers: Headers::new(),
         authority: "hooks.example".into(),
-        body,
+        body: body.into(),
         received_at,
         signed_at: None,
         event_type: None,

@@ -113,7 +113,7 @@ fn event(number: u32, order: Option<u8>) -> Event {
         target: "/".into(),
         headers: Headers::new(),
         authority: String::new(),
-        body,
+        body: body.into(),
         received_at: START.plus(Duration::from_secs(u64::from(number))),
         signed_at: None,
         event_type: None,

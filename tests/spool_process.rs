@@ -51,7 +51,7 @@ fn event(number: u32) -> Event {
         target: "/".into(),
         headers: Headers::new(),
         authority: String::new(),
-        body,
+        body: body.into(),
         received_at: START,
         signed_at: None,
         event_type: None,
@@ -412,7 +412,7 @@ async fn a_commit_waits_for_no_reader_however_long_the_log_is() {
             }
         })
     };
-    let large = |number| Event { body: Bytes::from(vec![b'x'; 1 << 20]), ..event(number) };
+    let large = |number| Event { body: Bytes::from(vec![b'x'; 1 << 20]).into(), ..event(number) };
     let mut longest = Duration::ZERO;
     for number in 0..200 {
         let since = Instant::now();
@@ -433,7 +433,7 @@ async fn the_write_ahead_log_ends_and_a_drained_file_shrinks() {
     let dir = tempfile::tempdir().unwrap();
     let (spool, disk, ..) = open(dir.path());
     let size = |name: &str| std::fs::metadata(dir.path().join(name)).map_or(0, |meta| meta.len() >> 20);
-    let large = |number| Event { body: Bytes::from(vec![b'x'; 1 << 20]), ..event(number) };
+    let large = |number| Event { body: Bytes::from(vec![b'x'; 1 << 20]).into(), ..event(number) };
     let mut longest = 0;
     for number in 0..150 {
         let entry = NewEntry { event: Arc::new(large(number)), ..pending(number) };

@@ -259,7 +259,7 @@ pub(super) async fn body(
         (header::CONTENT_TYPE, "text/plain; charset=utf-8"),
         (header::CONTENT_DISPOSITION, "attachment; filename=body"),
     ];
-    Ok((headers, stored.event.body))
+    Ok((headers, stored.event.body.into_bytes()))
 }
 
 /// `POST /api/events/{id}/replay`: a dead letter becomes due again, marked as a replay.

@@ -137,7 +137,7 @@ fn event(number: u8, route: &str) -> Event {
         target: format!("/{route}?a=1"),
         headers,
         authority: "hooks.example.com".into(),
-        body: Bytes::from(body),
+        body: Bytes::from(body).into(),
         received_at,
         signed_at: None,
         event_type: Some("task.completed".into()),

@@ -7,27 +7,23 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use rusqlite::{CachedStatement, Connection, OptionalExtension, Row, params};
 
 use super::books::{Class, Way};
 use super::fault::JobFault;
 use super::job::Tx;
 use super::space::Purpose;
+use crate::domain::event::Event;
 use crate::domain::time::Timestamp;
 
 /// Bytes an event takes besides what it carries: row headers, index entries, the unused rest of a page.
 const OVERHEAD_BYTES: usize = 512;
 
-/// An event to be written.
+/// An event to be written, with what is made of it for that.
 #[derive(Clone, Debug)]
 pub struct NewRow {
-    /// Its name.
-    pub id: [u8; 16],
-    /// Its route.
-    pub route: Arc<str>,
-    /// Slot and fingerprint.
-    pub key: [u8; 32],
+    /// The event.
+    pub event: Arc<Event>,
     /// How it comes in.
     pub state: NewState,
     /// Attempts made.
@@ -38,28 +34,14 @@ pub struct NewRow {
     pub replay: bool,
     /// What became of the last attempt.
     pub last_error: String,
-    /// When it was received.
-    pub received_at: Timestamp,
-    /// When it happened.
-    pub signed_at: Option<Timestamp>,
-    /// Its type.
-    pub event_type: Option<String>,
-    /// Its order value.
-    pub order_value: Option<String>,
+    /// Slot and fingerprint.
+    pub key: [u8; 32],
+    /// The headers, encoded.
+    pub headers: Vec<u8>,
     /// SHA-256 of the body.
     pub body_sha256: [u8; 32],
     /// SHA-256 of the record.
     pub digest: [u8; 32],
-    /// The method.
-    pub method: String,
-    /// Path and query.
-    pub target: String,
-    /// The `Host`.
-    pub authority: String,
-    /// The headers, encoded.
-    pub headers: Vec<u8>,
-    /// The body.
-    pub body: Bytes,
 }
 
 /// How an event comes in.
@@ -83,12 +65,12 @@ impl NewRow {
     /// Bytes the event counts for.
     #[must_use]
     pub fn size(&self) -> usize {
-        let texts = [&self.method, &self.target, &self.authority, &self.last_error];
-        let optional = [&self.event_type, &self.order_value];
+        let event = &*self.event;
+        let texts = [event.method.as_str(), &event.target, &event.authority, &self.last_error, &event.route];
+        let optional = [&event.event_type, &event.order_value];
         OVERHEAD_BYTES
-            + self.body.len()
+            + event.body.len()
             + self.headers.len()
-            + self.route.len()
             + texts.iter().map(|text| text.len()).sum::<usize>()
             + optional.iter().filter_map(|text| text.as_ref().map(String::len)).sum::<usize>()
     }
@@ -157,20 +139,29 @@ impl Tx<'_> {
         let seq = *self.next_seq;
         *self.next_seq = seq.saturating_add(1);
         let class = self.insert_event(row, seq, size)?;
+        let event = &*row.event;
         self.statement(
             "INSERT INTO payloads (seq, method, target, authority, headers, body) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
         )?
-        .execute(params![seq, row.method, row.target, row.authority, row.headers, &*row.body])?;
-        self.note(Way::In, class, &row.route, size, row.received_at);
+        .execute(params![
+            seq,
+            event.method.as_str(),
+            event.target,
+            event.authority,
+            row.headers,
+            &event.body[..]
+        ])?;
+        self.note(Way::In, class, &event.route, size, event.received_at);
         Ok(())
     }
 
     fn insert_event(&mut self, row: &NewRow, seq: i64, size: u64) -> Result<Class, JobFault> {
+        let event = &*row.event;
         let (state, class, not_before, reason) = match row.state {
-            NewState::Pending { not_before } if self.has_earlier(row)? => (2, Class::Undelivered, not_before, None),
+            NewState::Pending { not_before } if self.has_earlier(event)? => (2, Class::Undelivered, not_before, None),
             NewState::Pending { not_before } => (0, Class::Undelivered, not_before, None),
-            NewState::InFlight => (1, Class::Undelivered, row.received_at, None),
-            NewState::Dead { reason } => (3, Class::Dead, row.received_at, Some(reason)),
+            NewState::InFlight => (1, Class::Undelivered, event.received_at, None),
+            NewState::Dead { reason } => (3, Class::Dead, event.received_at, Some(reason)),
         };
         self.statement(
             "INSERT INTO events (seq, id, route, key, state, class, not_before, attempts, possible_duplicate, replay,
@@ -179,8 +170,8 @@ impl Tx<'_> {
         )?
         .execute(params![
             seq,
-            row.id,
-            &*row.route,
+            event.id.0.as_bytes(),
+            &*event.route,
             row.key,
             state,
             class.code(),
@@ -190,21 +181,21 @@ impl Tx<'_> {
             row.replay,
             reason,
             row.last_error,
-            row.received_at.millis(),
-            row.signed_at.map(Timestamp::millis),
-            row.event_type,
-            row.order_value,
+            event.received_at.millis(),
+            event.signed_at.map(Timestamp::millis),
+            event.event_type,
+            event.order_value,
             size,
-            row.body.len(),
+            event.body.len(),
             row.body_sha256,
             row.digest,
         ])?;
         Ok(class)
     }
 
-    fn has_earlier(&self, row: &NewRow) -> Result<bool, JobFault> {
-        let Some(value) = &row.order_value else { return Ok(false) };
-        Ok(has_undelivered(self.conn, &row.route, value)?)
+    fn has_earlier(&self, event: &Event) -> Result<bool, JobFault> {
+        let Some(value) = &event.order_value else { return Ok(false) };
+        Ok(has_undelivered(self.conn, &event.route, value)?)
     }
 
     /// An attempt begins: it counts from now on, whatever becomes of it. Only of what is pending: not of an event that

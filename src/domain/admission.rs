@@ -10,6 +10,7 @@ use http::header::{CONNECTION, HeaderName};
 use sha2::{Digest, Sha256};
 use smallvec::SmallVec;
 
+use super::body::Body;
 use super::event::{Event, EventId};
 use super::headers::Headers;
 use super::inbound::Inbound;
@@ -160,21 +161,31 @@ impl Route {
         id: EventId,
         received_at: Timestamp,
     ) -> Event {
-        let key = self.scheme.key(&self.name, &verified);
+        let whole = verified.whole();
+        let key = verified.key(&self.name, &whole);
+        let digest = verified.is_of_body().then_some(whole);
         let signed_at = freshness.map_or_else(|| verified.signed_at(), |freshness| freshness.signed_at);
         let (inbound, event_type) = verified.into_typed();
         let order_value = self.order_by.as_deref().and_then(|pointer| json_scalar(&inbound.body, pointer));
-        Event { signed_at, event_type, order_value, ..self.bare(inbound, key, own, id, received_at) }
+        Event { signed_at, event_type, order_value, ..self.bare(inbound, digest, key, own, id, received_at) }
     }
 
     fn unverified(&self, inbound: Inbound, own: &[HeaderName], id: EventId, received_at: Timestamp) -> Event {
         let body: [u8; 32] = Sha256::digest(&inbound.body).into();
-        let key = EventKey::new(&self.name, &[b"unverified", &body], &inbound.body);
-        self.bare(inbound, key, own, id, received_at)
+        let key = EventKey::of_digest(&self.name, &[b"unverified", &body], &body);
+        self.bare(inbound, Some(body), key, own, id, received_at)
     }
 
-    /// `own`: the connection's headers, besides those that always are.
-    fn bare(&self, inbound: Inbound, key: EventKey, own: &[HeaderName], id: EventId, received_at: Timestamp) -> Event {
+    /// `digest`: of the body, if it was made; `own`: the connection's headers, besides those that always are.
+    fn bare(
+        &self,
+        inbound: Inbound,
+        digest: Option<[u8; 32]>,
+        key: EventKey,
+        own: &[HeaderName],
+        id: EventId,
+        received_at: Timestamp,
+    ) -> Event {
         let Inbound { method, path, query, mut headers, authority, body, .. } = inbound;
         headers.retain(|name| !ends_here(name) && !own.contains(name));
         Event {
@@ -188,7 +199,10 @@ impl Route {
             method,
             headers,
             authority,
-            body,
+            body: match digest {
+                Some(digest) => Body::digested(body, digest),
+                None => body.into(),
+            },
             received_at,
             signed_at: None,
             event_type: None,
@@ -330,6 +344,19 @@ mod tests {
     }
 
     #[test]
+    fn an_event_knows_the_digest_of_its_body_whatever_was_signed() {
+        let digest: [u8; 32] = Sha256::digest(BODY).into();
+        for (signed_over, made_already) in [("", true), ("signed = \"{json:/id}{url}\"", false)] {
+            let route = route(signed_over);
+            let event = event(&route, signed(&route, "one", &[]));
+            assert_eq!((event.body.sha256(), event.body.is_digested()), (digest, made_already), "{signed_over}");
+        }
+        let observed = Route { enforcement: Enforcement::Observe, ..route("") };
+        let unverified = observed.unverified(signed(&observed, "another", &[]), &[], ID, NOW);
+        assert_eq!((unverified.body.sha256(), unverified.body.is_digested()), (digest, true));
+    }
+
+    #[test]
     fn a_secret_is_tried_before_its_end_and_not_from_then_on() {
         let route = route("");
         let before = NOW.minus(Duration::from_millis(1));
@@ -343,7 +370,7 @@ mod tests {
         let route = route("");
         let event = event(&route, signed(&route, "one", &[]));
         assert_eq!((event.target.as_str(), event.authority.as_str()), ("/in?q=1", "a.example"));
-        assert_eq!(event.body, BODY);
+        assert_eq!(*event.body, BODY);
         assert_eq!(event.event_type.as_deref(), Some("a"));
         assert_eq!(event.order_value.as_deref(), Some("o7"));
     }

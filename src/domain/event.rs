@@ -3,10 +3,10 @@
 use std::fmt;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use http::Method;
 use uuid::Uuid;
 
+use super::body::Body;
 use super::key::EventKey;
 use super::time::Timestamp;
 use crate::domain::headers::Headers;
@@ -59,7 +59,7 @@ pub struct Event {
     /// The `Host` the sender used.
     pub authority: String,
     /// The body, byte for byte as verified.
-    pub body: Bytes,
+    pub body: Body,
     /// When the request's first byte came.
     pub received_at: Timestamp,
     /// When it happened, as far as that is signed.

@@ -360,7 +360,7 @@ mod tests {
             target: "/r?x=1".into(),
             headers,
             authority: "hooks.example".into(),
-            body: Bytes::from_static(b"0123456789"),
+            body: Bytes::from_static(b"0123456789").into(),
             received_at: Timestamp::from_seconds(1_760_000_000),
             signed_at: None,
             event_type: None,

@@ -138,7 +138,7 @@ pub(super) fn event(number: u32, at: Timestamp) -> Event {
         target: "/r".into(),
         headers: Headers::new(),
         authority: "hooks.example".into(),
-        body,
+        body: body.into(),
         received_at: at,
         signed_at: None,
         event_type: None,

@@ -72,7 +72,7 @@ fn event(bytes: &[u8]) -> Event {
         target: text.clone(),
         headers,
         authority: text.clone(),
-        body: Bytes::copy_from_slice(bytes),
+        body: Bytes::copy_from_slice(bytes).into(),
         received_at: Timestamp::from_seconds(1_760_000_000),
         signed_at: bytes.first().map(|byte| Timestamp::from_seconds(i64::from(*byte))),
         event_type: bytes.first().filter(|byte| **byte > 100).map(|_| text.clone()),
@@ -82,8 +82,10 @@ fn event(bytes: &[u8]) -> Event {
 
 /// What the record's digest covers and can be changed without ceasing to be what the columns hold.
 fn parts(row: &NewRow) -> Vec<Vec<u8>> {
-    let texts = [row.route.as_bytes(), row.method.as_bytes(), row.target.as_bytes(), row.authority.as_bytes()];
-    let bytes = [&row.headers[..], &row.body[..], &row.id[..], &row.key[..], &row.digest[..]];
+    let event = &*row.event;
+    let texts =
+        [event.route.as_bytes(), event.method.as_str().as_bytes(), event.target.as_bytes(), event.authority.as_bytes()];
+    let bytes = [&row.headers[..], &event.body[..], event.id.0.as_bytes(), &row.key[..], &row.digest[..]];
     texts.into_iter().chain(bytes).map(<[u8]>::to_vec).collect()
 }
 
@@ -98,22 +100,23 @@ fn stored(row: NewRow, parts: Vec<Vec<u8>>) -> Option<(EventRow, PayloadRow)> {
         headers,
         body: Bytes::from(body),
     };
+    let event = row.event;
     let row = EventRow {
         seq: 1,
         id: id.try_into().ok()?,
         route: text(route)?.into(),
         key: key.try_into().ok()?,
         state: 0,
-        not_before: row.received_at,
+        not_before: event.received_at,
         attempts: row.attempts,
         possible_duplicate: row.possible_duplicate,
         replay: row.replay,
         reason: None,
         last_error: row.last_error,
-        received_at: row.received_at,
-        signed_at: row.signed_at,
-        event_type: row.event_type,
-        order_value: row.order_value,
+        received_at: event.received_at,
+        signed_at: event.signed_at,
+        event_type: event.event_type.clone(),
+        order_value: event.order_value.clone(),
         body_bytes: u64::try_from(payload.body.len()).unwrap_or(u64::MAX),
         body_sha256: row.body_sha256,
         digest: digest.try_into().ok()?,

@@ -58,7 +58,7 @@ impl Spool {
     /// written; one that came as in flight then becomes due, for nobody is left to settle it.
     pub async fn append(&self, entry: NewEntry, mark: Option<Mark>) -> Result<(), SpoolFault> {
         let row = record::encode(&entry);
-        let unanswered = Unanswered::new(&self.disk, &entry, row.id);
+        let unanswered = Unanswered::new(&self.disk, &entry);
         let appended = self.disk.append(row, mark).await;
         unanswered.answered();
         Ok(appended?)
@@ -73,7 +73,7 @@ impl Spool {
         now: Timestamp,
     ) -> Result<Appended, SpoolFault> {
         let row = record::encode(&entry);
-        let unanswered = Unanswered::new(&self.disk, &entry, row.id);
+        let unanswered = Unanswered::new(&self.disk, &entry);
         let appended = self.disk.append_unless_processed(row, mark, now).await;
         unanswered.answered();
         Ok(appended?)
@@ -290,8 +290,8 @@ struct Unanswered<'a> {
 }
 
 impl<'a> Unanswered<'a> {
-    fn new(disk: &'a Disk, entry: &NewEntry, id: [u8; 16]) -> Self {
-        Self { disk, id: (entry.state == Entry::InFlight).then_some(id) }
+    fn new(disk: &'a Disk, entry: &NewEntry) -> Self {
+        Self { disk, id: (entry.state == Entry::InFlight).then(|| entry.event.id.0.into_bytes()) }
     }
 
     fn answered(mut self) {

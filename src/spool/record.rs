@@ -14,6 +14,7 @@ use uuid::Uuid;
 
 use super::{Entry, NewEntry, Possible, Replay, Stored};
 use crate::disk::{EventRow, NewRow, NewState, PayloadRow};
+use crate::domain::body::Body;
 use crate::domain::event::{Event, EventId};
 use crate::domain::headers::Headers;
 use crate::domain::key::EventKey;
@@ -21,12 +22,9 @@ use crate::domain::key::EventKey;
 /// The record of a new event.
 pub(super) fn encode(entry: &NewEntry) -> NewRow {
     let event = &*entry.event;
-    let headers = encode_headers(&event.headers);
-    let body_sha256: [u8; 32] = Sha256::digest(&event.body).into();
+    let (headers, body_sha256) = (encode_headers(&event.headers), event.body.sha256());
     NewRow {
-        id: event.id.0.into_bytes(),
-        route: event.route.clone(),
-        key: key_bytes(&event.key),
+        event: entry.event.clone(),
         state: match entry.state {
             Entry::Pending { not_before } => NewState::Pending { not_before },
             Entry::InFlight => NewState::InFlight,
@@ -36,23 +34,17 @@ pub(super) fn encode(entry: &NewEntry) -> NewRow {
         possible_duplicate: entry.possible_duplicate == Possible::Duplicate,
         replay: entry.replay == Replay::Yes,
         last_error: entry.last_error.clone(),
-        received_at: event.received_at,
-        signed_at: event.signed_at,
-        event_type: event.event_type.clone(),
-        order_value: event.order_value.clone(),
-        body_sha256,
+        key: key_bytes(&event.key),
         digest: digest(event, &headers, &body_sha256),
-        method: event.method.as_str().to_owned(),
-        target: event.target.clone(),
-        authority: event.authority.clone(),
         headers,
-        body: event.body.clone(),
+        body_sha256,
     }
 }
 
 /// The event of a record, or what is wrong with it. Events up to `doubtful_through` may have been sent before a crash.
 pub(super) fn decode(row: EventRow, payload: PayloadRow, doubtful_through: i64) -> Result<Stored, &'static str> {
-    let body_sha256: [u8; 32] = Sha256::digest(&payload.body).into();
+    let body = Body::from(payload.body);
+    let body_sha256 = body.sha256();
     let event = Event {
         id: EventId(Uuid::from_bytes(row.id)),
         route: row.route,
@@ -61,7 +53,7 @@ pub(super) fn decode(row: EventRow, payload: PayloadRow, doubtful_through: i64) 
         target: payload.target,
         headers: decode_headers(&payload.headers).ok_or("its headers are none")?,
         authority: payload.authority,
-        body: payload.body,
+        body,
         received_at: row.received_at,
         signed_at: row.signed_at,
         event_type: row.event_type,

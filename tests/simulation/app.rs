@@ -39,7 +39,7 @@ impl Application for App {
             return std::future::pending().await;
         }
         let index = world.event_of(&event.key);
-        assert_eq!(event.body, world.plan.events[index].body, "the body is another one (P9)");
+        assert_eq!(*event.body, world.plan.events[index].body, "the body is another one (P9)");
         let mut open = Open { world, place: self.begin(index, sending), done: false };
         let Reaction { after, what } = self.react(index);
         if after > 0 {

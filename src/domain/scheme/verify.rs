@@ -91,6 +91,30 @@ impl Verified {
         (self.inbound, self.findings.event_type)
     }
 
+    /// SHA-256 of what was signed: of the body, or of the digest of what was signed besides.
+    pub(in crate::domain) fn whole(&self) -> [u8; 32] {
+        let signed: &[u8] = self.findings.signed.as_ref().map_or(&self.inbound.body, |digest| digest.as_slice());
+        Sha256::digest(signed).into()
+    }
+
+    /// What the event of `route` is called for deduplication; `whole`: what [`Self::whole`] gives.
+    pub(in crate::domain) fn key(&self, route: &str, whole: &[u8; 32]) -> EventKey {
+        let IdParts { parts, covered } = &self.findings.id;
+        if parts.is_empty() {
+            return EventKey::of_digest(route, &[b"signed", whole], whole);
+        }
+        let last = match covered {
+            Coverage::Covered => None,
+            Coverage::Uncovered => Some(whole.as_slice()),
+        };
+        EventKey::of_written(route, parts, last, whole)
+    }
+
+    /// Whether what was signed is the body.
+    pub(in crate::domain) const fn is_of_body(&self) -> bool {
+        self.findings.signed.is_none()
+    }
+
     /// Position of the secret that fitted; the first of them, if several did.
     #[must_use]
     pub const fn secret(&self) -> usize {
@@ -207,17 +231,7 @@ impl Scheme {
     /// The event's key. Bytes that the signature does not cover never name an event alone.
     #[must_use]
     pub fn key(&self, route: &str, verified: &Verified) -> EventKey {
-        let body: &[u8] = verified.findings.signed.as_ref().map_or(&verified.inbound.body, |digest| digest.as_slice());
-        let whole: [u8; 32] = Sha256::digest(body).into();
-        let IdParts { parts, covered } = &verified.findings.id;
-        if parts.is_empty() {
-            return EventKey::of_digest(route, &[b"signed", &whole], &whole);
-        }
-        let last = match covered {
-            Coverage::Covered => None,
-            Coverage::Uncovered => Some(whole.as_slice()),
-        };
-        EventKey::of_written(route, parts, last, &whole)
+        verified.key(route, &verified.whole())
     }
 
     fn refuse_repeated(&self, headers: &Headers) -> Result<(), Refusal> {

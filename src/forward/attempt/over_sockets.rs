@@ -112,7 +112,7 @@ fn event(body: usize) -> Event {
         target: "/hook?a=b".into(),
         headers: Headers::new(),
         authority: "hooks.example".into(),
-        body,
+        body: body.into(),
         received_at: at,
         signed_at: None,
         event_type: None,

@@ -21,7 +21,6 @@ use super::filter::Filter;
 use super::job::{Job, Tx};
 use super::merge::{Next, Order};
 use super::packed::{self, Known};
-use super::readers::Rx;
 use super::runs;
 use super::unwritten::{Taken, UNWRITTEN, Unwritten};
 use crate::domain::event::Event;
@@ -87,7 +86,7 @@ pub struct Recall {
 
 impl Recall {
     /// Whether nothing that is found elsewhere could change what follows.
-    const fn is_certain(&self) -> bool {
+    pub(super) const fn is_certain(&self) -> bool {
         matches!(self.same, Some((MarkKind::Processed, _)))
     }
 
@@ -434,25 +433,13 @@ impl Tx<'_> {
         self.draft.put_mark(mark.key, mark.known());
     }
 
-    /// Whether the table says that an event was processed, with what this transaction writes. A disk that does not read it says
-    /// nothing: the event is to be kept all the same. Damage is an error, and so is what has ended the transaction.
-    pub(super) fn was_processed(&self, marks: &Marks, key: &EventKey, now: Timestamp) -> Result<bool, JobFault> {
-        let (mut recall, disk) = marks.recall(key, now);
+    /// Whether memory says that an event was processed, or this transaction writes so.
+    pub(super) fn was_just_processed(&self, marks: &Marks, key: &EventKey, now: Timestamp) -> bool {
+        let (mut recall, _) = marks.recall(key, now);
         for (other, known) in self.draft.marks().iter().filter(|(other, _)| other == key) {
             recall.add(&other.fingerprint, key, *known, now);
         }
-        if disk == Disk::MustBeAsked {
-            match (Rx { conn: self.conn }).recall(key, now, &mut recall) {
-                Err(JobFault::Failed(why)) if !self.conn.is_autocommit() => {
-                    tracing::warn!(
-                        why,
-                        "the dedup table cannot be read: an event is kept that may have been processed"
-                    );
-                }
-                read => read?,
-            }
-        }
-        Ok(recall.is_certain())
+        recall.is_certain()
     }
 
     /// Deletes expired marks that version 1 wrote.

@@ -181,10 +181,21 @@ impl Disk {
 
     /// As [`Disk::append`], of an event of which nobody could say before whether it was processed: if the table says so by now,
     /// nothing is written. If it still cannot be read the event is.
+    ///
+    /// The table is read beforehand: a read that fails within a transaction takes it along, with what others have written in it.
+    /// What is marked meanwhile is in memory.
     pub async fn append_unless_processed(&self, row: NewRow, mark: Mark, now: Timestamp) -> Result<Appended, JobFault> {
+        match self.recall(mark.key, now).await {
+            Ok(recall) if recall.is_certain() => return Ok(Appended::ProcessedBefore),
+            Ok(_) => {}
+            Err(JobFault::Failed(why)) => {
+                tracing::warn!(why, "the dedup table cannot be read: an event is kept that may have been processed");
+            }
+            Err(fault) => return Err(fault),
+        }
         let (weight, marks) = (row.size(), self.0.marks.clone());
         let work = move |tx: &mut Tx<'_>| {
-            if tx.was_processed(&marks, &mark.key, now)? {
+            if tx.was_just_processed(&marks, &mark.key, now) {
                 return Ok(Appended::ProcessedBefore);
             }
             tx.put_mark(&mark);

@@ -385,6 +385,7 @@ fn faults_of_every_kind_under_load_lose_nothing_and_repeat_only_what_both_gatewa
         sum.again_unflagged
     );
     assert!(sum.events > 30 * rounds && sum.in_peace > rounds / 2, "too little happened");
+    eventually("both gateways use the store", WELL, || gateways.iter().all(up).then_some(()));
     assert_eq!(send(&gateways[0], task("last")).text(), "{\"app\":200}");
     assert_eq!(send(&gateways[1], task("last")).json("duplicate"), true, "they share to the end");
 }

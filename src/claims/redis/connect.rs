@@ -54,10 +54,15 @@ fn set_up(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     // What was asked over a connection that is given up must not reach the server later than what is told over the next.
     stream.set_zero_linger()?;
-    sockopt::set_tcp_keepidle(stream, idle)?;
-    sockopt::set_tcp_keepintvl(stream, pause)?;
-    sockopt::set_tcp_keepcnt(stream, PROBES)?;
-    Ok(sockopt::set_socket_keepalive(stream, true)?)
+    let kept_alive = sockopt::set_tcp_keepidle(stream, idle)
+        .and_then(|()| sockopt::set_tcp_keepintvl(stream, pause))
+        .and_then(|()| sockopt::set_tcp_keepcnt(stream, PROBES))
+        .and_then(|()| sockopt::set_socket_keepalive(stream, true));
+    if let Err(error) = kept_alive {
+        // It serves without.
+        tracing::debug!(%error, "a connection to redis cannot be kept alive while it is idle");
+    }
+    Ok(())
 }
 
 async fn greet<S>(address: &Address, greeting: &Greeting, stream: S) -> Result<Link, StoreFault>

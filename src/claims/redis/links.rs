@@ -2,7 +2,7 @@
 //! question and its answer stay on one core, and what is asked there at once travels in one piece. A question goes to the
 //! server that has its slot and follows it when it has moved. A connection that has broken, as one does that a server closes
 //! because it was idle, or that leads to a server which takes no writes any more, makes everything be found anew, and the
-//! question is asked once more: whatever is asked may be asked twice (`scripts.rs`).
+//! question is asked once more where it may be (`scripts.rs`).
 //!
 //! Waiting is bounded by the caller. Files are read on a thread of their own.
 
@@ -18,7 +18,7 @@ use tokio::sync::OnceCell;
 
 use super::connect::{Link, connect, fault};
 use super::find::{Found, ask_watchers, find, slots};
-use super::scripts::{By, Declared, Question, Script};
+use super::scripts::{Again, By, Declared, Question, Script};
 use super::settings::{Greeting, Resolved, Settings, resolve};
 use super::slots::{Address, SlotMap, slot_of};
 use crate::claims::store::StoreFault;
@@ -132,7 +132,7 @@ impl Links {
         let mut servers = self.servers().await?;
         let slot = slot_of(question.key());
         let mut address = servers.owner(slot)?;
-        let (mut asking, mut declared, mut again) = (Asking::No, Declared::Both, Again::May);
+        let (mut asking, mut declared, mut again) = (Asking::No, Declared::Both, script.again);
         for _ in 0..HOPS {
             let link = match servers.link(&address).await {
                 Ok(link) => link,
@@ -173,7 +173,7 @@ impl Links {
         questions: impl ExactSizeIterator<Item = &'q Question> + Clone,
     ) -> Result<Option<Answered>, StoreFault> {
         let mut servers = self.servers().await?;
-        let mut again = Again::May;
+        let mut again = script.again;
         loop {
             let Some(address) = servers.only() else { return Ok(None) };
             let link = match servers.link(&address).await {
@@ -316,13 +316,6 @@ enum Asking {
     No,
 }
 
-/// Whether a question may be asked again of servers found anew.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Again {
-    May,
-    MayNot,
-}
-
 /// What an error means for where to ask.
 enum Turn {
     Moved(Address),
@@ -349,6 +342,7 @@ fn turn(error: &RedisError, asked: &Address) -> Turn {
         || is(ServerErrorKind::MasterDown)
         || error.code() == Some("NOAUTH")
         || says("READONLY")
+        || error.kind() == ErrorKind::Io
         || error.is_unrecoverable_error()
     {
         Turn::Broken

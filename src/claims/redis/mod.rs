@@ -89,6 +89,12 @@ impl Redis {
         }
     }
 
+    /// The servers, for who has more patience than a request.
+    async fn found(&self) -> Result<Arc<Servers>, StoreFault> {
+        let found = tokio::time::timeout(CONNECT, self.asking.links.servers()).await;
+        found.map_err(|_| StoreFault::Failed(format!("no connection to redis within {CONNECT:?}")))?
+    }
+
     /// Whether every server would take a claim: it is asked for what claims need, in a script, about a key that is not
     /// there. Nothing changes.
     async fn would_take(&self, servers: &Servers) -> Result<(), StoreFault> {
@@ -146,15 +152,14 @@ impl Shared for Redis {
     async fn probe(&self) -> Result<(), StoreFault> {
         self.renew().await;
         if self.asking.links.are_there() {
-            let servers = self.asking.links.servers().await?;
+            let servers = self.found().await?;
             let held = tokio::time::timeout(LOOK, servers.still_hold()).await.unwrap_or(true);
             if held && self.would_take(&servers).await.is_ok() {
                 return Ok(());
             }
             self.asking.links.give_up();
         }
-        let found = tokio::time::timeout(CONNECT, self.asking.links.servers()).await;
-        let servers = found.map_err(|_| StoreFault::Failed(format!("no connection to redis within {CONNECT:?}")))??;
+        let servers = self.found().await?;
         self.would_take(&servers).await
     }
 

@@ -5,8 +5,8 @@
 //! second only if it has to, so that an event whose first key has not moved yet is decided where it is. Of many events at
 //! once, which one server has, only the first keys are declared; each is decided as it would be alone, one after the other.
 //!
-//! Every question may be asked again by who has not heard the answer: a claim is its owner's still, a mark goes on naming who
-//! was first, and what is let go or forgotten stays so (but the second answer then says that there was nothing).
+//! Nearly every question may be asked again by who has not heard the answer: a claim is its owner's still, a mark goes on naming
+//! who was first, and what is let go stays so. To forget is not asked again: it would take away what was marked meanwhile.
 
 use data_encoding::HEXLOWER;
 use redis::Cmd;
@@ -18,13 +18,26 @@ use uuid::Uuid;
 pub(super) struct Script {
     text: String,
     sha: String,
+    /// Whether who has not heard the answer may ask again.
+    pub(super) again: Again,
+}
+
+/// Whether a question may be asked again, of servers found anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Again {
+    May,
+    MayNot,
 }
 
 impl Script {
     fn new(head: &str, body: &str) -> Self {
         let text = format!("{head}{body}");
         let sha = HEXLOWER.encode(&Sha1::digest(text.as_bytes()));
-        Self { text, sha }
+        Self { text, sha, again: Again::May }
+    }
+
+    fn asked_once(self) -> Self {
+        Self { again: Again::MayNot, ..self }
     }
 
     fn command(&self, by: By) -> Cmd {
@@ -59,7 +72,7 @@ impl Scripts {
             mark_all: Script::new(MARKS_ONE, MARK_ALL),
             release: Script::new(READ, RELEASE),
             peek: Script::new(READ, PEEK),
-            forget: Script::new(READ, FORGET),
+            forget: Script::new(READ, FORGET).asked_once(),
             probe: Script::new(READ, PROBE),
         }
     }

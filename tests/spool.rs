@@ -19,7 +19,7 @@ use hookgate::spool::{
 };
 use hookgate::telemetry::{Metrics, RouteLabels};
 use http::{HeaderValue, Method};
-use rusqlite::Connection;
+use rusqlite::{Connection, params};
 
 const START: Timestamp = Timestamp::from_seconds(1_760_000_000);
 const DAY: Duration = Duration::from_secs(86_400);
@@ -679,6 +679,22 @@ async fn what_was_processed_before_is_not_written_however_lately_that_was_noted(
     }
     let written = both.join_all().await.into_iter().filter(|appended| *appended == Appended::Now).count();
     assert_eq!((written, world.spool.totals().pending()), (50, 52));
+}
+
+#[tokio::test]
+async fn what_the_disk_alone_knows_to_be_processed_is_not_written() {
+    let dir = tempfile::tempdir().unwrap();
+    world(dir.path()).disk.close(START).await.unwrap();
+    let mark = Mark::new(&event(1), START.plus(DAY));
+    // Where no start reads it into memory: in the table of version 1.
+    let known = params![mark.key.slot, mark.key.fingerprint, mark.expires_at.millis()];
+    let file = Connection::open(dir.path().join("hookgate.db")).unwrap();
+    file.execute("INSERT INTO marks VALUES (?1, ?2, 'veedeo', 0, ?3)", known).unwrap();
+    drop(file);
+    let world = world(dir.path());
+    assert!(world.disk.recall_at_once(mark.key, START).is_none(), "memory does not know");
+    let append = |event| world.spool.append_unless_processed(pending(event), mark, START);
+    assert_eq!((append(event(1)).await, world.spool.totals().pending()), (Ok(Appended::ProcessedBefore), 0));
 }
 
 #[tokio::test]

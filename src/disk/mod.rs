@@ -183,7 +183,7 @@ impl Disk {
     /// nothing is written. If it still cannot be read the event is.
     ///
     /// The table is read beforehand: a read that fails within a transaction takes it along, with what others have written in it.
-    /// What is marked meanwhile is in memory.
+    /// What is marked meanwhile is in memory, unless marks are merged just then: the event is then kept, flagged.
     pub async fn append_unless_processed(&self, row: NewRow, mark: Mark, now: Timestamp) -> Result<Appended, JobFault> {
         match self.recall(mark.key, now).await {
             Ok(recall) if recall.is_certain() => return Ok(Appended::ProcessedBefore),

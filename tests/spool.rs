@@ -495,6 +495,9 @@ async fn a_damaged_write_ahead_log_is_never_silent() {
         assert!(world.spool.load(id).await.unwrap().is_some());
     }
     assert!(copy.path().join(format!("hookgate.db-wal.damaged-{}", START.millis())).exists());
+    world.crash(copy.path()).await;
+    let after = self::world(copy.path());
+    assert_eq!(after.damage_counted(), 0, "what was told is not told again");
 }
 
 #[tokio::test]

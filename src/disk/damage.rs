@@ -42,7 +42,7 @@ pub(super) fn check_log(file: &Path, now: Timestamp, damaged: &dyn Fn(&str)) -> 
     } else {
         match lost_commits(&log).map_err(io("read"))? {
             0 => return Ok(LogLost::No),
-            lost => format!("the write-ahead log is damaged and up to {lost} commits behind the damage are lost"),
+            lost => format!("the write-ahead log is damaged and up to {lost} commits from the damage on are lost"),
         }
     };
     let aside = with_suffix(&log, &format!(".damaged-{}", now.millis()));
@@ -160,7 +160,7 @@ pub(super) fn newer_pages(log: &Path) -> std::io::Result<NewerPages> {
     Ok(newer)
 }
 
-/// Commits that stand in the log behind its first bad frame.
+/// Commits that stand in the log behind its first bad frame; one, where there only stands what nobody can have written.
 pub(super) fn lost_commits(log: &Path) -> std::io::Result<u64> {
     let mut reader = BufReader::with_capacity(1 << 20, File::open(log)?);
     let mut header = [0; LOG_HEADER];
@@ -168,17 +168,44 @@ pub(super) fn lost_commits(log: &Path) -> std::io::Result<u64> {
         return Ok(0);
     }
     let Some(mut state) = Checksum::start(&header) else { return count_frames(&mut reader) };
-    let salts = slice(&header, 16, 8).to_vec();
     let mut frame = vec![0; FRAME_HEADER + state.page];
-    let (mut sound, mut lost) = (true, 0);
+    let (mut sound, mut lost, mut unwritten) = (true, 0, false);
     while reader.read_exact(&mut frame).is_ok() {
-        let ours = slice(&frame, 8, 8) == salts;
-        sound = sound && ours && state.fits(&frame);
-        if !sound && ours && word(&frame, 4) != 0 {
-            lost += 1;
+        let writer = Writer::of(&frame, &header);
+        sound = sound && writer == Writer::ThisLog && state.fits(&frame);
+        match writer {
+            Writer::ThisLog if !sound && word(&frame, 4) != 0 => lost += 1,
+            Writer::ThisLog | Writer::OlderLog | Writer::Nobody => {}
+            Writer::Damage => unwritten = true,
         }
     }
-    Ok(lost)
+    Ok(if unwritten { lost.max(1) } else { lost })
+}
+
+/// Who wrote a frame, by its salts. Whenever `SQLite` begins the log anew it adds one to the first and draws the second.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Writer {
+    ThisLog,
+    /// The log before, or one before that: the frame is left over.
+    OlderLog,
+    /// A file grew, and a power cut came before what was to stand there.
+    Nobody,
+    Damage,
+}
+
+/// The most times that a log is begun anew before nothing of it can be left: half a year, once a second.
+const OLDER_LOGS: u32 = 1 << 24;
+
+impl Writer {
+    fn of(frame: &[u8], log: &[u8; LOG_HEADER]) -> Self {
+        let (age, drawn_here) = (word(log, 16).wrapping_sub(word(frame, 8)), word(log, 20) == word(frame, 12));
+        match age {
+            0 if drawn_here => Self::ThisLog,
+            1..=OLDER_LOGS if !drawn_here => Self::OlderLog,
+            _ if slice(frame, 0, FRAME_HEADER).iter().all(|byte| *byte == 0) => Self::Nobody,
+            _ => Self::Damage,
+        }
+    }
 }
 
 /// Without a header nothing tells which frames were commits: all that follows is lost, if anything does.
@@ -238,4 +265,86 @@ pub(super) fn with_suffix(file: &Path, suffix: &str) -> PathBuf {
     let mut name = file.as_os_str().to_owned();
     name.push(suffix);
     PathBuf::from(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::FileExt;
+
+    use super::*;
+    use crate::disk::schema::restart_log;
+
+    const FRAME: u64 = 24 + 4096;
+
+    /// A database whose log was begun anew as often as said, and has this many commits since. The log of before was longer.
+    fn database(directory: &Path, begun_anew: u32, commits: u32) -> (Connection, PathBuf) {
+        let file = directory.join("a.db");
+        let conn = Connection::open(&file).unwrap();
+        conn.execute_batch("PRAGMA journal_mode = WAL; PRAGMA wal_autocheckpoint = 0; CREATE TABLE t (n)").unwrap();
+        let commit =
+            |times| (0..times).for_each(|_| assert_eq!(conn.execute("INSERT INTO t VALUES (1)", []).unwrap(), 1));
+        for _ in 0..begun_anew {
+            commit(commits + 5);
+            restart_log(&conn).unwrap();
+        }
+        commit(commits);
+        (conn, with_suffix(&file, "-wal"))
+    }
+
+    fn change(log: &Path, at: u64, with: impl Fn(u8) -> u8, bytes: usize) {
+        let file = File::options().read(true).write(true).open(log).unwrap();
+        let mut piece = vec![0; bytes];
+        file.read_exact_at(&mut piece, at).unwrap();
+        let piece: Vec<u8> = piece.into_iter().map(with).collect();
+        file.write_all_at(&piece, at).unwrap();
+    }
+
+    #[test]
+    fn what_older_logs_left_behind_is_no_damage() {
+        for begun_anew in [1, 2, 40] {
+            let directory = tempfile::tempdir().unwrap();
+            let (_conn, log) = database(directory.path(), begun_anew, 3);
+            let frames = (fs::metadata(&log).unwrap().len() - 32) / FRAME;
+            assert!(frames >= 8, "{frames} frames: something is left over");
+            assert_eq!(lost_commits(&log).unwrap(), 0, "begun anew {begun_anew} times");
+        }
+    }
+
+    #[test]
+    fn a_log_that_grew_and_was_not_written_or_was_written_in_part_is_no_damage() {
+        let directory = tempfile::tempdir().unwrap();
+        let (_conn, log) = database(directory.path(), 0, 3);
+        let length = fs::metadata(&log).unwrap().len();
+        File::options().write(true).open(&log).unwrap().set_len(length + 2 * FRAME + 100).unwrap();
+        assert_eq!(lost_commits(&log).unwrap(), 0);
+        // The first frame of a commit of several; the rest of it did not come.
+        let mut half = fs::read(&log).unwrap();
+        let first = usize::try_from(length - FRAME).unwrap();
+        half.truncate(first + usize::try_from(FRAME).unwrap());
+        half.extend_from_within(first..);
+        let second = first + usize::try_from(FRAME).unwrap();
+        half[second + 4..second + 8].fill(0);
+        fs::write(&log, half).unwrap();
+        assert_eq!(lost_commits(&log).unwrap(), 0);
+    }
+
+    #[test]
+    fn damage_on_any_byte_of_the_last_frame_is_heard() {
+        for begun_anew in [0, 1] {
+            let directory = tempfile::tempdir().unwrap();
+            let (_conn, log) = database(directory.path(), begun_anew, 3);
+            let sound = fs::read(&log).unwrap();
+            // Behind a log that was begun anew the last commit is not the last frame.
+            let last = if begun_anew == 0 { u64::try_from(sound.len()).unwrap() - FRAME } else { 32 + 2 * FRAME };
+            assert!(word(&sound, usize::try_from(last).unwrap() + 4) != 0, "a commit");
+            for at in (0..24).chain([24, 2000, 4119]) {
+                change(&log, last + at, |byte| byte ^ 0x40, 1);
+                assert_eq!(lost_commits(&log).unwrap(), 1, "byte {at}, begun anew {begun_anew} times");
+                fs::write(&log, &sound).unwrap();
+            }
+            // All of the header, and both sides of it.
+            change(&log, last - 8, |byte| byte.wrapping_mul(77).wrapping_add(5), 48);
+            assert!(lost_commits(&log).unwrap() >= 1);
+        }
+    }
 }

@@ -164,6 +164,13 @@ fn ready(file: &Path, max_bytes: u64, start: &Start, log_lost: damage::LogLost) 
     if version > VERSION {
         return Err(Refused::TooNew(version));
     }
+    if log_lost == damage::LogLost::Yes {
+        // What counts of it comes into the database; what does not is copied aside and would be found anew at every start.
+        match schema::empty_log(&conn) {
+            Err(error) if Trouble::of_file(&error) == Trouble::Damage => return Err(error.into()),
+            Ok(_) | Err(_) => {}
+        }
+    }
     if !damage::unsalvaged(file).is_empty() && !meta::is_salvaging(&conn)? {
         // A million events a millisecond: none of the damaged file has a higher number.
         meta::take_place(&conn, start.now.millis().saturating_mul(1 << 20), start.now)?;

@@ -1,6 +1,8 @@
 //! Many at once: claims that are asked as one, marks that nobody waits for, and the connections of several runtimes.
 
+use std::future::poll_fn;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Instant;
 
 use hookgate::claims::store::{Claim, ClaimStore, Claimed, Marked, Processed, StoreFault};
@@ -60,6 +62,36 @@ async fn claims_that_come_at_once_are_asked_as_one_and_each_has_its_own_answer()
             Claimed::New,
         ];
         assert_eq!(answers, expected.map(Ok));
+    }
+}
+
+#[tokio::test]
+async fn what_is_claimed_for_one_who_waits_no_more_is_let_go() {
+    let server = Server::start().await;
+    let store: Arc<dyn ClaimStore> = Arc::new(server.store());
+    let perhaps = claim("perhaps");
+    for claim in [&claim("held"), &perhaps] {
+        assert_eq!(store.claim(claim).await, Ok(Claimed::New));
+    }
+    store.release(&perhaps, Processed::Perhaps).await.unwrap();
+    let other_body = || claim_of(key("held", "other body"));
+    let (new, lapsed) = (|| claim("new"), || claim("perhaps"));
+    for (next, then) in
+        [(&new as &dyn Fn() -> Claim, Claimed::New), (&lapsed, Claimed::Lapsed), (&other_body, Claimed::Conflict)]
+    {
+        let leaves = next();
+        let mut asked = store.claim(&leaves);
+        poll_fn(|cx| Poll::Ready(assert!(asked.as_mut().poll(cx).is_pending()))).await;
+        drop(asked);
+        assert_eq!(store.claim(&next()).await, Ok(Claimed::InFlight), "asked behind it, in the same script");
+        let mut said = Ok(Claimed::InFlight);
+        for _ in 0..1000 {
+            said = store.claim(&next()).await;
+            if said != Ok(Claimed::InFlight) {
+                break;
+            }
+        }
+        assert_eq!(said, Ok(then));
     }
 }
 

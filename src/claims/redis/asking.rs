@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 use super::connect::Link;
 use super::links::{Answered, Links};
 use super::scripts::{Question, Script, Scripts, Word};
-use crate::claims::store::{Claim, Claimed, REMEMBER, StoreFault};
+use crate::claims::store::{Claim, Claimed, Processed, REMEMBER, StoreFault};
 use crate::domain::key::EventKey;
 
 /// Most claims that are asked as one: Redis does nothing else meanwhile, for some 2 ms.
@@ -121,14 +121,26 @@ impl Asking {
     async fn claim_waiting(self: Arc<Self>) {
         let waiting = self.take_waiting().into_iter();
         let (questions, mut answers): (Vec<_>, Vec<_>) = waiting.map(|it| (it.question, Some(it.answer))).unzip();
+        let mut unheard = Vec::new();
         let mut tell = |at: usize, said| {
             if let Some(answer) = answers.get_mut(at).and_then(Option::take) {
-                // Who waits no more has given the claim up.
-                let _heard = answer.send(said);
+                if let Err(Ok(Claimed::New | Claimed::Conflict | Claimed::Lapsed)) = answer.send(said) {
+                    unheard.extend(questions.get(at));
+                }
             }
         };
         if let Err(fault) = self.within(self.claim_all(&questions, &mut tell)).await {
             (0..questions.len()).for_each(|at| tell(at, Err(fault.clone())));
+        }
+        self.let_go(&unheard).await;
+    }
+
+    /// Releases what was claimed for those who wait no more. They have given it up, but that may have been heard before the
+    /// claim was. What cannot be told lapses with its lease.
+    async fn let_go(&self, claimed: &[&Question]) {
+        for question in claimed {
+            let released = question.of_the_same_owner(released(Processed::Not));
+            let _told: Result<u32, _> = self.ask(&self.scripts.release, &released).await;
         }
     }
 
@@ -200,6 +212,15 @@ fn claimed(letter: char) -> Result<Claimed, StoreFault> {
         'l' => Ok(Claimed::Lapsed),
         other => Err(StoreFault::Failed(format!("redis answered {other:?} to a claim"))),
     }
+}
+
+/// What a release says besides whose it is.
+pub(super) fn released(processed: Processed) -> [Word; 2] {
+    let processed = match processed {
+        Processed::Not => "not",
+        Processed::Perhaps => "perhaps",
+    };
+    [Word::Text(processed), Word::Number(millis(REMEMBER))]
 }
 
 fn understood<T: FromRedisValue>(value: redis::Value) -> Result<T, StoreFault> {

@@ -29,7 +29,7 @@ use async_trait::async_trait;
 pub use self::inspect::{Server, inspect};
 pub use self::settings::{RedisSettings, Settings};
 
-use self::asking::{Asking, millis, unanswered};
+use self::asking::{Asking, unanswered};
 use self::connect::fault;
 use self::links::{Answered, Links, Servers};
 use self::scripts::{Question, Word};
@@ -209,12 +209,8 @@ impl ClaimStore for Redis {
 
     async fn release(&self, claim: &Claim, processed: Processed) -> Result<(), StoreFault> {
         let since = Instant::now();
-        let processed = match processed {
-            Processed::Not => "not",
-            Processed::Perhaps => "perhaps",
-        };
-        let words = [Word::Owner(claim.owner), Word::Text(processed), Word::Number(millis(REMEMBER))];
-        let question = self.asking.question(&claim.route, &claim.key).with(words);
+        let question = self.asking.question(&claim.route, &claim.key).with([Word::Owner(claim.owner)]);
+        let question = question.with(asking::released(processed));
         let answer = self.asking.ask(&self.asking.scripts.release, &question).await;
         self.meter.took(Op::Release, since);
         answer

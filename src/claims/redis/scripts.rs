@@ -134,6 +134,12 @@ impl Question {
         self
     }
 
+    /// About the same event and of the same owner, who is named first, with other words behind that.
+    pub(super) fn of_the_same_owner<const N: usize>(&self, more: [Word; N]) -> Self {
+        let words = self.words.iter().copied().take(1).chain(more).collect();
+        Self { own: self.own.clone(), first: self.first, words }
+    }
+
     /// The key that says which slot it is about.
     pub(super) fn key(&self) -> &str {
         self.own.get(..self.first).unwrap_or_default()

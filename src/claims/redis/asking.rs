@@ -123,10 +123,10 @@ impl Asking {
         let (questions, mut answers): (Vec<_>, Vec<_>) = waiting.map(|it| (it.question, Some(it.answer))).unzip();
         let mut unheard = Vec::new();
         let mut tell = |at: usize, said| {
-            if let Some(answer) = answers.get_mut(at).and_then(Option::take) {
-                if let Err(Ok(Claimed::New | Claimed::Conflict | Claimed::Lapsed)) = answer.send(said) {
-                    unheard.extend(questions.get(at));
-                }
+            if let Some(answer) = answers.get_mut(at).and_then(Option::take)
+                && let Err(Ok(Claimed::New | Claimed::Conflict | Claimed::Lapsed)) = answer.send(said)
+            {
+                unheard.extend(questions.get(at));
             }
         };
         if let Err(fault) = self.within(self.claim_all(&questions, &mut tell)).await {

@@ -1,14 +1,16 @@
 //! The name of an event for deduplication: which slot it takes, and which body it had.
 //!
 //! `slot` is the first half of SHA-256 over the route and the event's id parts, each with its length before it, so
-//! that no two lists of parts read the same. `fingerprint` is the first half of SHA-256 over the body. Two events of
-//! one slot with different fingerprints are different events (a conflict), not duplicates.
+//! that no two lists of parts read the same. `fingerprint` is the first half of the body's imprint (`body.rs`). Two events
+//! of one slot with different fingerprints are different events (a conflict), not duplicates.
 
 use std::collections::HashMap;
 use std::fmt;
 use std::hash::{BuildHasherDefault, Hasher};
 
 use sha2::{Digest, Sha256};
+
+use super::body::imprint;
 
 /// 128 bits of slot and 128 bits of body fingerprint; together `Hookgate-Key`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -23,12 +25,12 @@ impl EventKey {
     /// The key of an event of `route` whose id consists of `parts`, with this `body`.
     #[must_use]
     pub fn new(route: &str, parts: &[&[u8]], body: &[u8]) -> Self {
-        Self::of_digest(route, parts, &Sha256::digest(body).into())
+        Self::of_imprint(route, parts, &imprint(body))
     }
 
-    /// The same where SHA-256 of the body is known.
+    /// The same where the body's [`imprint`] is known.
     #[must_use]
-    pub fn of_digest(route: &str, parts: &[&[u8]], body: &[u8; 32]) -> Self {
+    pub fn of_imprint(route: &str, parts: &[&[u8]], body: &[u8; 32]) -> Self {
         let mut hash = Sha256::new();
         for part in std::iter::once(&route.as_bytes()).chain(parts) {
             hash.update(length(part.len()));
@@ -135,9 +137,9 @@ mod tests {
         let (digest, written) = ([7; 32], [length(1).as_slice(), b"a", &length(2), b"bc"].concat());
         assert_eq!(
             EventKey::of_written("r", &written, None, &digest),
-            EventKey::of_digest("r", &[b"a", b"bc"], &digest)
+            EventKey::of_imprint("r", &[b"a", b"bc"], &digest)
         );
-        let more = EventKey::of_digest("r", &[b"a", b"bc", b"d"], &digest);
+        let more = EventKey::of_imprint("r", &[b"a", b"bc", b"d"], &digest);
         assert_eq!(EventKey::of_written("r", &written, Some(b"d"), &digest), more);
     }
 

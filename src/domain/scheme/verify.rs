@@ -22,6 +22,7 @@ use super::source::Source;
 use super::template::{Message, Part};
 use super::traits::Coverage;
 use super::{Carries, Each, Means, Read, Scheme};
+use crate::domain::body::imprint;
 use crate::domain::headers::Headers;
 use crate::domain::inbound::Inbound;
 use crate::domain::key::EventKey;
@@ -91,17 +92,16 @@ impl Verified {
         (self.inbound, self.findings.event_type)
     }
 
-    /// SHA-256 of what was signed: of the body, or of the digest of what was signed besides.
+    /// The imprint of what was signed: of the body, or of the digest of what was signed besides.
     pub(in crate::domain) fn whole(&self) -> [u8; 32] {
-        let signed: &[u8] = self.findings.signed.as_ref().map_or(&self.inbound.body, |digest| digest.as_slice());
-        Sha256::digest(signed).into()
+        imprint(self.findings.signed.as_ref().map_or(&self.inbound.body, |digest| digest.as_slice()))
     }
 
     /// What the event of `route` is called for deduplication; `whole`: what [`Self::whole`] gives.
     pub(in crate::domain) fn key(&self, route: &str, whole: &[u8; 32]) -> EventKey {
         let IdParts { parts, covered } = &self.findings.id;
         if parts.is_empty() {
-            return EventKey::of_digest(route, &[b"signed", whole], whole);
+            return EventKey::of_imprint(route, &[b"signed", whole], whole);
         }
         let last = match covered {
             Coverage::Covered => None,

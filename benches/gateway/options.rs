@@ -34,8 +34,8 @@ pub(crate) struct Options {
     pub(crate) page: Option<PathBuf>,
 }
 
-const PLAIN: &str = "nginx,lua,njs,haproxy,pingora,relay,redis";
-const ALL: &str = "nginx,lua,njs,haproxy,pingora,pass,relay,redis,duplicates,queue";
+const PLAIN: &str = "nginx,lua,luaossl,njs,haproxy,pingora,relay,redis";
+const ALL: &str = "nginx,lua,luaossl,njs,haproxy,pingora,pass,relay,redis,duplicates,queue";
 
 impl Options {
     pub(crate) fn read() -> Self {
@@ -92,7 +92,7 @@ fn star() -> Vec<Scene> {
         scene(16 << 10, 64, true, PLAIN),
         scene(256 << 10, 64, true, PLAIN),
         scene(1 << 10, 64, false, PLAIN),
-        scene(1 << 10, 256, true, "nginx,lua,relay,queue,python"),
+        scene(1 << 10, 256, true, "nginx,lua,luaossl,relay,queue,python"),
     ]
 }
 

@@ -55,7 +55,8 @@ pub(crate) fn start(stage: &Stage<'_>) -> Vec<Target> {
     for name in &stage.scene.who {
         let started = match name.as_str() {
             "nginx" => vec![stage.nginx("nginx", "nginx proxy_pass, no check", false)],
-            "lua" => vec![stage.nginx("lua", "nginx + Lua, HMAC alone", true)],
+            "lua" => vec![stage.nginx("lua", "nginx + Lua calling libcrypto itself, HMAC alone", true)],
+            "luaossl" => vec![stage.nginx("luaossl", "nginx + Lua with luaossl, HMAC alone", true)],
             "njs" => vec![stage.nginx("njs", "nginx + njs, HMAC alone", true)],
             "haproxy" => vec![stage.haproxy()],
             "pingora" => vec![stage.pingora()],
@@ -102,10 +103,15 @@ impl Stage<'_> {
         let proxy = "proxy_pass http://app; proxy_http_version 1.1; proxy_set_header Connection '';";
         let folder = self.folder.display();
         let (modules, http, location) = match name {
-            "lua" => {
-                self.write("gate.lua", &include_str!("../peers/gate.lua").replace("@SECRET@", SECRET));
-                let http = format!("lua_package_path '{folder}/?.lua;;'; init_by_lua_block {{ require('gate') }}");
-                let check = "access_by_lua_block { require('gate').check() }";
+            "lua" | "luaossl" => {
+                let gate = if name == "lua" {
+                    include_str!("../peers/gate.lua")
+                } else {
+                    include_str!("../peers/luaossl.lua")
+                };
+                self.write(&format!("{name}.lua"), &gate.replace("@SECRET@", SECRET));
+                let http = format!("lua_package_path '{folder}/?.lua;;'; init_by_lua_block {{ require('{name}') }}");
+                let check = format!("access_by_lua_block {{ require('{name}').check() }}");
                 let modules = module("ndk_http_module")? + &module("ngx_http_lua_module")?;
                 (modules, http, format!("location / {{ {check} {proxy} }}"))
             }

@@ -22,10 +22,14 @@ pub(crate) fn table(scene: &Scene, rows: &[Row]) -> String {
         if scene.connections == 1 { "" } else { "s" },
         if scene.keep_alive { "kept open" } else { "a new one for each request" }
     );
-    text.push_str("| what | requests/s | × nginx | × Lua | CPU µs | × Lua | p50 µs | p99 µs | × Lua | p99.9 µs | RSS MiB | failed |\n");
-    text.push_str("|---|---|---|---|---|---|---|---|---|---|---|---|\n");
     let of = |name: &str| rows.iter().find(|row| row.name == name);
-    let (nginx, lua) = (of("nginx"), of("lua"));
+    let (nginx, lua, usual) = (of("nginx"), of("lua"), of("luaossl"));
+    let beside_lua = if usual.is_some() { "× Lua, luaossl" } else { "× Lua" };
+    let _written = writeln!(
+        text,
+        "| what | requests/s | × nginx | {beside_lua} | CPU µs | {beside_lua} | p50 µs | p99 µs | {beside_lua} | p99.9 µs | RSS MiB | failed |"
+    );
+    text.push_str("|---|---|---|---|---|---|---|---|---|---|---|---|\n");
     for row in rows {
         let middle = |figure: fn(&Figures) -> f64| median(row.figures.iter().map(figure).collect());
         let to = |base: Option<&Row>, figure: fn(&Figures) -> f64| match base {
@@ -34,6 +38,10 @@ pub(crate) fn table(scene: &Scene, rows: &[Row]) -> String {
                 format!("{:.2}", median(pairs.map(|(mine, its)| figure(mine) / figure(its)).collect()))
             }
             None => String::new(),
+        };
+        let to_both = |figure: fn(&Figures) -> f64| match usual {
+            Some(_) => format!("{}, {}", to(lua, figure), to(usual, figure)),
+            None => to(lua, figure),
         };
         let beside = middle(|f| f.beside);
         let beside = if beside > 0.0 { format!(" (Redis {beside:.1})") } else { String::new() };
@@ -44,12 +52,12 @@ pub(crate) fn table(scene: &Scene, rows: &[Row]) -> String {
             row.words,
             middle(|f| f.rate),
             to(nginx, |f| f.rate),
-            to(lua, |f| f.rate),
+            to_both(|f| f.rate),
             middle(|f| f.cpu),
-            to(lua, |f| f.cpu),
+            to_both(|f| f.cpu),
             middle(|f| f.p50),
             middle(|f| f.p99),
-            to(lua, |f| f.p99),
+            to_both(|f| f.p99),
             middle(|f| f.p999),
             middle(|f| f.rss),
             row.figures.iter().map(|f| f.failed).sum::<u64>()

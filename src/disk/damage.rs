@@ -272,7 +272,7 @@ mod tests {
     use std::os::unix::fs::FileExt;
 
     use super::*;
-    use crate::disk::schema::restart_log;
+    use crate::disk::schema::{Emptied, restart_log};
 
     const FRAME: u64 = 24 + 4096;
 
@@ -297,6 +297,22 @@ mod tests {
         file.read_exact_at(&mut piece, at).unwrap();
         let piece: Vec<u8> = piece.into_iter().map(with).collect();
         file.write_all_at(&piece, at).unwrap();
+    }
+
+    #[test]
+    fn what_is_left_of_a_log_that_another_connection_began_anew_is_no_damage() {
+        let directory = tempfile::tempdir().unwrap();
+        let (conn, log) = database(directory.path(), 0, 20);
+        for _ in 0..3 {
+            let keeper = Connection::open(directory.path().join("a.db")).unwrap();
+            keeper.execute_batch("PRAGMA wal_autocheckpoint = 0").unwrap();
+            assert_eq!(restart_log(&keeper).unwrap(), Emptied::Yes);
+            drop(keeper);
+            conn.execute("INSERT INTO t VALUES (1)", []).unwrap();
+            let frames = (fs::metadata(&log).unwrap().len() - 32) / FRAME;
+            assert!(frames >= 20, "{frames} frames: something is left over");
+            assert_eq!(lost_commits(&log).unwrap(), 0);
+        }
     }
 
     #[test]

@@ -31,6 +31,8 @@ fn kill_again_and_again(gateway: &mut Gateway, books: &Books, kills: usize) {
         books.incident();
         pause(Duration::from_millis(chance.u64(0..50)));
         gateway.restart();
+        let damage = gateway.metrics().count("hookgate_spool_errors_total", &[("op", "damage")]);
+        assert_eq!(damage, 0, "a kill is no damage");
     }
 }
 

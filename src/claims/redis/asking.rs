@@ -135,13 +135,18 @@ impl Asking {
         self.let_go(&unheard).await;
     }
 
-    /// Releases what was claimed for those who wait no more. They have given it up, but that may have been heard before the
-    /// claim was. What cannot be told lapses with its lease.
+    /// Releases what was claimed for those who wait no more, within the timeout for all. They have given it up, but that may
+    /// have been heard before the claim was. What cannot be told lapses with its lease.
     async fn let_go(&self, claimed: &[&Question]) {
-        for question in claimed {
-            let released = question.of_the_same_owner(released(Processed::Not));
-            let _told: Result<u32, _> = self.ask(&self.scripts.release, &released).await;
+        if claimed.is_empty() {
+            return;
         }
+        let releases: Vec<_> = claimed.iter().map(|it| it.of_the_same_owner(released(Processed::Not))).collect();
+        let told = self.within(async {
+            all(releases.iter().map(|release| self.links.ask(&self.scripts.release, release)), |_, _| ()).await;
+            Ok(())
+        });
+        told.await.unwrap_or_default();
     }
 
     async fn claim_all(

@@ -4,16 +4,14 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Method, StatusCode};
+use http::Method;
+use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use super::super::breaker::BreakerPolicy;
-use super::super::route::{AckMode, AckPolicy, AckReply, AppPolicy, DeliveryPolicy, Enforcement, HostHeader, OnApp};
-use super::super::schedule::Schedule;
-use super::super::scheme::Unsigned;
-use super::super::secret::{RouteSecret, SecretOrigin};
 use super::*;
-use sha2::{Digest, Sha256};
+use crate::domain::route::{Enforcement, fixture};
+use crate::domain::scheme::Unsigned;
+use crate::domain::secret::{RouteSecret, SecretOrigin};
 
 const NOW: Timestamp = Timestamp::from_seconds(1_760_000_000);
 const ID: EventId = EventId(Uuid::from_u128(7));
@@ -27,42 +25,11 @@ fn route(extra: &str) -> Route {
     let raw = toml_edit::de::from_str(&text).expect("a scheme");
     let scheme = Scheme::compile(&raw).expect("a sound scheme");
     Route {
-        name: "r".into(),
         path: "/in".into(),
-        provider: "test".into(),
         secrets: vec![secret(&scheme, "one", None), secret(&scheme, "two", Some(NOW))],
-        verify_token: None,
         scheme,
-        enforcement: Enforcement::Enforce,
-        methods: vec![Method::POST],
-        max_body_bytes: 1024,
-        events: Vec::new(),
         order_by: Some("/order".into()),
-        public_url: None,
-        allow_from: Vec::new(),
-        app: AppPolicy {
-            url: "http://127.0.0.1:3000".into(),
-            ca: None,
-            connect_timeout: Duration::from_secs(2),
-            attempt_timeout: Duration::from_secs(60),
-            max_in_flight: 64,
-            host: HostHeader::Preserve,
-        },
-        ack: AckPolicy {
-            budget: Duration::from_secs(30),
-            reserve: Duration::from_secs(2),
-            mode: AckMode::Relay,
-            on_app_failure: OnApp::Absorb,
-            on_app_rejection: OnApp::Pass,
-            reply: AckReply { status: StatusCode::OK, content_type: "text/plain".into(), body: Bytes::new() },
-        },
-        dedup_ttl: Duration::from_secs(86_400),
-        delivery: DeliveryPolicy {
-            schedule: Schedule::Listed(Vec::new()),
-            breaker: BreakerPolicy { failures: 5, probe_every: Duration::from_secs(5) },
-            rate_per_second: None,
-            max_age: Duration::from_secs(1),
-        },
+        ..fixture("r")
     }
 }
 

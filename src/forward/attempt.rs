@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::{HeaderName, Method};
+use http::{HeaderName, Method, StatusCode};
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -20,7 +20,7 @@ use super::patience::{IsOver, Patience};
 use super::pool::Stream;
 use super::trust::Trust;
 use super::upstream::{Address, Age, Upstream};
-use super::wire::{Answer, Request, Reuse};
+use super::wire::{Answer, Request, Reuse, Unread};
 use crate::buffers::Buffers;
 use crate::domain::event::Event;
 use crate::domain::headers::Headers;
@@ -138,13 +138,21 @@ impl Http {
         let mut stream = match asked {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => return unanswered(&error, request.is_taken()),
+            Err(IsOver) if answer.settle_for_status_line() => return Outcome::of_answer(without_body(answer.status)),
             Err(IsOver) => return not_in_time(letter.app.attempt_timeout, request.is_taken()),
         };
         let whole = match answer.body_at_hand() {
             Some(whole) => Some(whole),
             // Boxed: most bodies come with their head.
-            None => Box::pin(self.body(&mut stream, &mut answer, times.body_by)).await,
+            None => Box::pin(self.body(&mut stream, &mut answer, &mut request, times.body_by)).await,
         };
+        if answer.status.is_success() && !request.is_over() {
+            // Boxed: few applications accept what they have not read.
+            let unread = if whole.is_some() { Unread::Nothing } else { Unread::Some };
+            Box::pin(rest(&mut request, &mut stream, times.began + letter.app.attempt_timeout, unread)).await;
+        }
+        // An application that did not want all of the request gets no other one through this connection.
+        let whole = whole.map(|(body, reuse)| (body, if request.is_whole() { reuse } else { Reuse::Close }));
         Outcome::of_answer(self.complete(stream, answer, whole))
     }
 
@@ -185,22 +193,35 @@ impl Http {
 
     /// The body of an answer that did not come with its head; `None`: it is too long, too late or broken, or finds no room in
     /// memory.
-    async fn body(&self, stream: &mut Stream, answer: &mut Answer, by: Instant) -> Option<(Bytes, Reuse)> {
-        tokio::time::timeout_at(by, answer.body(stream, MAX_ANSWER_BYTES, &self.1)).await.ok()?.ok()
+    async fn body(
+        &self,
+        stream: &mut Stream,
+        answer: &mut Answer,
+        request: &mut Request<'_>,
+        by: Instant,
+    ) -> Option<(Bytes, Reuse)> {
+        tokio::time::timeout_at(by, answer.body(stream, request, MAX_ANSWER_BYTES, &self.1)).await.ok()?.ok()
     }
 
     /// The whole answer, or its head alone if there is no body: what the status says has come about all the same, and the
     /// event must not be sent again for want of what nobody acts upon.
     fn complete(&self, stream: Stream, answer: Answer, whole: Option<(Bytes, Reuse)>) -> AppAnswer {
-        let status = answer.status;
-        let Some((body, reuse)) = whole else {
-            return AppAnswer { status, headers: Headers::new(), body: Bytes::new() };
-        };
+        let Some((body, reuse)) = whole else { return without_body(answer.status) };
         if reuse == Reuse::Keep {
             self.0.keep(stream);
         }
-        AppAnswer { status, headers: answer.headers, body }
+        AppAnswer { status: answer.status, headers: answer.headers, body }
     }
+}
+
+fn without_body(status: StatusCode) -> AppAnswer {
+    AppAnswer { status, headers: Headers::new(), body: Bytes::new() }
+}
+
+/// What is left of a request that was accepted before it was read: it is sent for as long as an attempt may take. What the
+/// application has not taken by then, or closes its connection to, it does not want.
+async fn rest(request: &mut Request<'_>, stream: &mut Stream, until: Instant, unread: Unread) {
+    let _not_wanted = tokio::time::timeout_at(until, poll_fn(|cx| request.poll_over(cx, stream, unread))).await;
 }
 
 /// Why there is no answer.

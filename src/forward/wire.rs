@@ -127,6 +127,13 @@ impl AsRef<[u8]> for Counted {
     }
 }
 
+/// Whether there is more of an answer than anybody reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unread {
+    Some,
+    Nothing,
+}
+
 /// What is to become of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Reuse {
@@ -145,7 +152,31 @@ impl<'a> Request<'a> {
         self.taken
     }
 
-    /// Sends the request and reads the head of its answer, of which nothing has come yet.
+    /// Whether the application was sent all of it.
+    pub(super) fn is_whole(&self) -> bool {
+        self.flushed && self.broken.is_none()
+    }
+
+    /// Whether the application has all of it, or takes no more of it.
+    pub(super) fn is_over(&self) -> bool {
+        self.flushed || self.broken.is_some()
+    }
+
+    /// Sends what is left of it, until the application has all of it or takes no more. Where `unread` says that more of the answer
+    /// may come, that is read away, up to the connection's end: closed with any of it unread, the connection would take along
+    /// what the application has not read of the request.
+    pub(super) fn poll_over(&mut self, cx: &mut Context<'_>, stream: &mut Stream, unread: Unread) -> Poll<()> {
+        let ended = unread == Unread::Nothing || poll_ended(cx, stream).is_ready();
+        self.write_some(cx, stream);
+        if self.is_over() && unread == Unread::Some && !ended {
+            // Whether it is told that no more comes or not: what counts is its end.
+            let _told = Pin::new(stream).poll_shutdown(cx);
+        }
+        if self.is_over() && ended { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    /// Sends the request and reads the head of its answer, of which nothing has come yet. An answer that breaks behind its status
+    /// line is one without headers.
     pub(super) fn poll_answer(
         &mut self,
         cx: &mut Context<'_>,
@@ -153,22 +184,23 @@ impl<'a> Request<'a> {
         answer: &mut Answer,
     ) -> Poll<io::Result<()>> {
         self.write_some(cx, stream);
-        loop {
+        let error = loop {
             let count = match poll_piece(cx, stream, &mut answer.rest) {
                 Poll::Ready(Ok(count)) => count,
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(self.broken.take().unwrap_or(error))),
+                Poll::Ready(Err(error)) => break self.broken.take().unwrap_or(error),
                 Poll::Pending => return Poll::Pending,
             };
             if count == 0 {
                 let ended = || io::Error::new(io::ErrorKind::UnexpectedEof, "the connection ended");
-                return Poll::Ready(Err(self.broken.take().unwrap_or_else(ended)));
+                break self.broken.take().unwrap_or_else(ended);
             }
-            if answer.parse(self.asks_for_head)? == Head::Whole {
-                // An application that did not want all of the request gets no other one through this connection.
-                answer.stays_open &= self.flushed && self.broken.is_none();
-                return Poll::Ready(Ok(()));
+            match answer.parse(self.asks_for_head) {
+                Ok(Head::Whole) => return Poll::Ready(Ok(())),
+                Ok(Head::Cut) => {}
+                Err(error) => break error,
             }
-        }
+        };
+        Poll::Ready(if answer.settle_for_status_line() { Ok(()) } else { Err(error) })
     }
 
     /// Writes as far as it goes. An error is kept: the application may have answered before it closed the connection.
@@ -248,6 +280,16 @@ impl Answer {
         }
     }
 
+    /// Whether what came begins with the whole status line of a final answer, whatever stands behind it: then that is all the
+    /// answer there is.
+    pub(super) fn settle_for_status_line(&mut self) -> bool {
+        let Some(status) = final_status(&self.rest) else { return false };
+        self.status = status;
+        self.headers = Headers::new();
+        (self.framing, self.stays_open) = (Framing::Unclear, false);
+        true
+    }
+
     /// The body if all of it is here already, and whether the connection can be kept.
     pub(super) fn body_at_hand(&mut self) -> Option<(Bytes, Reuse)> {
         let Framing::Length(length) = self.framing else { return None };
@@ -256,17 +298,22 @@ impl Answer {
         Some((body.freeze(), self.reuse()))
     }
 
-    /// Reads the whole body; one longer than `most` bytes, or broken, is an error. What it takes of `buffers` it takes as long
-    /// as anybody has the body.
+    /// Reads the whole body, and goes on sending what is left of the request; one longer than `most` bytes, or broken, is an
+    /// error. What it takes of `buffers` it takes as long as anybody has the body.
     pub(super) async fn body(
         &mut self,
         stream: &mut Stream,
+        request: &mut Request<'_>,
         most: usize,
         buffers: &Buffers,
     ) -> io::Result<(Bytes, Reuse)> {
         let mut body = Body { bytes: BytesMut::new(), most, room: buffers.reserve(Use::Answers) };
         let mut waits = ROOM_WAITS;
-        while poll_fn(|cx| self.poll_body(cx, stream, &mut body)).await? == Progress::WantsRoom {
+        let mut poll = |cx: &mut Context<'_>| {
+            request.write_some(cx, stream);
+            self.poll_body(cx, stream, &mut body)
+        };
+        while poll_fn(&mut poll).await? == Progress::WantsRoom {
             if waits == 0 {
                 return Err(io::ErrorKind::OutOfMemory.into());
             }
@@ -377,6 +424,19 @@ impl<'a> Lines<'a> {
     }
 }
 
+/// The status of the line that `came` begins with, if that is a whole status line of HTTP/1 (RFC 9112 section 4) and no interim
+/// one's.
+fn final_status(came: &[u8]) -> Option<StatusCode> {
+    let line = came.split_inclusive(|byte| *byte == b'\n').next()?.strip_suffix(b"\n")?;
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    let (version, said) = line.split_at_checked(b"HTTP/1.1 ".len())?;
+    let (digits, reason) = said.split_at_checked(3)?;
+    let is_one = matches!(version, b"HTTP/1.1 " | b"HTTP/1.0 ") && (reason.is_empty() || reason.starts_with(b" "));
+    let status = StatusCode::from_bytes(digits).ok()?;
+    let is_final = !status.is_informational() || status == StatusCode::SWITCHING_PROTOCOLS;
+    (is_one && is_final).then_some(status)
+}
+
 fn ends_here(name: &str) -> bool {
     const OF_CONNECTIONS: [&str; 9] = [
         "connection",
@@ -390,6 +450,15 @@ fn ends_here(name: &str) -> bool {
         "upgrade",
     ];
     OF_CONNECTIONS.iter().any(|ours| name.eq_ignore_ascii_case(ours))
+}
+
+/// Reads away what comes, until no more does.
+fn poll_ended(cx: &mut Context<'_>, stream: &mut Stream) -> Poll<()> {
+    let mut came = BytesMut::new();
+    while ready!(poll_piece(cx, stream, &mut came)).is_ok_and(|count| count > 0) {
+        came.clear();
+    }
+    Poll::Ready(())
 }
 
 fn poll_piece(cx: &mut Context<'_>, stream: &mut Stream, came: &mut BytesMut) -> Poll<io::Result<usize>> {

@@ -141,6 +141,8 @@ fn an_acceptance_is_one_whatever_is_wrong_with_the_rest_of_it() {
             "hints and processing first",
             b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 200 OK\r\n\r\n",
         ),
+        accepted("a status line and nothing more", b"HTTP/1.1 200 OK\r\n"),
+        accepted("a header that is none", b"HTTP/1.1 200 OK\r\nX-Trace Id: 7\r\nContent-Length: 0\r\n\r\n"),
         accepted("the old protocol", b"HTTP/1.0 200 OK\r\n\r\nfine"),
         accepted("chunks that are none", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\nnonsense"),
         accepted("chunks without an end", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello"),
@@ -180,6 +182,12 @@ fn a_failure_is_tried_again_without_a_flag_and_a_rejection_is_passed_on() {
             Next::Plain,
         ),
         case("a rejection with half a body", broken(422), Told::Status(422), Next::Nothing),
+        case(
+            "a failure with a header that is none",
+            raw(b"HTTP/1.1 503 No\r\nBad Name: 1\r\n\r\n"),
+            Told::Kept,
+            Next::Plain,
+        ),
         case("a failure before the body was read", early(500), Told::Kept, Next::Plain),
         case(
             "a status beyond all classes",

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Mutex;
 
-use http::{HeaderValue, StatusCode};
+use http::HeaderValue;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -14,6 +14,8 @@ use crate::domain::key::EventKey;
 use crate::domain::route::fixture;
 use crate::domain::time::Timestamp;
 use crate::telemetry::Metrics;
+
+mod early;
 
 /// More than the system takes in for an application that reads nothing.
 const HUGE: usize = 32 * 1024 * 1024;
@@ -398,7 +400,31 @@ async fn a_head_of_an_answer_has_an_end() {
     let short = app([long(200_000)]).await;
     accepted(send(&short.url, &event(3)).await);
     let many = app([long(270_000)]).await;
-    assert_eq!(how(&send(&many.url, &event(3)).await), "unknown");
+    let cut = accepted(send(&many.url, &event(3)).await);
+    assert!(cut.headers.is_empty() && cut.body.is_empty(), "of it no more is known than its status");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_whole_status_line_counts_whatever_stands_behind_it() {
+    let said = |text: &str| Says::Last(text.as_bytes().to_vec());
+    for (says, outcome) in [
+        (said("HTTP/1.1 200 OK\r\n"), "accepted"),
+        (said("HTTP/1.0 204\n"), "accepted"),
+        (Says::Stops(b"HTTP/1.1 200 OK\r\nX-Trace: 1\r\n".to_vec()), "accepted"),
+        (Says::This(b"HTTP/1.1 200 OK\r\nX-Trace Id: 7\r\nContent-Length: 0\r\n\r\n".to_vec()), "accepted"),
+        (said("HTTP/1.1 103 Early\r\n\r\nHTTP/1.1 202 OK\r\nfolded\r\n line\r\n\r\n"), "accepted"),
+        (said("HTTP/1.1 422 No\r\nX-Trace Id: 7\r\n\r\n"), "rejected"),
+        (said("HTTP/1.1 500 No\r\nX-Trace Id: 7\r\n\r\n"), "failed"),
+        (said("HTTP/1.1 200 OK"), "unknown"),
+        (said("HTTP/1.1 200OK\r\nX-Trace Id: 7\r\n\r\n"), "unknown"),
+        (said("HTTP/2.0 200 OK\r\nX-Trace Id: 7\r\n\r\n"), "unknown"),
+        (said("HTTP/1.1 103 Early\r\nX-Trace Id: 7\r\n\r\n"), "unknown"),
+    ] {
+        let app = app([says.clone()]).await;
+        let told = send(&app.url, &event(3)).await;
+        assert_eq!(how(&told), outcome, "{says:?}");
+        assert_eq!(app.read.lock().unwrap().len(), 1, "{says:?}: it was sent once");
+    }
 }
 
 #[tokio::test]

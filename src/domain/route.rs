@@ -77,6 +77,26 @@ pub struct AppPolicy {
     pub host: HostHeader,
 }
 
+impl AppPolicy {
+    /// Host and port as the URL has them.
+    #[must_use]
+    pub fn authority(&self) -> &str {
+        let rest = self.whereabouts();
+        rest.split('/').next().unwrap_or(rest)
+    }
+
+    /// What stands before the path of every request; empty, or with a slash at its beginning and none at its end.
+    #[must_use]
+    pub fn prefix(&self) -> &str {
+        let rest = self.whereabouts();
+        rest.get(self.authority().len()..).unwrap_or_default().trim_end_matches('/')
+    }
+
+    fn whereabouts(&self) -> &str {
+        self.url.split_once("://").map_or(&*self.url, |(_, rest)| rest)
+    }
+}
+
 /// Which `Host` the application sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HostHeader {

@@ -26,7 +26,7 @@ use super::exchange::{After, milliseconds};
 use super::forwarded::Spoke;
 use super::guard::{Guard, HeadLimits, House};
 use super::http2::{self, Place, Places};
-use super::proxy::Proxy;
+use super::proxy::{ADDRESSES, Proxy};
 use super::reply::{self, Reply};
 use super::side::Side;
 use super::site::{Destination, Site};
@@ -118,7 +118,8 @@ impl Door {
     /// Made before the first request if the configuration passes anything through, and else when a reload has it do so.
     fn proxy(&self) -> &Arc<HttpProxy<Proxy>> {
         self.proxy.get_or_init(|| {
-            let conf = ServerConf { max_retries: 1, upstream_keepalive_pool_size: 128, ..ServerConf::default() };
+            let conf =
+                ServerConf { max_retries: ADDRESSES, upstream_keepalive_pool_size: 128, ..ServerConf::default() };
             Arc::new(http_proxy(&Arc::new(conf), Proxy(self.gateway.clone())))
         })
     }

@@ -2,16 +2,17 @@
 //! comes here.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, TRANSFER_ENCODING};
+use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING};
 use http::{HeaderName, Method, StatusCode, Version};
 use pingora::ErrorSource;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::prelude::{Error, ErrorType, HttpPeer};
 use pingora::protocols::http::ServerSession;
-use pingora::proxy::{FailToProxy, ProxyHttp, Session};
+use pingora::proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use pingora::upstreams::peer::HttpUpstreamRequestPolicy;
 use pingora::utils::tls::{WrappedX509, parse_x509};
 use tokio::time::Instant;
@@ -28,6 +29,7 @@ use crate::domain::fault::Fault;
 use crate::domain::headers::Headers;
 use crate::domain::outcome::Settled;
 use crate::domain::refusal::Refusal;
+use crate::domain::route::{AppPolicy, HostHeader};
 use crate::telemetry::NO_ROUTE;
 
 /// Most of an unwanted body that is read away so that the sender gets to read the refusal.
@@ -52,6 +54,9 @@ const SHORT_ANSWER_BYTES: usize = 16 * 1024;
 /// Pingora reads, whose own buffers of 64 KiB would be filled otherwise.
 const RECEIVE_BYTES: usize = 8 * 1024;
 
+/// Most addresses of the application's name that are tried for one request.
+pub(super) const ADDRESSES: usize = 8;
+
 /// What Pingora is told where there is no room for what wants to pass through.
 const NO_ROOM: &str = "no room in memory";
 
@@ -63,6 +68,15 @@ pub(crate) struct Passage {
     is_turned_away: bool,
     /// Set once the request is known to pass through.
     passthrough: Option<(Arc<Site>, Origin)>,
+    way: Option<Way>,
+}
+
+/// How the application is reached.
+struct Way {
+    /// Those that are left to try, the next one last.
+    addresses: Vec<SocketAddr>,
+    /// When there has to be a connection.
+    by: Instant,
 }
 
 /// What concerns the sender's connection alone (RFC 9110 section 7.6.1); the guard lets no upgrade in.
@@ -86,7 +100,7 @@ impl ProxyHttp for Proxy {
         }
         let arrived = connection.map_or(began, |connection| connection.arrived(began));
         let room = self.0.buffers.reserve(Use::Passages);
-        Passage { arrived, room, is_turned_away: false, passthrough: None }
+        Passage { arrived, room, is_turned_away: false, passthrough: None, way: None }
     }
 
     async fn request_filter(&self, session: &mut Session, passage: &mut Passage) -> pingora::Result<bool> {
@@ -117,21 +131,21 @@ impl ProxyHttp for Proxy {
             return Err(Error::explain(ErrorType::InternalError, "only passthrough paths have an upstream"));
         };
         let app = &site.app;
-        let (scheme, rest) = app.url.split_once("://").unwrap_or(("http", &app.url));
-        let (https, port) = if scheme == "https" { (true, 443) } else { (false, 80) };
-        let authority = rest.split('/').next().unwrap_or_default();
-        let has_port = authority.rsplit(']').next().is_some_and(|tail| tail.contains(':'));
-        let address = if has_port { authority.to_owned() } else { format!("{authority}:{port}") };
-        let found = tokio::time::timeout(app.connect_timeout, tokio::net::lookup_host(&address)).await;
-        let Some(address) = found.ok().and_then(Result::ok).and_then(|mut addresses| addresses.next()) else {
+        let way = match &mut passage.way {
+            Some(way) => way,
+            unknown @ None => unknown.insert(Way::to(app).await),
+        };
+        let Some(address) = way.addresses.last() else {
             let error = Error::explain(ErrorType::ConnectNoRoute, "the application's name does not resolve");
             return Err(error.into_up());
         };
-        let host = authority.rsplit_once(':').filter(|_| has_port).map_or(authority, |(host, _)| host);
-        let mut peer = HttpPeer::new(address, https, host.trim_matches(['[', ']']).to_owned());
+        let authority = app.authority();
+        let host = authority.rsplit_once(':').filter(|_| has_port(authority)).map_or(authority, |(host, _)| host);
+        let mut peer = HttpPeer::new(*address, is_https(app), host.trim_matches(['[', ']']).to_owned());
         peer.options.ca = app.ca.as_ref().map(|these| authorities(these));
-        peer.options.connection_timeout = Some(app.connect_timeout);
-        peer.options.total_connection_timeout = Some(app.connect_timeout);
+        let patience = way.by.saturating_duration_since(Instant::now());
+        peer.options.connection_timeout = Some(patience);
+        peer.options.total_connection_timeout = Some(patience);
         peer.options.read_timeout = Some(app.attempt_timeout);
         peer.options.write_timeout = Some(site.write_timeout);
         peer.options.tcp_recv_buf = Some(RECEIVE_BYTES);
@@ -145,12 +159,14 @@ impl ProxyHttp for Proxy {
         upstream: &mut RequestHeader,
         passage: &mut Passage,
     ) -> pingora::Result<()> {
-        let Some((_, origin)) = &passage.passthrough else { return Ok(()) };
+        let Some((site, origin)) = &passage.passthrough else { return Ok(()) };
         let named: Vec<HeaderName> = named_by_connection(upstream).collect();
         let ends_here = |name: &HeaderName| {
             let text = name.as_str();
             let hop = HOP_BY_HOP.contains(&text) || text.starts_with("proxy-") || named.contains(name);
-            hop || text.starts_with("hookgate-") || text.contains('_')
+            // Who the sender is only the gateway says, and it does not say it by these.
+            let lies = text.starts_with("hookgate-") || matches!(text, "forwarded" | "x-real-ip");
+            hop || lies || text.contains('_')
         };
         let unwanted: Vec<HeaderName> = upstream.headers.keys().filter(|name| ends_here(name)).cloned().collect();
         for name in unwanted {
@@ -161,7 +177,30 @@ impl ProxyHttp for Proxy {
         for (name, value) in &told {
             upstream.insert_header(name.clone(), value.clone())?;
         }
+        if site.app.host == HostHeader::Rewrite {
+            upstream.insert_header(HOST, site.app.authority())?;
+        }
+        if !site.app.prefix().is_empty() {
+            let target = [site.app.prefix().as_bytes(), upstream.raw_path()].concat();
+            upstream.set_raw_path(&target)?;
+        }
         Ok(())
+    }
+
+    /// An address that takes no connection leaves the others.
+    fn fail_to_connect(
+        &self,
+        _: &mut Session,
+        _: &HttpPeer,
+        passage: &mut Passage,
+        mut error: Box<Error>,
+    ) -> Box<Error> {
+        let another = passage.way.as_mut().is_some_and(|way| {
+            way.addresses.pop();
+            !way.addresses.is_empty() && Instant::now() < way.by
+        });
+        error.set_retry(another);
+        error
     }
 
     async fn upstream_response_filter(
@@ -174,15 +213,32 @@ impl ProxyHttp for Proxy {
             let error = Error::explain(ErrorType::InvalidHTTPHeader, "the application switched protocols unasked");
             return Err(error.into_up());
         }
+        let status = upstream.status;
+        // An interim answer comes beside the final one, and as often as the application likes.
+        let bodiless = status.is_informational() || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
         let asks_for_head = session.req_header().method == Method::HEAD;
-        if !asks_for_head && length(upstream).is_none_or(|length| length > SHORT_ANSWER_BYTES) {
+        if !bodiless && !asks_for_head && length(upstream).is_none_or(|length| length > SHORT_ANSWER_BYTES) {
             passage.take(ANSWER_BYTES)?;
         }
         Ok(())
     }
 
+    /// HTTP/1.0 knows no chunks: what has no length ends with the connection (RFC 9112 section 6.1).
+    async fn response_filter(
+        &self,
+        session: &mut Session,
+        answer: &mut ResponseHeader,
+        _: &mut Passage,
+    ) -> pingora::Result<()> {
+        let is_old = session.req_header().version == Version::HTTP_10;
+        if is_old && !answer.status.is_informational() && answer.remove_header(&TRANSFER_ENCODING).is_some() {
+            session.set_keepalive(None);
+        }
+        Ok(())
+    }
+
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, passage: &mut Passage) -> FailToProxy {
-        let settled = blame(error).filter(|_| session.response_written().is_none());
+        let settled = blame(error).filter(|_| answered(session).is_none());
         passage.is_turned_away = matches!(settled, Some(Settled::Unavailable(_)));
         let mut status = 0;
         if let (Some(settled), Some((site, origin))) = (settled, &passage.passthrough) {
@@ -197,10 +253,10 @@ impl ProxyHttp for Proxy {
 
     async fn logging(&self, session: &mut Session, error: Option<&Error>, passage: &mut Passage) {
         if let Some((_, origin)) = passage.passthrough.take() {
-            let status = session.response_written().map_or(0, |response| response.status.as_u16());
+            let status = answered(session).map_or(0, |status| status.as_u16());
             let (disposition, reason) = self.count(passage);
             tracing::info!(route = NO_ROUTE, disposition, reason, status, request_id = origin.request_id,
-                remote = %origin.remote, ack_ms = milliseconds(passage.arrived.elapsed()), error = error.map(ToString::to_string),
+                remote = %origin.remote, ack_ms = milliseconds(passage.arrived.elapsed()), error = error.map(told),
                 "request");
         }
         if let Some(Visit { connection, .. }) = listener::visit() {
@@ -209,6 +265,10 @@ impl ProxyHttp for Proxy {
     }
 
     fn suppress_error_log(&self, _: &Session, _: &Passage, _: &Error) -> bool {
+        true
+    }
+
+    fn suppress_proxy_warn_log(&self, _: &Session, _: &Passage, _: &Error, _: ProxyWarnLogContext) -> bool {
         true
     }
 }
@@ -232,6 +292,40 @@ impl Passage {
     fn take(&mut self, bytes: usize) -> pingora::Result<()> {
         self.room.grow(bytes).map_err(|_| Error::explain(ErrorType::Custom(NO_ROOM), "the gateway's memory is taken"))
     }
+}
+
+impl Way {
+    /// All addresses of the application's name, in the order in which the system gives them.
+    async fn to(app: &AppPolicy) -> Self {
+        let by = Instant::now() + app.connect_timeout;
+        let authority = app.authority();
+        let port = if is_https(app) { 443 } else { 80 };
+        let address = if has_port(authority) { authority.to_owned() } else { format!("{authority}:{port}") };
+        let found = tokio::time::timeout_at(by, tokio::net::lookup_host(&address)).await;
+        let mut addresses: Vec<_> = found.ok().and_then(Result::ok).into_iter().flatten().take(ADDRESSES).collect();
+        addresses.reverse();
+        Self { addresses, by }
+    }
+}
+
+fn is_https(app: &AppPolicy) -> bool {
+    app.url.starts_with("https://")
+}
+
+fn has_port(authority: &str) -> bool {
+    authority.rsplit(']').next().is_some_and(|tail| tail.contains(':'))
+}
+
+/// The status of the final answer that has left, if one has.
+fn answered(session: &Session) -> Option<StatusCode> {
+    session.response_written().map(|answer| answer.status).filter(|status| !status.is_informational())
+}
+
+/// What went wrong, without what Pingora quotes: that may be what the application said.
+fn told(error: &Error) -> String {
+    let (at, what) = (error.esource().as_str(), error.etype().as_str());
+    let said = error.root_cause().downcast_ref::<io::Error>();
+    said.map_or_else(|| format!("{at}: {what}"), |said| format!("{at}: {what}: {said}"))
 }
 
 /// Whether a request has a body; the guard has judged its framing.

@@ -14,7 +14,7 @@ use crate::domain::route::{AppPolicy, Route};
 #[derive(Debug)]
 pub struct Site {
     routes: BTreeMap<String, Arc<Route>>,
-    /// The routes' paths as an application might read them.
+    /// The paths at which applications get the routes' events, as they might read them.
     guarded: HashSet<String>,
     passthrough: Vec<PassPath>,
     /// The application behind the passthrough paths.
@@ -44,7 +44,7 @@ impl Site {
     pub fn new(routes: &[Arc<Route>], passthrough: Vec<PassPath>, app: AppPolicy) -> Self {
         Self {
             routes: routes.iter().map(|route| (route.path.clone(), route.clone())).collect(),
-            guarded: routes.iter().map(|route| as_read(route.path.as_bytes())).collect(),
+            guarded: routes.iter().flat_map(|route| spellings(&route.app, &route.path)).collect(),
             passthrough,
             app,
             trusted_proxies: Vec::new(),
@@ -71,15 +71,20 @@ impl Site {
     }
 
     fn is_like_a_route(&self, path: &str) -> bool {
-        let once = decoded(path.as_bytes());
-        let twice = decoded(&once);
-        [path.as_bytes(), &once, &twice].into_iter().any(|spelling| {
-            let read = as_read(spelling);
+        spellings(&self.app, path).into_iter().any(|read| {
             let bare = read.rfind('.').filter(|dot| read.rfind('/').is_none_or(|slash| slash < *dot));
             self.guarded.contains(&read)
                 || bare.is_some_and(|dot| read.get(..dot).is_some_and(|bare| self.guarded.contains(bare)))
         })
     }
+}
+
+/// A path as it reaches `app`, taken as it is, decoded once, and twice.
+fn spellings(app: &AppPolicy, path: &str) -> [String; 3] {
+    let whole = [app.prefix(), path].concat();
+    let once = decoded(whole.as_bytes());
+    let twice = decoded(&once);
+    [whole.as_bytes(), &once, &twice].map(as_read)
 }
 
 /// A path as the most generous application reads it: letter case, `;parameters`, dots, repeated and trailing slashes,
@@ -145,6 +150,40 @@ mod tests {
         for path in ["/", "/hook", "/hooks/more", "/other/hooks", "/hooksx", "/a.json"] {
             assert!(matches!(site.find(path), Destination::Passthrough), "{path}");
         }
+    }
+
+    #[test]
+    fn what_passes_through_is_compared_where_the_application_has_it() {
+        let at = |url: &str| AppPolicy { url: url.to_owned(), ..route::fixture("hooks").app };
+        let passes = |routes: &str, other: &str, path: &str| {
+            let route = Arc::new(Route { app: at(routes), ..route::fixture("hooks") });
+            let site = Site::new(&[route], vec![PassPath::Below("/".into())], at(other));
+            matches!(site.find(path), Destination::Passthrough)
+        };
+        let (bare, inner) = ("http://app:1", "http://app:1/inner/%69");
+        for (routes, other, path, passed) in [
+            (inner, inner, "/inner/i/hooks", true),
+            (inner, inner, "/x/hooks", true),
+            (inner, inner, "/Hooks/", false),
+            (inner, bare, "/inner/i/hooks", false),
+            (inner, bare, "/inner/%2569/hooks;x", false),
+            (inner, bare, "/Hooks/", true),
+            (bare, inner, "/hooks.json", true),
+            (bare, inner, "/inner/i/hooks", true),
+        ] {
+            assert_eq!(passes(routes, other, path), passed, "{path} of {other} beside a route of {routes}");
+        }
+        let climbing = passes(bare, inner, "/../../hooks");
+        assert!(!climbing, "some application climbs");
+    }
+
+    #[test]
+    fn a_route_whose_path_is_encoded_is_guarded_as_it_is_read() {
+        let route = Arc::new(Route { path: "/ho%6Fks".into(), ..route::fixture("hooks") });
+        let app = route.app.clone();
+        let site = Site::new(&[route], vec![PassPath::Below("/".into())], app);
+        assert!(matches!(site.find("/hooks"), Destination::Nowhere));
+        assert!(matches!(site.find("/ho%6Fks"), Destination::Route(_)));
     }
 
     #[test]

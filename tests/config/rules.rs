@@ -181,6 +181,20 @@ fn a_passed_through_tree_around_a_route_is_warned_about() {
 }
 
 #[test]
+fn what_passes_through_where_the_application_gets_events_is_warned_about() {
+    let texts = |paths: &str| {
+        let route = format!("{ROUTE}[routes.a.app]\nurl = \"http://127.0.0.1:3000/inner\"\n");
+        let config = fine(&format!("[passthrough]\npaths = [{paths}]\n{route}"));
+        config.notes.iter().filter(|note| note.key.starts_with("passthrough")).map(|note| note.text.clone()).collect()
+    };
+    let around: Vec<String> = texts("\"/inner/*\"");
+    assert!(around.len() == 1 && around[0].contains("around the route path /a"), "{around:?}");
+    let never: Vec<String> = texts("\"/inner/a\"");
+    assert!(never.len() == 1 && never[0].contains("never passes"), "{never:?}");
+    assert_eq!(texts("\"/other/*\", \"/b\""), Vec::<String>::new());
+}
+
+#[test]
 fn a_configuration_without_a_route_is_warned_about() {
     let config = fine("");
     assert_eq!(note_of(&config, "routes").unwrap().level, NoteLevel::Warn);

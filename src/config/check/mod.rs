@@ -109,6 +109,9 @@ impl Check<'_> {
         let passthrough: Vec<_> = whole.passthrough.paths.iter().flatten().map(|path| path.0.clone()).collect();
         self.paths(raw, &passthrough);
         let app = self.shared_app(whole.app);
+        if let Some(app) = &app {
+            self.passed_around(&routes, &passthrough, app);
+        }
         if raw.routes.is_empty() && self.faults.is_empty() {
             self.warn(&keys(&["routes"]), "no route is configured: every request is answered 404".to_owned());
         }

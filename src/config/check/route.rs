@@ -320,6 +320,35 @@ impl Check<'_> {
         })
     }
 
+    /// What passes through where the application gets the events of a route.
+    pub(super) fn passed_around(&mut self, routes: &[Route], passthrough: &[PassPath], app: &AppPolicy) {
+        for (index, pass) in passthrough.iter().enumerate() {
+            let key = keys(&["passthrough", "paths", &index.to_string()]);
+            let (PassPath::Exact(path) | PassPath::Below(path)) = pass;
+            let reached = [app.prefix(), path].concat();
+            let endpoint = |route: &Route| [route.app.prefix(), &*route.path].concat();
+            let text = match pass {
+                PassPath::Exact(path)
+                    if routes.iter().any(|route| endpoint(route) == reached && *route.path != **path) =>
+                {
+                    format!("{path} never passes: {reached} is where the application gets verified events")
+                }
+                PassPath::Below(_) => {
+                    let Some(route) = routes.iter().find(|route| endpoint(route).starts_with(&reached)) else {
+                        continue;
+                    };
+                    format!(
+                        "{path}* lies around the route path {}: what could be read as that path is answered 404, and \
+                         everything else below {path} reaches the application unverified",
+                        route.path
+                    )
+                }
+                PassPath::Exact(_) => continue,
+            };
+            self.warn(&key, text);
+        }
+    }
+
     /// No two routes, and no route and no passed-through path, on one path.
     pub(super) fn paths(&mut self, raw: &RawConfig, passthrough: &[PassPath]) {
         let mut owners: BTreeMap<&str, KeyPath> = BTreeMap::new();
@@ -330,18 +359,8 @@ impl Check<'_> {
         }
         for (index, pass) in passthrough.iter().enumerate() {
             let key = keys(&["passthrough", "paths", &index.to_string()]);
-            match pass {
-                PassPath::Exact(path) => self.claim_path(&mut owners, path, key),
-                PassPath::Below(prefix) => {
-                    let below: Vec<&str> = owners.keys().copied().filter(|path| path.starts_with(prefix)).collect();
-                    if let Some(path) = below.first() {
-                        let text = format!(
-                            "{prefix}* lies around the route path {path}: other spellings of that path, such as {path}/, \
-                             reach the application unverified"
-                        );
-                        self.warn(&key, text);
-                    }
-                }
+            if let PassPath::Exact(path) = pass {
+                self.claim_path(&mut owners, path, key);
             }
         }
     }

@@ -370,6 +370,10 @@ fn without_a_gateway_everything_that_asks_one_is_unreachable() {
         desk.run(&arguments).failed(69, "no gateway answers at http://127.0.0.1:7:");
     }
     desk.run(&["healthcheck"]).failed(69, "not ready");
+    // The gateway that runs does so by the configuration before it was edited badly.
+    let edited = Desk::new();
+    edited.write("hookgate.toml", "listen = ");
+    edited.run(&["healthcheck"]).failed(69, "127.0.0.1:9464 is not ready");
     desk.run(&["dedup", "check", "veedeo", "17"]).failed(2, "64 hex digits");
     desk.run(&["status", "--admin", "https://x"]).failed(2, "not an admin address");
 }
@@ -433,7 +437,7 @@ impl Gateway {
             recent: Recent::default(),
             clock,
             control: Arc::new(Roof),
-            token: Some(Secret::new(TOKEN.into())),
+            token: Arc::new(Some(Arc::new(Secret::new(TOKEN.into()))).into()),
             address: admin,
             explaining: Arc::new(tokio::sync::Semaphore::new(1)),
             jobs: hookgate::admin::Jobs::default(),

@@ -34,7 +34,7 @@ pub(super) async fn check(State(state): State<Arc<AdminState>>, request: Request
 fn admit(state: &AdminState, uri: &Uri, headers: &HeaderMap) -> Result<(), Problem> {
     check_host(state.address, uri, headers)?;
     check_site(headers)?;
-    state.token.as_ref().map_or(Ok(()), |token| check_token(token, headers))
+    state.token.load().as_ref().map_or(Ok(()), |token| check_token(token, headers))
 }
 
 /// The host that the client thinks it talks to must be ours: one line, no foreign name.

@@ -37,6 +37,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use axum::extract::DefaultBodyLimit;
 use axum::http::HeaderName;
 use axum::routing::{get, post, put};
@@ -78,8 +79,8 @@ pub struct AdminState {
     pub clock: Clock,
     /// What only the roof can do and say.
     pub control: Arc<dyn Control>,
-    /// The token that every request must carry; `None` on loopback alone.
-    pub token: Option<Secret>,
+    /// The token that every request must carry; none on loopback alone.
+    pub token: Arc<ArcSwapOption<Secret>>,
     /// The listener's own address: which `Host` is ours.
     pub address: SocketAddr,
     /// Who explains a refusal: one at a time, it is work.

@@ -109,7 +109,7 @@ fn world(token: Option<&str>) -> World {
         recent: recent.clone(),
         clock: Clock::anchored_at(NOW),
         control: roof.clone(),
-        token: token.map(|token| Secret::new(token.into())),
+        token: Arc::new(token.map(|token| Arc::new(Secret::new(token.into()))).into()),
         address: "127.0.0.1:9465".parse::<SocketAddr>().unwrap(),
         explaining: explaining.clone(),
         jobs: super::Jobs::default(),

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use http::HeaderName;
 
 use super::{Loaded, Reread, wiring};
@@ -11,6 +11,7 @@ use crate::clock::Clock;
 use crate::disk::Disk;
 use crate::domain::route::Route;
 use crate::domain::scheme::Carries;
+use crate::domain::secret::Secret;
 use crate::forward::Deliverer;
 use crate::gateway::Gateway;
 use crate::gateway::listener::Door;
@@ -40,6 +41,8 @@ pub(super) struct Core {
     pub(super) reloading: Mutex<()>,
     /// The configuration in operation. Written by a reload alone.
     pub(super) current: ArcSwap<Current>,
+    /// What operators have to show.
+    pub(super) admin_token: Arc<ArcSwapOption<Secret>>,
 }
 
 /// What is remembered of the configuration in operation.
@@ -61,21 +64,30 @@ impl Core {
             ReloadRefused { detail, faults: faults.iter().map(crate::config::ConfigFault::line).collect() }
         })?;
         let next = Current::of(&loaded);
-        if let Some(tls) = &self.tls
-            && let Err(fault) = tls.look()
-        {
+        let config = &loaded.config;
+        let looked = self.tls.as_ref().map_or(Ok(()), |tls| tls.look().map_err(|fault| fault.to_string()));
+        let usable = looked.and_then(|()| wiring::reconfigure(&self.stores, config).map_err(|fault| fault.to_string()));
+        if let Err(detail) = usable {
             self.metrics.config_last_reload_successful.set(0);
-            return Err(ReloadRefused { detail: fault.to_string(), faults: Vec::new() });
+            return Err(ReloadRefused { detail, faults: Vec::new() });
         }
         let reloaded = self.current.load().difference(&next);
-        let config = &loaded.config;
         wiring::announce(config, &self.metrics, self.clock);
-        wiring::reconfigure(&self.stores, config);
+        self.renew_token(config.admin_token.as_ref());
         // Lanes before routes: a request that finds its route finds its lane.
         self.deliverer.configure(&config.routes);
         self.gateway.site.store(Arc::new(wiring::site(config)));
-        self.current.store(Arc::new(next));
+        let before = self.current.swap(Arc::new(next));
+        self.metrics.uncover(before.names().filter(|name| !self.current.load().names().any(|now| now == *name)));
         Ok(reloaded)
+    }
+
+    /// A token takes the place of another. Nobody gets in without one where there was one: the listener stays what it is until
+    /// a restart.
+    fn renew_token(&self, token: Option<&Secret>) {
+        if let (Some(token), true) = (token, self.admin_token.load().is_some()) {
+            self.admin_token.store(Some(Arc::new(token.clone())));
+        }
     }
 
     /// Writes what only memory knows into the gauges.
@@ -84,6 +96,7 @@ impl Core {
             let up = i64::from(self.deliverer.app_is_up(&route.name));
             self.metrics.app_up.with_label_values(&[&*route.name]).set(up);
         }
+        self.metrics.clock_suspect.set(i64::from(self.gateway.suspects_its_clock()));
     }
 }
 
@@ -92,6 +105,10 @@ impl Current {
     pub(super) fn of(loaded: &Loaded) -> Self {
         let routes = loaded.config.routes.clone();
         Self { routes, text: loaded.text.clone(), fixed: wiring::fixed(&loaded.config) }
+    }
+
+    fn names(&self) -> impl Iterator<Item = &str> {
+        self.routes.iter().map(|route| &*route.name)
     }
 
     fn difference(&self, next: &Self) -> Reloaded {

@@ -12,7 +12,7 @@ mod signals;
 mod wiring;
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -27,12 +27,12 @@ pub use self::wiring::redis_settings;
 pub(crate) use self::wiring::tls_settings;
 
 use self::control::Core;
-use self::handover::Successor;
+use self::handover::{Announcement, Successor};
 use self::listeners::{Handles, Listeners};
 use self::signals::Signals;
 use crate::admin::{AdminState, Jobs};
 use crate::config::{self, Config, ConfigFaults, Environment, Layers, NoteLevel, Program, ShowFormat, ShowOrigins};
-use crate::disk::DiskFault;
+use crate::disk::{self, DiskFault};
 use crate::domain::time::Timestamp;
 use crate::forward::Settlement;
 use crate::gateway::listener::LINGER;
@@ -49,6 +49,8 @@ const QUICK: Duration = Duration::from_secs(1);
 
 /// How often what only memory knows is written into the gauges.
 const GAUGES_EVERY: Duration = Duration::from_secs(1);
+/// How often the spool's file system is asked what it has left, for the metric.
+const FREE_SPACE_EVERY: Duration = Duration::from_secs(10);
 
 /// A gateway in operation.
 pub struct Running {
@@ -188,14 +190,18 @@ pub fn run(
     let stopped = runtime.block_on(async {
         let mut signals = Signals::listen()?;
         let starting = Running::come(loaded, metrics, Some(control), Box::new(reread), succession.inherited);
-        let running = tokio::select! {
+        let (running, announcement) = tokio::select! {
             biased;
             running = starting => running?,
             () = signals.ended() => return Ok(Stopped::Orderly),
         };
         tracing::info!(listen = %running.addresses.listen, telemetry = %running.addresses.telemetry,
             admin = %running.addresses.admin, routes = config.routes.len(), process = std::process::id(), "ready");
+        // The supervisor first: the end of the process that hands over must not look to it like the end of the service.
         signals::tell_supervisor(&[signals::State::Ready, signals::State::MainPid(std::process::id())]);
+        if let Some(announcement) = announcement {
+            announcement.serving().await;
+        }
         Ok(signals::serve_until_told(signals, &running, &succession.program).await)
     });
     runtime.shutdown_timeout(QUICK);
@@ -225,29 +231,27 @@ impl Running {
         log: Option<LogControl>,
         reread: Reread,
     ) -> Result<Self, StartFault> {
-        Self::come(loaded, metrics, log, reread, None).await
+        Self::come(loaded, metrics, log, reread, None).await.map(|(running, _)| running)
     }
 
-    /// Puts a gateway into operation, in place of the one that handed over to it if there is one.
+    /// Puts a gateway into operation, in place of the one that handed over to it if there is one, which is to be told.
     async fn come(
         loaded: &Loaded,
         metrics: Arc<Metrics>,
         log: Option<LogControl>,
         reread: Reread,
         inherited: Option<Inherited>,
-    ) -> Result<Self, StartFault> {
+    ) -> Result<(Self, Option<Announcement>), StartFault> {
         // Every address is taken before anything else happens: a gateway that cannot listen changes nothing.
         let Some(mut inherited) = inherited else {
             let listeners = Listeners::take(&loaded.config, Handles::new())?;
             wiring::required_store(&loaded.config, &metrics).await?;
-            return Self::on(listeners, Instant::now(), loaded, metrics, log, reread);
+            return Ok((Self::on(listeners, Instant::now(), loaded, metrics, log, reread)?, None));
         };
         let listeners = Listeners::take(&loaded.config, std::mem::take(&mut inherited.handles))?;
         wiring::required_store(&loaded.config, &metrics).await?;
         let (announcement, waiting_since) = inherited.wait().await?;
-        let running = Self::on(listeners, waiting_since, loaded, metrics, log, reread)?;
-        announcement.serving().await;
-        Ok(running)
+        Ok((Self::on(listeners, waiting_since, loaded, metrics, log, reread)?, Some(announcement)))
     }
 
     /// Opens the disk and serves. `waiting_since`: connections may have been waiting since then.
@@ -273,8 +277,9 @@ impl Running {
         };
         running.aside(running.core.door.clone().serve(listeners.listen.socket, waiting_since));
         running.serve_telemetry(listeners.telemetry.socket);
-        running.serve_admin(listeners.admin.socket, config);
+        running.serve_admin(listeners.admin.socket);
         running.aside(keep_gauges(running.core.clone()));
+        running.aside(watch_free_space(running.core.metrics.clone(), config.spool.path.clone()));
         if let Some(shared) = running.core.stores.tended.clone() {
             running.aside(async move { shared.tend().await });
         }
@@ -295,7 +300,7 @@ impl Running {
         });
     }
 
-    fn serve_admin(&self, listener: TcpListener, config: &Config) {
+    fn serve_admin(&self, listener: TcpListener) {
         let core = self.core.clone();
         let state = AdminState {
             spool: core.spool.clone(),
@@ -304,7 +309,7 @@ impl Running {
             metrics: core.metrics.clone(),
             recent: core.recent.clone(),
             clock: core.clock,
-            token: config.admin_token.clone(),
+            token: core.admin_token.clone(),
             address: self.addresses.admin,
             control: core,
             explaining: Arc::new(tokio::sync::Semaphore::new(1)),
@@ -423,6 +428,18 @@ impl Running {
             Ok(Err(fault)) => tracing::warn!(?fault, "the disk was not closed cleanly; nothing is lost"),
             Err(_) => tracing::warn!("the disk did not close in time; nothing is lost"),
         }
+    }
+}
+
+/// Shows how much the spool's file system has left; ends with the task.
+async fn watch_free_space(metrics: Arc<Metrics>, spool: PathBuf) {
+    loop {
+        let spool = spool.clone();
+        // A file system that hangs holds up nothing but this.
+        if let Ok(Ok(free)) = tokio::task::spawn_blocking(move || disk::free_bytes(&spool)).await {
+            metrics.spool_disk_free_bytes.set(i64::try_from(free).unwrap_or(i64::MAX));
+        }
+        tokio::time::sleep(FREE_SPACE_EVERY).await;
     }
 }
 

@@ -12,7 +12,7 @@ use crate::claims::Claims;
 use crate::claims::embedded::Embedded;
 use crate::claims::fallback::Fallback;
 use crate::claims::redis::{Redis, Settings};
-use crate::claims::store::ClaimStore;
+use crate::claims::store::{ClaimStore, StoreFault};
 use crate::clock::Clock;
 use crate::config::{Config, LogFormat, LogLevel, RedisSettings, ServerTls, Store};
 use crate::disk::{Disk, DiskSettings};
@@ -53,6 +53,7 @@ pub(super) fn core(
     let deliverer = Deliverer::new(spool.clone(), claims.clone(), clock, metrics.clone(), buffers.clone());
     deliverer.configure(&config.routes);
     announce(config, &metrics, clock);
+    announce_bounds(config, &metrics);
     let recent = Recent::new(log.as_ref().map(LogControl::request_lines));
     let gateway = Arc::new(Gateway::new(
         site(config),
@@ -68,6 +69,7 @@ pub(super) fn core(
     let door = Door::new(gateway.clone(), crew, door_limits(config), tls.clone());
     let reloading = std::sync::Mutex::default();
     let current = ArcSwap::from_pointee(Current::of(loaded));
+    let admin_token = Arc::new(config.admin_token.clone().map(Arc::new).into());
     Ok(Core {
         door,
         tls,
@@ -84,6 +86,7 @@ pub(super) fn core(
         reread,
         reloading,
         current,
+        admin_token,
     })
 }
 
@@ -149,12 +152,11 @@ pub(super) async fn required_store(config: &Config, metrics: &Arc<Metrics>) -> R
     answer.map_err(|fault| StartFault::Dedup(format!("{fault}; and `dedup.on_store_down` is refuse")))
 }
 
-/// Puts what a reload may change of the shared store into operation.
-pub(super) fn reconfigure(stores: &Stores, config: &Config) {
-    if let (Some(shared), Store::Redis(settings)) = (&stores.shared, &config.dedup.store)
-        && let Err(fault) = shared.configure(redis_settings(settings))
-    {
-        tracing::error!(%fault, "the new settings of redis cannot be; those before stay in use");
+/// Puts what a reload may change of the shared store into operation. Settings that cannot be change nothing.
+pub(super) fn reconfigure(stores: &Stores, config: &Config) -> Result<(), StoreFault> {
+    match (&stores.shared, &config.dedup.store) {
+        (Some(shared), Store::Redis(settings)) => shared.configure(redis_settings(settings)),
+        (Some(_) | None, Store::Redis(_) | Store::Embedded) => Ok(()),
     }
 }
 
@@ -177,10 +179,16 @@ pub(super) fn announce(config: &Config, metrics: &Metrics, clock: Clock) {
         metrics.ack_budget_seconds.with_label_values(&[&*route.name]).set(route.ack.budget.as_secs_f64());
         metrics.secrets_loaded_timestamp_seconds.with_label_values(&[&*route.name]).set(now);
     }
-    metrics.spool_capacity_bytes.set(i64::try_from(config.spool.max_bytes).unwrap_or(i64::MAX));
-    metrics.spool_dead_capacity_bytes.set(i64::try_from(config.spool.max_dead_bytes).unwrap_or(i64::MAX));
     metrics.config_last_reload_successful.set(1);
     metrics.config_last_reload_timestamp_seconds.set(now);
+}
+
+/// Sets the gauges of the spool's bounds, which hold until the next start.
+fn announce_bounds(config: &Config, metrics: &Metrics) {
+    let whole = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
+    metrics.spool_capacity_bytes.set(whole(config.spool.max_bytes));
+    metrics.spool_dead_capacity_bytes.set(whole(config.spool.max_dead_bytes));
+    metrics.spool_min_free_bytes.set(whole(config.spool.min_free_bytes));
 }
 
 /// What the metrics need to know of a route.
@@ -235,6 +243,8 @@ pub(super) fn fixed(config: &Config) -> Vec<(&'static str, String)> {
     };
     vec![
         ("listen", config.listen.to_string()),
+        // One token is replaced by another at once.
+        ("admin_token", config.admin_token.is_some().to_string()),
         ("telemetry", config.telemetry.to_string()),
         ("admin", config.admin.to_string()),
         ("server.threads", server.threads.to_string()),

@@ -120,8 +120,8 @@ impl Admin {
 
     fn unreachable(&self, why: &str) -> Failure {
         let text = format!(
-            "no gateway answers at {}: {why}. Does it run? --admin gives another address, --spool reads the spool of a \
-             stopped one",
+            "no gateway answers at {}: {why}. Does it run? --admin gives another address; `hookgate status`, \
+             `dlq list` and `spool verify` read the spool of a stopped one with --spool",
             self.base
         );
         Failure::new(Exit::Unreachable, text)

@@ -90,7 +90,10 @@ fn work_off(waiting: &Mutex<Receiver<Work>>) {
         let next = waiting.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(work) = next else { return };
         if catch_unwind(AssertUnwindSafe(work)).is_err() {
-            tracing::error!("work on a thread of the disk ended by a panic");
+            tracing::error!(
+                "a fault of ours ended work on a thread of the disk, who asked for it is told that it failed, and the thread \
+                 goes on: please report the lines before this one"
+            );
         }
     }
 }
@@ -177,7 +180,7 @@ impl Worker {
             Self::Task(task) => task.await.is_ok(),
         };
         if !sound {
-            tracing::error!("a thread of the disk ended by a panic");
+            tracing::error!("a fault of ours ended a thread of the disk: please report the lines before this one");
         }
     }
 }

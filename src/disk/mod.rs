@@ -78,6 +78,7 @@ pub use self::marks::{Mark, MarkKind, Recall};
 pub use self::query::{EventRow, PayloadRow, Selection};
 pub use self::readers::Rx;
 pub use self::records::{Appended, Found, NewRow, NewState};
+pub use self::space::free_bytes;
 
 /// Jobs that may wait for the writer: some four transactions.
 const QUEUE: usize = 4096;

@@ -2,7 +2,8 @@
 //! Pages that the database has and does not use count as free, so that a full spool recovers by being drained.
 
 use std::fs::File;
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rusqlite::Connection;
@@ -61,6 +62,12 @@ pub(super) enum Purpose {
     Delivery,
     /// To be kept for an operator.
     DeadLetter,
+}
+
+/// Bytes that the file system of `path` has left for us. Waits for the file system.
+pub fn free_bytes(path: &Path) -> io::Result<u64> {
+    let system = rustix::fs::statvfs(path)?;
+    Ok(system.f_bavail.saturating_mul(system.f_frsize))
 }
 
 /// Bytes on the disk.
@@ -200,14 +207,14 @@ impl Space {
         {
             return Ok(free.saturating_sub(let_in));
         }
-        let system = rustix::fs::statvfs(&self.directory)
+        let system = free_bytes(&self.directory)
             .map_err(|error| JobFault::Failed(format!("the file system does not say how much is free: {error}")))?;
         let unused: u64 = conn.query_row(
             "SELECT freelist_count * page_size FROM pragma_freelist_count, pragma_page_size",
             [],
             |row| row.get(0),
         )?;
-        let free = system.f_bavail.saturating_mul(system.f_frsize).saturating_add(unused);
+        let free = system.saturating_add(unused);
         // This transaction is in the page cache yet: the file system knows nothing of it.
         self.looked = Some(Look { when: Instant::now(), free, let_in: self.drafted });
         Ok(free.saturating_sub(self.drafted))

@@ -71,6 +71,11 @@ impl Breaker {
         Self { policy, failures: 0, absences: 0, suspects: HashSet::new(), failed: HashSet::new(), open: None }
     }
 
+    /// Goes on by another policy.
+    pub const fn follow(&mut self, policy: BreakerPolicy) {
+        self.policy = policy;
+    }
+
     /// Asks to start an attempt of `event` at `now`. While open, one attempt at a time gets [`Permit::Probe`], at most one
     /// every `probe_every`.
     pub fn ask(&mut self, event: EventId, now: Duration) -> Permit {

@@ -12,10 +12,15 @@ const ALIKE: usize = 5;
 /// How far apart their offsets may lie: what retries and transport spread.
 const SPREAD: Duration = Duration::from_secs(60);
 
+/// How long a suspicion is told of: senders that are quiet for longer do not bear it out.
+const TOLD: Duration = Duration::from_secs(15 * 60);
+
 /// The last validly signed requests whose time was refused, since one was fresh. Bounded by `ALIKE`.
 #[derive(Debug, Default)]
 pub struct ClockWatch {
     off: VecDeque<Off>,
+    /// When the clock was last blamed.
+    blamed: Option<Timestamp>,
 }
 
 #[derive(Debug)]
@@ -37,6 +42,7 @@ impl ClockWatch {
     /// A validly signed request was fresh: the clock is right.
     pub fn fresh(&mut self) {
         self.off.clear();
+        self.blamed = None;
     }
 
     /// A validly signed request with this digest of its body said `time` and was refused for it at `now`. The same
@@ -52,7 +58,17 @@ impl ClockWatch {
         let offsets = || self.off.iter().map(|off| off.offset_millis).chain(std::iter::once(offset_millis));
         let (least, most) = (offsets().min().unwrap_or_default(), offsets().max().unwrap_or_default());
         let spread = u128::from(most.abs_diff(least));
-        if self.off.len() == ALIKE && spread <= SPREAD.as_millis() { Blame::Clock } else { Blame::Request }
+        if self.off.len() < ALIKE || spread > SPREAD.as_millis() {
+            return Blame::Request;
+        }
+        self.blamed = Some(now);
+        Blame::Clock
+    }
+
+    /// Whether the clock was blamed not long before `now`, and no fresh request has come since.
+    #[must_use]
+    pub fn is_suspected(&self, now: Timestamp) -> bool {
+        self.blamed.is_some_and(|blamed| now.since(blamed) < TOLD)
     }
 
     /// Whether anything was refused since the last fresh request.
@@ -95,6 +111,20 @@ mod tests {
         for n in 0..20 {
             assert_eq!(watch.refused(body(n), at(n), at(3600 + 100 * n)), Blame::Request);
         }
+    }
+
+    #[test]
+    fn a_suspicion_that_nobody_bears_out_is_told_of_for_a_quarter_of_an_hour() {
+        let mut watch = ClockWatch::default();
+        for n in 0..5 {
+            assert!(!watch.is_suspected(at(3600 + n)));
+            watch.refused(body(n), at(n), at(3600 + n));
+        }
+        assert!(watch.is_suspected(at(3604 + 899)) && !watch.is_suspected(at(3604 + 900)));
+        assert_eq!(watch.refused(body(6), at(2000), at(5600)), Blame::Clock, "it is not forgotten");
+        assert!(watch.is_suspected(at(5600)));
+        watch.fresh();
+        assert!(!watch.is_suspected(at(5600)));
     }
 
     #[test]

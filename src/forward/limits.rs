@@ -51,6 +51,11 @@ impl SharedBreaker {
         Self { breaker: Mutex::new(Breaker::new(route.delivery.breaker)), started: Instant::now() }
     }
 
+    /// Goes on by the policy of this route.
+    pub fn follow(&self, route: &Route) {
+        self.lock().follow(route.delivery.breaker);
+    }
+
     // A closed breaker lets all through, whatever the time is.
     fn wait(&self, event: EventId) -> Result<(), Instant> {
         let breaker = self.lock();

@@ -147,6 +147,7 @@ impl Deliverer {
     /// Puts `routes` into operation in place of those before, and starts a lane's loop for each. Attempts that run go
     /// on under the configuration they began with.
     pub fn configure(&self, routes: &[Arc<Route>]) {
+        self.keep_breakers_to(routes);
         let before = self.0.lanes.load_full();
         let lane = |route: &Arc<Route>| {
             let before = before.get(&route.name).map(Arc::as_ref);
@@ -261,6 +262,16 @@ impl Deliverer {
 
     fn lane(&self, route: &str) -> Option<Arc<Lane>> {
         self.0.lanes.load().get(route).cloned()
+    }
+
+    /// The breakers that there are go on by the policies of `routes`: of those of one address the first counts.
+    fn keep_breakers_to(&self, routes: &[Arc<Route>]) {
+        let breakers = self.0.breakers.lock().unwrap_or_else(PoisonError::into_inner);
+        for route in routes.iter().rev() {
+            if let Some(breaker) = breakers.get(&route.app.url) {
+                breaker.follow(route);
+            }
+        }
     }
 
     fn breaker(&self, route: &Route) -> Arc<SharedBreaker> {

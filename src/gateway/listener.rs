@@ -42,6 +42,9 @@ pub const LINGER: Duration = Duration::from_millis(300);
 /// How long after the start a connection may be one that waited in the system's queue.
 const QUEUE_READ: Duration = Duration::from_millis(100);
 
+/// How often each thread says that it can accept no connection.
+const TELL_AGAIN: Duration = Duration::from_secs(10);
+
 /// The limits of the door.
 #[derive(Clone, Copy, Debug)]
 pub struct DoorLimits {
@@ -158,6 +161,7 @@ impl Door {
     async fn accept(self, listener: TcpListener, here: Option<Arc<Hand>>, waiting_since: Instant) {
         let mut stop = self.stop.subscribe();
         let queue_is_read = Instant::now() + QUEUE_READ;
+        let mut told: Option<Instant> = None;
         loop {
             let accepted = tokio::select! {
                 biased;
@@ -172,7 +176,11 @@ impl Door {
                 }
                 Err(error) => {
                     // Out of file descriptors or memory: connections wait in the backlog until some are free.
-                    tracing::warn!(%error, "cannot accept a connection");
+                    if told.is_none_or(|at| at.elapsed() >= TELL_AGAIN) {
+                        told = Some(Instant::now());
+                        tracing::warn!(%error, "cannot accept a connection, senders wait: if descriptors are used up, allow more \
+                            (LimitNOFILE, ulimit -n) or lower server.max_connections");
+                    }
                     tokio::time::sleep(Duration::from_millis(50)).await;
                 }
             }

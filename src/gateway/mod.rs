@@ -25,8 +25,8 @@ mod side;
 pub mod site;
 pub mod tls;
 
-use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 
@@ -93,6 +93,13 @@ impl Gateway {
             forgeries: Forgeries::default(),
             buffers,
         }
+    }
+
+    /// Whether the times of the requests that came last speak against the machine's clock.
+    #[must_use]
+    pub fn suspects_its_clock(&self) -> bool {
+        let watch = || self.clock_watch.lock().unwrap_or_else(PoisonError::into_inner);
+        self.clock_in_doubt.load(Ordering::Relaxed) && watch().is_suspected(self.clock.now())
     }
 
     /// A request that was refused and is still kept: the newest of this request id, or the newest of all.

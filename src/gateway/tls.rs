@@ -58,6 +58,14 @@ pub struct CertificateFiles {
     pub key: PathBuf,
 }
 
+/// What is known of the files.
+struct Known {
+    /// When they were written that are in use, or were last found bad.
+    written: Vec<Option<SystemTime>>,
+    /// What is wrong with them.
+    fault: Option<TlsFault>,
+}
+
 /// What is wrong with the files. The operator's to mend.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{}: {found}; expected {expected}", path.display())]
@@ -77,8 +85,8 @@ pub struct Tls(Arc<Inner>);
 struct Inner {
     settings: TlsSettings,
     config: ArcSwap<ServerConfig>,
-    /// When the files were written that are in use, or were last found bad. Held while they are read.
-    written: Mutex<Vec<Option<SystemTime>>>,
+    /// What was last found. Held while the files are read.
+    known: Mutex<Known>,
     metrics: Arc<Metrics>,
 }
 
@@ -87,7 +95,12 @@ impl Tls {
     pub fn load(settings: TlsSettings, metrics: Arc<Metrics>) -> Result<Self, TlsFault> {
         let written = written(&settings);
         let (config, validity) = server_config(&settings)?;
-        let inner = Inner { settings, config: ArcSwap::from(config), written: Mutex::new(written), metrics };
+        let inner = Inner {
+            settings,
+            config: ArcSwap::from(config),
+            known: Mutex::new(Known { written, fault: None }),
+            metrics,
+        };
         inner.show(&validity);
         Ok(Self(Arc::new(inner)))
     }
@@ -98,15 +111,17 @@ impl Tls {
     }
 
     /// Looks whether a file has changed, and reads all of them if one has. Files that are bad change nothing but the log
-    /// and the metrics: the ones before stay in use.
+    /// and the metrics: the ones before stay in use, and what is wrong is said at each look until it is mended.
     pub fn look(&self) -> Result<(), TlsFault> {
-        let mut known = self.0.written.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.0.known.lock().unwrap_or_else(PoisonError::into_inner);
         let now = written(&self.0.settings);
-        if *known == now {
-            return Ok(());
+        if known.written == now {
+            return known.fault.clone().map_or(Ok(()), Err);
         }
-        *known = now;
-        match server_config(&self.0.settings) {
+        known.written = now;
+        let read = server_config(&self.0.settings);
+        known.fault = read.as_ref().err().cloned();
+        match read {
             Ok((config, validity)) => {
                 self.0.config.store(config);
                 self.0.show(&validity);

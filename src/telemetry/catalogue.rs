@@ -117,6 +117,8 @@ pub const CATALOGUE: &[Spec] = &[
     gauge("spool_events", &["route", "state"], "Events on disk; pending includes those with a running attempt."),
     gauge("spool_bytes", &[], "Bytes that events on disk take."),
     gauge("spool_capacity_bytes", &[], "Bytes the spool may take, as configured."),
+    gauge("spool_disk_free_bytes", &[], "Bytes that the file system of the spool has left."),
+    gauge("spool_min_free_bytes", &[], "Bytes of it that are left to others: with less, events find no room."),
     gauge("spool_dead_bytes", &[], "Bytes that dead letters take of the spool."),
     gauge("spool_dead_capacity_bytes", &[], "Bytes of the spool past which no copy of a rejected event is kept."),
     gauge("spool_oldest_event_timestamp_seconds", &["route"], "When the oldest pending event came; 0: none pending."),

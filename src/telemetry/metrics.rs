@@ -85,6 +85,10 @@ pub struct Metrics {
     /// Bytes.
     pub spool_capacity_bytes: IntGauge,
     /// Bytes.
+    pub spool_disk_free_bytes: IntGauge,
+    /// Bytes.
+    pub spool_min_free_bytes: IntGauge,
+    /// Bytes.
     pub spool_dead_bytes: IntGauge,
     /// Bytes.
     pub spool_dead_capacity_bytes: IntGauge,
@@ -224,6 +228,8 @@ impl Metrics {
             spool_events: make.gauges("spool_events")?,
             spool_bytes: make.gauge("spool_bytes")?,
             spool_capacity_bytes: make.gauge("spool_capacity_bytes")?,
+            spool_disk_free_bytes: make.gauge("spool_disk_free_bytes")?,
+            spool_min_free_bytes: make.gauge("spool_min_free_bytes")?,
             spool_dead_bytes: make.gauge("spool_dead_bytes")?,
             spool_dead_capacity_bytes: make.gauge("spool_dead_capacity_bytes")?,
             spool_oldest_event_timestamp_seconds: make.real_gauges("spool_oldest_event_timestamp_seconds")?,
@@ -269,6 +275,14 @@ impl Metrics {
             }
         }
         self.know(routes);
+    }
+
+    /// Takes back what is only true of routes that are configured: whether their application is up. What was counted stays.
+    pub fn uncover<'r>(&self, gone: impl Iterator<Item = &'r str>) {
+        for route in gone {
+            // One that is not there is gone already.
+            let _gone = self.app_up.remove_label_values(&[route]);
+        }
     }
 
     /// Counts one answered request: its disposition, its reason if it has one, and how long the reply took from the

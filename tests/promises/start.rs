@@ -7,9 +7,10 @@ use std::time::Duration;
 use rustix::process::Signal;
 
 use crate::world::app::App;
-use crate::world::clock::{eventually, now_unix};
+use crate::world::clock::{eventually, now_unix, pause};
 use crate::world::events::task;
 use crate::world::gateway::Gateway;
+use crate::world::sender::Request;
 use crate::world::setup::Setup;
 use crate::world::sign::Provider;
 use crate::world::{world, world_with, world_without_app};
@@ -137,6 +138,74 @@ fn a_reload_of_a_bad_configuration_changes_nothing_and_says_so() {
     assert_eq!(world.veedeo(task(1)).status, 200);
     world.gateway.wait_for_log(&["\"level\":\"error\"", "bugdet"]);
 }
+
+#[test]
+fn a_reload_replaces_the_token_of_operators_and_takes_it_from_nobody() {
+    let app = App::stopped();
+    let token = |text: &str| format!("admin_token = {{ literal = '{text}' }}");
+    let mut gateway = Gateway::prepared(Setup::new(&app.url()).with(&[&token("the first token of operators 27182")]));
+    gateway.restart();
+    let status = |gateway: &Gateway, token: &str| {
+        let request = Request::get("/api/status").with("Authorization", format!("Bearer {token}"));
+        gateway.admin(&request).status
+    };
+    let reload = |gateway: &Gateway, token: &str| {
+        let mut request = Request::post("/-/reload", "").with("Authorization", format!("Bearer {token}"));
+        request = request.with("Content-Type", "application/json");
+        let reply = gateway.admin(&request);
+        assert_eq!(reply.status, 200, "{}", reply.text());
+        reply.json("needs_restart")
+    };
+    gateway.configure(&[&token("the other token of operators 31415")]);
+    assert_eq!(reload(&gateway, "the first token of operators 27182"), serde_json::json!([]));
+    assert_eq!(status(&gateway, "the first token of operators 27182"), 401);
+    assert_eq!(status(&gateway, "the other token of operators 31415"), 200);
+    without(&gateway, "admin_token");
+    assert_eq!(reload(&gateway, "the other token of operators 31415"), serde_json::json!(["admin_token"]));
+    assert_eq!(gateway.admin(&Request::get("/api/status")).status, 401);
+    assert_eq!(status(&gateway, "the other token of operators 31415"), 200);
+}
+
+#[test]
+fn a_reload_changes_when_an_application_counts_as_down_and_forgets_it_with_its_route() {
+    let app = App::stopped();
+    let mut gateway = Gateway::prepared(
+        Setup::new(&app.url()).with(&["delivery.breaker = { failures = 1000, probe_every = '1h' }", RARELY]),
+    );
+    gateway.restart();
+    let up = |gateway: &Gateway| gateway.metrics().find("hookgate_app_up", &[("route", "veedeo")]);
+    for id in 0..3 {
+        assert!(gateway.send(&Provider::Veedeo.sign(task(id))).acked());
+    }
+    pause(Duration::from_millis(1200));
+    assert_eq!(up(&gateway), Some(1.0));
+    gateway.configure(&["delivery.breaker = { failures = 3, probe_every = '1h' }"]);
+    assert_eq!(gateway.ask(&["reload"]).code, Some(0));
+    for id in 3..6 {
+        assert!(gateway.send(&Provider::Veedeo.sign(task(id))).acked());
+    }
+    eventually("the application counts as down", SHORT, || (up(&gateway)? == 0.0).then_some(()));
+    without(&gateway, "routes.veedeo.");
+    assert_eq!(gateway.ask(&["reload"]).code, Some(0));
+    pause(Duration::from_millis(1200));
+    assert_eq!(up(&gateway), None, "nobody is asked for it any more");
+    gateway.wait_for_log(&["veedeo", "not configured any more"]);
+    gateway.configure(&[]);
+    assert_eq!(gateway.ask(&["reload"]).code, Some(0));
+    eventually("it is as down as before", SHORT, || (up(&gateway)? == 0.0).then_some(()));
+}
+
+/// Takes what begins so out of the configuration file.
+fn without(gateway: &Gateway, begins: &str) {
+    let path = gateway.configuration_path();
+    let text = std::fs::read_to_string(&path).unwrap();
+    let kept: Vec<&str> = text.lines().filter(|line| !line.starts_with(begins)).collect();
+    assert!(kept.len() < text.lines().count(), "{text}");
+    std::fs::write(path, kept.join("\n")).unwrap();
+}
+
+/// Hardly ever, so that a test's own events are what is tried.
+const RARELY: &str = "delivery.retries = { first = '1h', factor = 1.0, max = '1h', jitter = false, attempts = 1000 }";
 
 #[test]
 fn a_secret_may_come_from_a_file_with_a_newline_at_its_end() {

@@ -66,7 +66,7 @@ fn every_metric_of_the_contract_is_there() {
     let names = "build_info requests_total refusals_total secret_matches_total ack_duration_seconds_bucket \
         ack_duration_seconds_count ack_budget_seconds ack_budget_exceeded_total dedup_checks_total \
         dedup_duration_seconds_count dedup_store_up attempts_total attempt_duration_seconds_count app_up spool_events \
-        spool_bytes spool_capacity_bytes spool_oldest_event_timestamp_seconds spool_commit_duration_seconds_count \
+        spool_bytes spool_capacity_bytes spool_disk_free_bytes spool_min_free_bytes spool_oldest_event_timestamp_seconds spool_commit_duration_seconds_count \
         spool_errors_total deliveries_total dead_letters_total delivery_latency_seconds_count replays_total \
         event_age_seconds_count request_body_bytes_count connections buffered_bytes config_last_reload_successful \
         secrets_loaded_timestamp_seconds clock_suspect";
@@ -75,6 +75,8 @@ fn every_metric_of_the_contract_is_there() {
     assert!(missing.is_empty(), "{missing:?}");
     assert!(metrics.series().iter().any(|series| series.name.starts_with("process_")));
     assert_eq!(metrics.find("hookgate_ack_budget_seconds", &[("route", "veedeo")]), Some(30.0));
+    assert_eq!(metrics.find("hookgate_spool_min_free_bytes", &[]), Some(1_048_576.0));
+    assert!(metrics.find("hookgate_spool_disk_free_bytes", &[]) > Some(0.0));
     assert_eq!(
         metrics.count("hookgate_ack_duration_seconds_count", &[]),
         metrics.count("hookgate_requests_total", &[])

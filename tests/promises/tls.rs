@@ -234,6 +234,10 @@ fn certificates_that_change_are_used_and_bad_ones_are_not() {
     gateway.wait_for_log(&words);
     let told = gateway.log(&words);
     assert!(!told.iter().any(|line| line.contains("PRIVATE")), "{told:?}");
+    for round in 0..2 {
+        let refused = gateway.ask(&["reload"]);
+        assert!(refused.code == Some(78) && refused.stderr.contains("first.key"), "{round}: {refused:?}");
+    }
     pause(Duration::from_millis(20));
     papers.write("first", &["hooks.example.com"]);
     eventually("the whole pair is used", Duration::from_secs(15), || {

@@ -57,8 +57,13 @@ fn roots(files: &TlsFiles) -> Result<RootCertStore, String> {
             .map_err(|error| format!("the certificates that this machine trusts cannot be read: {error}"))?,
     };
     let (_, unusable) = roots.add_parsable_certificates(given);
-    if roots.is_empty() || (files.ca.is_some() && unusable > 0) {
+    if files.ca.is_some() && (roots.is_empty() || unusable > 0) {
         return Err("dedup.redis.tls.ca: expected certificates that can be trusted as roots".to_owned());
+    }
+    if roots.is_empty() {
+        return Err(
+            "this machine has no authorities by which redis could prove its name: give dedup.redis.tls.ca".to_owned()
+        );
     }
     Ok(roots)
 }

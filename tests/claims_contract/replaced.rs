@@ -215,3 +215,29 @@ async fn idle_connections_are_kept_alive() {
     }
     panic!("{:?}", timers());
 }
+
+#[tokio::test]
+async fn a_connection_that_ends_while_replicas_are_waited_for_has_the_claim_asked_again() {
+    let server = Server::start().await;
+    let store = Arc::new(server.store_with(1, metrics()));
+    assert_eq!(server.store().claim(&claim("before")).await, Ok(Claimed::New), "the server knows the script");
+    // Nobody follows: every wait is in vain, and takes half of the timeout.
+    let asked = tokio::spawn({
+        let store = store.clone();
+        async move { store.claim(&claim("copied")).await }
+    });
+    let blocked =
+        || async { format!("{:?}", server.command(&["INFO", "clients"]).await.unwrap()).contains("blocked_clients:1") };
+    while !blocked().await {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    server.command(&["CLIENT", "KILL", "TYPE", "normal"]).await.unwrap();
+    let answer = asked.await.unwrap().unwrap_err().to_string();
+    // On a machine that is busy the second wait does not end in time.
+    assert!(answer.contains("0 of 1 replicas") || answer.contains("did not answer within"), "{answer}");
+    assert_eq!(
+        server.store().claim(&claim("copied")).await,
+        Ok(Claimed::InFlight),
+        "it is held by who was told nothing"
+    );
+}

@@ -13,8 +13,7 @@ use redis::{FromRedisValue, from_redis_value};
 use tokio::runtime::{Handle, Id};
 use tokio::sync::oneshot;
 
-use super::connect::Link;
-use super::links::{Answered, Links};
+use super::links::Links;
 use super::scripts::{Question, Script, Scripts, Word};
 use crate::claims::store::{Claim, Claimed, Processed, REMEMBER, StoreFault};
 use crate::domain::key::EventKey;
@@ -53,7 +52,7 @@ impl Asking {
 
     /// Asks one question.
     pub(super) async fn ask<T: FromRedisValue>(&self, script: &Script, question: &Question) -> Result<T, StoreFault> {
-        self.within(async { understood(self.links.ask(script, question).await?.value) }).await
+        self.within(async { understood(self.links.ask(script, question).await?) }).await
     }
 
     /// A question about one event.
@@ -171,36 +170,17 @@ impl Asking {
             return Ok(None);
         }
         let asked = self.links.ask_together(&self.scripts.claim_all, questions.iter()).await?;
-        let Some(Answered { value, link }) = asked else { return Ok(None) };
+        let Some(value) = asked else { return Ok(None) };
         let letters: String = understood(value)?;
         if letters.len() != questions.len() {
             return Err(StoreFault::Failed(format!("redis answered {letters:?} to {} claims", questions.len())));
         }
-        self.copied(link, self.links.settings().wait_replicas).await?;
         Ok(Some(letters))
     }
 
     async fn claim_one(&self, question: &Question) -> Result<Claimed, StoreFault> {
-        let Answered { value, link } = self.links.ask(&self.scripts.claim, question).await?;
-        let letter: String = understood(value)?;
-        self.copied(link, self.links.settings().wait_replicas).await?;
+        let letter: String = understood(self.links.ask(&self.scripts.claim, question).await?)?;
         claimed(letter.chars().next().unwrap_or_default())
-    }
-
-    /// Waits until enough replicas have what was written over this connection.
-    pub(super) async fn copied(&self, mut link: Link, wanted: u32) -> Result<(), StoreFault> {
-        if wanted == 0 {
-            return Ok(());
-        }
-        let patience = millis(self.links.settings().timeout / 2);
-        let mut wait = redis::cmd("WAIT");
-        wait.arg(wanted).arg(patience);
-        let copies: Result<u32, _> = wait.query_async(&mut link.connection).await;
-        let copies = copies.map_err(|error| StoreFault::Failed(format!("redis: {error}")))?;
-        if copies < wanted {
-            return Err(StoreFault::Failed(format!("{copies} of {wanted} replicas of redis took a claim in time")));
-        }
-        Ok(())
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<(Id, Vec<Waiting>)>> {

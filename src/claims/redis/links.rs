@@ -12,13 +12,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use redis::{Cmd, ErrorKind, RedisError, ServerErrorKind, Value};
+use redis::{ErrorKind, RedisError, ServerErrorKind, Value};
 use tokio::runtime::{Handle, Id};
 use tokio::sync::OnceCell;
 
 use super::connect::{Link, connect, fault};
 use super::find::{Found, ask_watchers, find, slots};
-use super::scripts::{Again, By, Declared, Question, Script};
+use super::scripts::{Again, Counts, Declared, Question, Script};
+use super::sending::{Asking, Copies, put};
 use super::settings::{Greeting, Resolved, Settings, resolve};
 use super::slots::{Address, SlotMap, slot_of};
 use crate::claims::store::StoreFault;
@@ -53,12 +54,6 @@ pub(super) struct Servers {
 
 /// The connections of one runtime; empty ones are being made.
 type Home = BTreeMap<Address, Arc<OnceCell<Link>>>;
-
-/// What was answered, and over which connection.
-pub(super) struct Answered {
-    pub(super) value: Value,
-    pub(super) link: Link,
-}
 
 impl Links {
     pub(super) fn new(settings: Settings) -> Self {
@@ -128,7 +123,8 @@ impl Links {
     }
 
     /// Asks whoever has the slot, wherever it has moved.
-    pub(super) async fn ask(&self, script: &Script, question: &Question) -> Result<Answered, StoreFault> {
+    pub(super) async fn ask(&self, script: &Script, question: &Question) -> Result<Value, StoreFault> {
+        let copies = self.copies(script);
         let mut servers = self.servers().await?;
         let slot = slot_of(question.key());
         let mut address = servers.owner(slot)?;
@@ -138,8 +134,8 @@ impl Links {
                 Ok(link) => link,
                 Err(fault) => return Err(self.broken(&servers, fault)),
             };
-            let error = match put(script, question, &link, asking, declared).await {
-                Ok(value) => return Ok(Answered { value, link }),
+            let error = match put(&link, |by| question.command(script, by, declared), asking, copies).await {
+                Ok(answered) => return answered.copied(),
                 Err(error) => error,
             };
             match turn(&error, &address) {
@@ -171,7 +167,8 @@ impl Links {
         &self,
         script: &Script,
         questions: impl ExactSizeIterator<Item = &'q Question> + Clone,
-    ) -> Result<Option<Answered>, StoreFault> {
+    ) -> Result<Option<Value>, StoreFault> {
+        let copies = self.copies(script);
         let mut servers = self.servers().await?;
         let mut again = script.again;
         loop {
@@ -180,8 +177,9 @@ impl Links {
                 Ok(link) => link,
                 Err(fault) => return Err(self.broken(&servers, fault)),
             };
-            let error = match scripted(&link, |by| Question::together(questions.clone(), script, by)).await {
-                Ok(value) => return Ok(Some(Answered { value, link })),
+            let command = |by| Question::together(questions.clone(), script, by);
+            let error = match put(&link, command, Asking::No, copies).await {
+                Ok(answered) => return answered.copied().map(Some),
                 Err(error) => error,
             };
             match turn(&error, &address) {
@@ -191,6 +189,14 @@ impl Links {
                 }
                 Turn::Moved(_) | Turn::Ask(_) | Turn::Moving | Turn::None => return Ok(None),
             }
+        }
+    }
+
+    /// How many replicas must have what a script writes.
+    fn copies(&self, script: &Script) -> Copies {
+        match script.counts {
+            Counts::Copied => Copies::of_claims(&self.settings.load()),
+            Counts::AtOnce => Copies::NONE,
         }
     }
 
@@ -309,13 +315,6 @@ impl Servers {
     }
 }
 
-/// Whether a server is asked about a slot that is on its way to it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Asking {
-    Yes,
-    No,
-}
-
 /// What an error means for where to ask.
 enum Turn {
     Moved(Address),
@@ -348,37 +347,6 @@ fn turn(error: &RedisError, asked: &Address) -> Turn {
         Turn::Broken
     } else {
         Turn::None
-    }
-}
-
-/// Sends a question over one connection. A server that does not know a script is given it.
-async fn put(
-    script: &Script,
-    question: &Question,
-    link: &Link,
-    asking: Asking,
-    declared: Declared,
-) -> Result<Value, RedisError> {
-    if asking == Asking::Yes {
-        let mut connection = link.connection.clone();
-        let mut pair = redis::pipe();
-        pair.cmd("ASKING").add_command(question.command(script, By::Text, declared));
-        // Answers as they are: the first is ASKING's own.
-        let answers = connection.send_packed_commands(&pair, 1, 1).await?;
-        let nothing = || RedisError::from((ErrorKind::UnexpectedReturnType, "ASKING was not answered"));
-        return answers.into_iter().next().ok_or_else(nothing)?.extract_error();
-    }
-    scripted(link, |by| question.command(script, by, declared)).await
-}
-
-/// Sends what names a script. A server that does not know it is given it.
-async fn scripted(link: &Link, command: impl Fn(By) -> Cmd) -> Result<Value, RedisError> {
-    let mut connection = link.connection.clone();
-    match connection.send_packed_command(&command(By::Hash)).await.and_then(Value::extract_error) {
-        Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
-            connection.send_packed_command(&command(By::Text)).await.and_then(Value::extract_error)
-        }
-        answer => answer,
     }
 }
 

@@ -16,6 +16,7 @@ mod find;
 mod inspect;
 mod links;
 mod scripts;
+mod sending;
 mod settings;
 mod slots;
 mod tls;
@@ -31,7 +32,7 @@ pub use self::settings::{RedisSettings, Settings};
 
 use self::asking::{Asking, unanswered};
 use self::connect::fault;
-use self::links::{Answered, Links, Servers};
+use self::links::{Links, Servers};
 use self::scripts::{Question, Word};
 use super::meter::{Meter, Op};
 use super::store::{
@@ -102,12 +103,7 @@ impl Redis {
         for key in servers.keys_everywhere(&format!("{}:probe", settings.key_prefix)) {
             let copied = if settings.wait_replicas > 0 { "copied" } else { "" };
             let question = Question::new(key, "").with([Word::Text(copied)]);
-            self.asking
-                .within(async {
-                    let Answered { link, .. } = self.asking.links.ask(&self.asking.scripts.probe, &question).await?;
-                    self.asking.copied(link, settings.wait_replicas).await
-                })
-                .await?;
+            self.asking.within(self.asking.links.ask(&self.asking.scripts.probe, &question)).await?;
         }
         Ok(())
     }

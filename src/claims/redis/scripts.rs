@@ -20,6 +20,15 @@ pub(super) struct Script {
     sha: String,
     /// Whether who has not heard the answer may ask again.
     pub(super) again: Again,
+    pub(super) counts: Counts,
+}
+
+/// When the answer to a question counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Counts {
+    AtOnce,
+    /// As soon as `wait_replicas` replicas have what was written.
+    Copied,
 }
 
 /// Whether a question may be asked again, of servers found anew.
@@ -33,7 +42,11 @@ impl Script {
     fn new(head: &str, body: &str) -> Self {
         let text = format!("{head}{body}");
         let sha = HEXLOWER.encode(&Sha1::digest(text.as_bytes()));
-        Self { text, sha, again: Again::May }
+        Self { text, sha, again: Again::May, counts: Counts::AtOnce }
+    }
+
+    fn copied(self) -> Self {
+        Self { counts: Counts::Copied, ..self }
     }
 
     fn asked_once(self) -> Self {
@@ -66,14 +79,14 @@ pub(super) struct Scripts {
 impl Scripts {
     pub(super) fn new() -> Self {
         Self {
-            claim: Script::new(CLAIMS_ONE, CLAIM),
-            claim_all: Script::new(CLAIMS_ONE, CLAIM_ALL),
+            claim: Script::new(CLAIMS_ONE, CLAIM).copied(),
+            claim_all: Script::new(CLAIMS_ONE, CLAIM_ALL).copied(),
             mark: Script::new(MARKS_ONE, MARK),
             mark_all: Script::new(MARKS_ONE, MARK_ALL),
             release: Script::new(READ, RELEASE),
             peek: Script::new(READ, PEEK),
             forget: Script::new(READ, FORGET).asked_once(),
-            probe: Script::new(READ, PROBE),
+            probe: Script::new(READ, PROBE).copied(),
         }
     }
 }

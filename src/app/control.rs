@@ -65,7 +65,10 @@ impl Core {
         })?;
         let next = Current::of(&loaded);
         let config = &loaded.config;
-        let looked = self.tls.as_ref().map_or(Ok(()), |tls| tls.look().map_err(|fault| fault.to_string()));
+        // Other files take a restart: those of before say nothing about this configuration.
+        let same = self.current.load().fixed_as("server.tls", &next);
+        let tls = self.tls.as_ref().filter(|_| same);
+        let looked = tls.map_or(Ok(()), |tls| tls.look().map_err(|fault| fault.to_string()));
         let usable = looked.and_then(|()| wiring::reconfigure(&self.stores, config).map_err(|fault| fault.to_string()));
         if let Err(detail) = usable {
             self.metrics.config_last_reload_successful.set(0);
@@ -92,6 +95,8 @@ impl Core {
 
     /// Writes what only memory knows into the gauges.
     pub(super) fn show_gauges(&self) {
+        // During a reload what is shown belongs to neither configuration.
+        let Ok(_still) = self.reloading.try_lock() else { return };
         for route in &self.current.load().routes {
             let up = i64::from(self.deliverer.app_is_up(&route.name));
             self.metrics.app_up.with_label_values(&[&*route.name]).set(up);
@@ -105,6 +110,11 @@ impl Current {
     pub(super) fn of(loaded: &Loaded) -> Self {
         let routes = loaded.config.routes.clone();
         Self { routes, text: loaded.text.clone(), fixed: wiring::fixed(&loaded.config) }
+    }
+
+    fn fixed_as(&self, key: &str, next: &Self) -> bool {
+        let of = |current: &Self| current.fixed.iter().find(|(name, _)| *name == key).map(|(_, value)| value.clone());
+        of(self) == of(next)
     }
 
     fn names(&self) -> impl Iterator<Item = &str> {

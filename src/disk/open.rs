@@ -91,7 +91,6 @@ pub(super) fn open(
         last_lazy: None,
         pause: IDLE,
         made_room: None,
-        told_full: None,
         lock,
     };
     // It ends by itself when it is told to, or when nobody is left who could ask anything.

@@ -39,8 +39,6 @@ use crate::telemetry::Metrics;
 pub(super) const IDLE: Duration = Duration::from_secs(1);
 /// Shortest time between two attempts to give the write-ahead log's space back to a full disk.
 const MAKE_ROOM: Duration = Duration::from_secs(1);
-/// How often it is said that an event found no room.
-const TELL_FULL: Duration = Duration::from_secs(60);
 /// The pause between two steps of a chore that is not done yet.
 const BREATH: Duration = Duration::from_millis(10);
 /// Pages given back to the file system in one step: 1 MiB, a few milliseconds that a commit may have to wait.
@@ -75,8 +73,6 @@ pub(super) struct Writer {
     /// How long nothing must be asked before the next chore.
     pub(super) pause: Duration,
     pub(super) made_room: Option<Instant>,
-    /// When it was last said that an event found no room.
-    pub(super) told_full: Option<Instant>,
     /// Routes whose oldest event the last commit may have removed.
     pub(super) unsure: Vec<Arc<str>>,
     /// Whether there may be something to do when nothing is asked.
@@ -157,9 +153,6 @@ impl Writer {
         if let Err(fault) = &committed {
             tracing::warn!(%fault, jobs = orders.len(), "a commit to the spool failed");
         }
-        if let Some(JobFault::Full(what)) = outcomes.iter().find_map(|outcome| outcome.as_ref().err()) {
-            self.tell_full(what);
-        }
         if let Some(JobFault::Damaged(what)) = outcomes.iter().find_map(|outcome| outcome.as_ref().err()) {
             self.rescue.suspect(what);
         }
@@ -173,14 +166,6 @@ impl Writer {
         answer(others, &committed);
         if self.space.was_tight() || matches!(committed, Err(JobFault::Full(_))) {
             self.make_room();
-        }
-    }
-
-    /// Says why an event found no room, once in a while: which bound it was stands in no answer to a sender.
-    fn tell_full(&mut self, what: &str) {
-        if self.told_full.is_none_or(|at| at.elapsed() >= TELL_FULL) {
-            self.told_full = Some(Instant::now());
-            tracing::error!(why = what, "an event finds no room on the disk");
         }
     }
 

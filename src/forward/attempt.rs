@@ -34,6 +34,9 @@ const MAX_ANSWER_BYTES: usize = 4 * 1024 * 1024;
 /// Bodies up to this size are copied behind their head; longer ones leave together with it from where they are.
 const ONE_PIECE: usize = 4 * 1024;
 
+/// How long the end of an answer that nobody reads is waited for, so that all of the request is read.
+const LAST_READ: Duration = Duration::from_secs(2);
+
 /// What carries attempts to the application. Cloning shares it.
 #[derive(Clone, Debug)]
 pub enum Client {
@@ -146,10 +149,12 @@ impl Http {
             // Boxed: most bodies come with their head.
             None => Box::pin(self.body(&mut stream, &mut answer, &mut request, times.body_by)).await,
         };
-        if answer.status.is_success() && !request.is_over() {
+        let unread = if whole.is_some() { Unread::Nothing } else { Unread::Some };
+        if answer.status.is_success()
+            && let Some(until) = rest_until(&request, letter, unread, times)
+        {
             // Boxed: few applications accept what they have not read.
-            let unread = if whole.is_some() { Unread::Nothing } else { Unread::Some };
-            Box::pin(rest(&mut request, &mut stream, times.began + letter.app.attempt_timeout, unread)).await;
+            Box::pin(rest(&mut request, &mut stream, until, unread)).await;
         }
         // An application that did not want all of the request gets no other one through this connection.
         let whole = whole.map(|(body, reuse)| (body, if request.is_whole() { reuse } else { Reuse::Close }));
@@ -218,8 +223,19 @@ fn without_body(status: StatusCode) -> AppAnswer {
     AppAnswer { status, headers: Headers::new(), body: Bytes::new() }
 }
 
-/// What is left of a request that was accepted before it was read: it is sent for as long as an attempt may take. What the
-/// application has not taken by then, or closes its connection to, it does not want.
+/// Until when what is left of a request that was accepted is seen to; `None`: nothing is left. What is not written yet has the
+/// time of an attempt. What is may still lie in the system's buffers, from where a connection that is closed with an unread answer
+/// takes it along: it has a moment, where there is more of it than surely went at once.
+fn rest_until(request: &Request<'_>, letter: &Letter<'_>, unread: Unread, times: &Times) -> Option<Instant> {
+    if !request.is_over() {
+        return Some(times.began + letter.app.attempt_timeout);
+    }
+    let may_lie = request.is_whole() && unread == Unread::Some && !letter.is_one_piece();
+    may_lie.then(|| times.body_by.min(Instant::now() + LAST_READ))
+}
+
+/// What is left of a request that was accepted before it was read is sent. What the application has not taken by then, or
+/// closes its connection to, it does not want.
 async fn rest(request: &mut Request<'_>, stream: &mut Stream, until: Instant, unread: Unread) {
     let _not_wanted = tokio::time::timeout_at(until, poll_fn(|cx| request.poll_over(cx, stream, unread))).await;
 }

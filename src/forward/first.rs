@@ -21,9 +21,11 @@ use crate::domain::event::Event;
 use crate::domain::fault::Fault;
 use crate::domain::outcome::{Outcome, Settled};
 use crate::domain::route::{AckMode, OnApp, Route};
-use crate::spool::{Appended, Entry, Possible, SpoolFault};
+use crate::spool::{Appended, Entry, Possible};
 
 mod to_disk;
+
+pub(super) use self::to_disk::Said;
 
 /// What a commit gets when the shutdown wants open requests answered.
 const CUT_COMMIT: Duration = Duration::from_millis(700);
@@ -309,7 +311,7 @@ impl First {
                 self.processed_before().await;
             }
             Err(fault) => {
-                self.held.answer(Settled::Unavailable(fault.into()));
+                self.held.answer(self.deliverer.not_taken(fault));
                 self.settle_unkept(attempt).await;
             }
         }
@@ -393,13 +395,4 @@ impl First {
 fn commit_by(deadline: Instant, now: Instant) -> Instant {
     let left = deadline.saturating_duration_since(now);
     deadline - COMMIT_ALLOWANCE.min(left / 3)
-}
-
-impl From<SpoolFault> for Fault {
-    fn from(fault: SpoolFault) -> Self {
-        match fault {
-            SpoolFault::Full(_) => Self::SpoolFull,
-            SpoolFault::Damaged(_) | SpoolFault::Failed(_) => Self::SpoolFailed,
-        }
-    }
 }

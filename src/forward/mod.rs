@@ -90,6 +90,8 @@ struct Inner {
     all_ended: Notify,
     /// Until when nothing is taken from the disk, because it refused something.
     disk_rests_until: Mutex<Option<Instant>>,
+    /// What was last said of a disk that takes nothing.
+    said: Mutex<first::Said>,
 }
 
 /// Where events go.
@@ -141,6 +143,7 @@ impl Deliverer {
             tasks: AtomicUsize::new(0),
             all_ended: Notify::new(),
             disk_rests_until: Mutex::default(),
+            said: Mutex::default(),
         }))
     }
 

@@ -143,7 +143,9 @@ impl ProxyHttp for Proxy {
         let host = authority.rsplit_once(':').filter(|_| has_port(authority)).map_or(authority, |(host, _)| host);
         let mut peer = HttpPeer::new(*address, is_https(app), host.trim_matches(['[', ']']).to_owned());
         peer.options.ca = app.ca.as_ref().map(|these| authorities(these));
-        let patience = way.by.saturating_duration_since(Instant::now());
+        // Each address gets its share of the time, so that one that is silent does not hide the others.
+        let left = u32::try_from(way.addresses.len()).unwrap_or(u32::MAX).max(1);
+        let patience = way.by.saturating_duration_since(Instant::now()) / left;
         peer.options.connection_timeout = Some(patience);
         peer.options.total_connection_timeout = Some(patience);
         peer.options.read_timeout = Some(app.attempt_timeout);
@@ -235,6 +237,19 @@ impl ProxyHttp for Proxy {
             session.set_keepalive(None);
         }
         Ok(())
+    }
+
+    /// What was sent is not sent again: the application may have it.
+    fn error_while_proxy(
+        &self,
+        _: &HttpPeer,
+        _: &mut Session,
+        mut error: Box<Error>,
+        _: &mut Passage,
+        _: bool,
+    ) -> Box<Error> {
+        error.set_retry(false);
+        error
     }
 
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, passage: &mut Passage) -> FailToProxy {

@@ -91,9 +91,11 @@ fn spellings(app: &AppPolicy, path: &str) -> [String; 3] {
 /// backslashes and what cannot be printed make no difference. A format such as `.json` is left to the caller.
 fn as_read(path: &[u8]) -> String {
     let text: String = path.iter().filter(|byte| byte.is_ascii_graphic()).map(|byte| char::from(*byte)).collect();
+    // Decoded, these begin what is no path any more.
+    let text = text.split(['?', '#']).next().unwrap_or_default();
     let mut parts: Vec<String> = Vec::new();
     for part in text.split(['/', '\\']) {
-        match part.split([';', '?', '#']).next().unwrap_or_default() {
+        match part.split(';').next().unwrap_or_default() {
             "" | "." => {}
             ".." => drop(parts.pop()),
             name => parts.push(name.to_ascii_lowercase()),
@@ -144,6 +146,9 @@ mod tests {
             "/hooks%3fa",
             "/hooks%23a",
             "/hooks/%2e",
+            "/hooks%3f/x",
+            "/hooks%253f/x",
+            "/hooks%23/x/y",
         ] {
             assert!(matches!(site.find(path), Destination::Nowhere), "{path}");
         }

@@ -115,12 +115,13 @@ impl Tls {
     pub fn look(&self) -> Result<(), TlsFault> {
         let mut known = self.0.known.lock().unwrap_or_else(PoisonError::into_inner);
         let now = written(&self.0.settings);
-        if known.written == now {
-            return known.fault.clone().map_or(Ok(()), Err);
+        // What was wrong may be mended without a change of a file: who may read it, for one.
+        if known.written == now && known.fault.is_none() {
+            return Ok(());
         }
         known.written = now;
         let read = server_config(&self.0.settings);
-        known.fault = read.as_ref().err().cloned();
+        let before = std::mem::replace(&mut known.fault, read.as_ref().err().cloned());
         match read {
             Ok((config, validity)) => {
                 self.0.config.store(config);
@@ -131,7 +132,9 @@ impl Tls {
             }
             Err(fault) => {
                 self.0.metrics.tls.last_reload_successful.set(0);
-                tracing::error!(%fault, "the TLS files have changed and cannot be used: the ones before stay in use");
+                if before.as_ref() != Some(&fault) {
+                    tracing::error!(%fault, "the TLS files have changed and cannot be used: the ones before stay in use");
+                }
                 Err(fault)
             }
         }

@@ -67,7 +67,7 @@ fn a_full_spool_leaves_the_event_with_the_sender_and_recovers_by_itself() {
     assert_eq!(metrics.count("hookgate_requests_total", &[("disposition", "unavailable")]), 1);
     assert!(metrics.find("hookgate_spool_bytes", &[]) <= metrics.find("hookgate_spool_capacity_bytes", &[]));
     assert_eq!(metrics.find("hookgate_spool_capacity_bytes", &[]), Some(1_048_576.0));
-    world.gateway.wait_for_log(&["\"level\":\"error\"", "finds no room", "spool.max_bytes = 1048576"]);
+    world.gateway.wait_for_log(&["\"level\":\"error\"", "spool_full", "spool.max_bytes = 1048576"]);
 
     world.away.up();
     world.gateway.wait_for_empty_spool(DRAINED);

@@ -217,3 +217,16 @@ fn an_address_of_the_applications_name_that_takes_no_connection_leaves_the_other
     assert_eq!(gateway.send(&Request::post("/through/a", "x")).status, 200);
     assert_eq!(app.count(), 2);
 }
+
+#[test]
+fn what_was_sent_over_a_kept_connection_is_not_sent_again_by_itself() {
+    let world = world_with(&[PATHS]);
+    for method in ["GET", "DELETE"] {
+        assert_eq!(world.send(&Request::get("/through/a")).status, 200);
+        world.app.first([Act::HangUp]);
+        let before = world.app.count();
+        let request = Request { method: method.into(), ..Request::get("/through/b") };
+        assert_eq!(world.send(&request).status, 502, "{method}");
+        assert_eq!(world.app.count(), before + 1, "{method}");
+    }
+}

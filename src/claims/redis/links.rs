@@ -339,7 +339,8 @@ fn turn(error: &RedisError, asked: &Address) -> Turn {
         Turn::Moving
     } else if is(ServerErrorKind::ReadOnly)
         || is(ServerErrorKind::MasterDown)
-        || error.code() == Some("NOAUTH")
+        // A master that becomes a replica lets go of who waits for copies.
+        || matches!(error.code(), Some("NOAUTH" | "UNBLOCKED"))
         || says("READONLY")
         || error.kind() == ErrorKind::Io
         || error.is_unrecoverable_error()

@@ -2,14 +2,17 @@
 //! on stable storage, with its mark.
 
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::{CUT_COMMIT, First, Watched};
 use crate::claims::Suspicion;
 use crate::claims::store::Processed;
 use crate::domain::fault::Fault;
 use crate::domain::outcome::Settled;
+use crate::forward::Deliverer;
 use crate::forward::limits::{Lane, Place};
 use crate::spool::{Appended, DeadReason, Entry, Mark, NewEntry, Possible, Replay, SpoolFault};
 
@@ -89,7 +92,8 @@ impl First {
     /// The disk did not take an event that has no attempt running.
     async fn not_kept(self: Box<Self>, possible: Possible, fault: SpoolFault) {
         let processed = if possible == Possible::Duplicate { Processed::Perhaps } else { Processed::Not };
-        self.give_up(processed, Settled::Unavailable(fault.into())).await;
+        let told = self.deliverer.not_taken(fault);
+        self.give_up(processed, told).await;
     }
 
     /// Commits `entry`. When that takes past the deadline the sender is told that nothing is promised, and the commit
@@ -142,5 +146,32 @@ impl First {
         last_error: String,
     ) -> NewEntry {
         NewEntry { event: self.event.clone(), state, attempts, possible_duplicate, replay: Replay::No, last_error }
+    }
+}
+
+/// When it was last said that the disk took no event: for want of room, and for anything else.
+#[derive(Debug, Default)]
+pub(crate) struct Said {
+    full: Option<Instant>,
+    failed: Option<Instant>,
+}
+
+/// How often either is said.
+const SAY_AGAIN: Duration = Duration::from_secs(60);
+
+impl Deliverer {
+    /// What a sender is told whose event the disk does not take. Why stands in no answer: it is said once in a while.
+    pub(super) fn not_taken(&self, fault: SpoolFault) -> Settled {
+        let mut said = self.0.said.lock().unwrap_or_else(PoisonError::into_inner);
+        let (told, last) = match fault {
+            SpoolFault::Full(_) => (Fault::SpoolFull, &mut said.full),
+            SpoolFault::Damaged(_) | SpoolFault::Failed(_) => (Fault::SpoolFailed, &mut said.failed),
+        };
+        if last.is_none_or(|at| at.elapsed() >= SAY_AGAIN) {
+            *last = Some(Instant::now());
+            drop(said);
+            tracing::error!(reason = told.as_str(), why = %fault, "the disk takes no event: senders get 503 and repeat");
+        }
+        Settled::Unavailable(told)
     }
 }

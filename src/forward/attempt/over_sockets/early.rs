@@ -52,3 +52,24 @@ async fn what_an_application_has_accepted_and_does_not_read_is_given_up_in_an_at
     );
     drop(said.await.unwrap());
 }
+
+#[tokio::test]
+async fn what_lies_in_the_systems_buffers_arrives_where_the_answer_cannot_be_read() {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    // Little goes in on the application's side, so that the rest stays on ours.
+    socket.set_recv_buffer_size(4096).unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let listener = socket.listen(1).unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let read = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        stream.read_u8().await.unwrap();
+        let said = [b"HTTP/1.1 200 OK\r\nX-Trace Id: 7\r\n\r\n".to_vec(), vec![b'z'; 50_000]].concat();
+        stream.write_all(&said).await.unwrap();
+        let mut came = Vec::new();
+        while stream.read_buf(&mut came).await.is_ok_and(|count| count > 0) {}
+        came.iter().rev().take_while(|byte| **byte == b'y').count()
+    });
+    accepted(send(&url, &event(300_000)).await);
+    assert_eq!(read.await.unwrap(), 300_000);
+}

@@ -81,6 +81,12 @@ impl Act {
         }
     }
 
+    /// Whether what dies after the operator has decided is none of its business: what is sent once more is not lost, and what
+    /// is destroyed is.
+    pub(super) const fn spares_later_ones(self) -> bool {
+        matches!(self, Self::Drop)
+    }
+
     const fn usual_rate(self) -> Option<u32> {
         match self {
             Self::Retry => Some(USUAL_RATE),
@@ -145,6 +151,7 @@ impl AdminState {
             return Err(Problem::bad("damaged records cannot be delivered: they are not what the sender sent"));
         }
         filter.after = asked.cursor.as_deref().map(event_id).transpose()?;
+        filter.dead_by = act.spares_later_ones().then_some(now);
         let matched = self.spool.count(filter.clone()).await?;
         if let Some(expected) = asked.expected_count.filter(|expected| *expected != matched) {
             let detail = format!("the filter means {matched} events, not {expected}: nothing was done");

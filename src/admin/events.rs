@@ -199,6 +199,7 @@ impl AdminState {
             reason: reason.and_then(Result::ok),
             since: span.0,
             until: span.1,
+            dead_by: None,
             ids: Vec::new(),
             after,
             limit,

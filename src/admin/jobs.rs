@@ -22,7 +22,7 @@ use uuid::Uuid;
 use super::AdminState;
 use super::bulk::{Act, page_size};
 use super::problem::Problem;
-use super::query::{DeadFilter, event_id};
+use super::query::{DeadFilter, event_id, moment};
 use crate::domain::time::Timestamp;
 use crate::spool::{Place, SpoolFault};
 
@@ -216,10 +216,22 @@ impl AdminState {
             ended_at: None,
             error: None,
         };
-        self.spool.put_job(job.place(), self.jobs.surplus()).await?;
-        tracing::info!(job = job.id, act = act.as_str(), events = matched, "an operator began a job on dead letters");
-        self.jobs.put(job.clone());
-        Ok(job)
+        let (spool, jobs) = (self.spool.clone(), self.jobs.clone());
+        // In a task of its own: who asked may go away, and what is on disk has to be known here.
+        let begun = tokio::spawn(async move {
+            spool.put_job(job.place(), jobs.surplus()).await?;
+            tracing::info!(
+                job = job.id,
+                act = act.as_str(),
+                events = matched,
+                "an operator began a job on dead letters"
+            );
+            jobs.put(job.clone());
+            Ok::<_, SpoolFault>(job)
+        });
+        let begun =
+            begun.await.unwrap_or_else(|ended| Err(SpoolFault::Failed(format!("a job could not begin: {ended}"))));
+        Ok(begun?)
     }
 
     /// Pages until nothing is left, or until somebody wants it to end.
@@ -273,6 +285,9 @@ impl AdminState {
         let filter = job.meant.read(now, page_size(job.rate));
         let mut filter = filter.map_err(|fault| SpoolFault::Failed(fault.to_string()))?;
         filter.after = job.cursor.as_deref().and_then(|cursor| event_id(cursor).ok());
+        if job.act.spares_later_ones() {
+            filter.dead_by = Some(moment(&job.began_at, now).map_err(|fault| SpoolFault::Failed(fault.to_string()))?);
+        }
         let page = self.dead_page(filter).await?;
         let mut next = job.clone();
         next.seen += u64::try_from(page.events.len()).unwrap_or(0);

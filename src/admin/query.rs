@@ -67,6 +67,7 @@ impl DeadFilter {
             reason,
             since: self.since.as_deref().map(|text| moment(text, now)).transpose()?,
             until: self.until.as_deref().map(|text| moment(text, now)).transpose()?,
+            dead_by: None,
             ids: ids?,
             after: None,
             limit,

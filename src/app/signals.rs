@@ -1,10 +1,12 @@
 //! What a signal means while the gateway runs.
 
+use std::pin::pin;
+
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 pub(super) use sd_notify::NotifyState as State;
 
-use super::handover::Successor;
+use super::handover::{HandoverFault, Successor};
 use super::{Running, StartFault, Stop, Stopped};
 use crate::config::Program;
 
@@ -21,13 +23,10 @@ pub(super) async fn serve_until_told(mut signals: Signals, running: &Running, pr
                     break (Stop::Drain, None);
                 }
                 tracing::info!(program = %program.path.display(), "a new process is started to take over");
-                tokio::select! {
-                    biased;
-                    () = signals.ended() => break (Stop::Drain, None),
-                    prepared = running.successor(program) => match prepared {
-                        Ok(successor) => break (Stop::HandOver, Some(successor)),
-                        Err(fault) => tracing::error!(%fault, "not handed over: this process goes on"),
-                    },
+                match prepared(&mut signals, running, program).await {
+                    Prepared::Ready(successor) => break (Stop::HandOver, Some(successor)),
+                    Prepared::Not(fault) => tracing::error!(%fault, "not handed over: this process goes on"),
+                    Prepared::Told(how) => break (how, None),
                 }
             }
         }
@@ -36,15 +35,51 @@ pub(super) async fn serve_until_told(mut signals: Signals, running: &Running, pr
     if successor.is_none() {
         tell_supervisor(&[State::Stopping]);
     }
-    tokio::select! {
-        () = running.stop(how) => {}
-        () = signals.again() => {
-            tracing::warn!("told twice: what was still running is cut off");
-            return Stopped::CutShort;
+    let mut successor = successor;
+    let mut stopping = pin!(running.stop(how));
+    loop {
+        tokio::select! {
+            () = &mut stopping => break,
+            () = signals.again() => {
+                if let Some(successor) = successor.take() {
+                    // The first word to end: nobody is to go on, and what runs here still ends in its time.
+                    tracing::info!("nothing is handed over: this process ends");
+                    tell_supervisor(&[State::Stopping]);
+                    drop(successor);
+                    continue;
+                }
+                tracing::warn!("told twice: what was still running is cut off");
+                return Stopped::CutShort;
+            }
         }
     }
     tracing::info!("stopped");
     succeeded(successor).await
+}
+
+/// What became of preparing a new process.
+enum Prepared {
+    Ready(Successor),
+    Not(HandoverFault),
+    /// A signal ends this one, whatever becomes of the other.
+    Told(Stop),
+}
+
+/// Has a new process made ready. A further SIGQUIT asks for what is being done.
+async fn prepared(signals: &mut Signals, running: &Running, program: &Program) -> Prepared {
+    let mut preparing = pin!(running.successor(program));
+    loop {
+        tokio::select! {
+            biased;
+            _ = signals.terminate.recv() => return Prepared::Told(Stop::Drain),
+            _ = signals.interrupt.recv() => return Prepared::Told(Stop::Quick),
+            _ = signals.quit.recv() => tracing::info!("a new process is being started already"),
+            prepared = &mut preparing => return match prepared {
+                Ok(successor) => Prepared::Ready(successor),
+                Err(fault) => Prepared::Not(fault),
+            },
+        }
+    }
 }
 
 async fn succeeded(successor: Option<Successor>) -> Stopped {

@@ -1,6 +1,7 @@
 //! Many dead letters at once, from the operator's side: counted, asked about, then done by a job of the gateway while a
 //! bar shows how far it is. An interruption stops the job; if the command or its terminal just goes away the job goes on.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use http::Method;
@@ -78,6 +79,8 @@ async fn run(admin: &Admin, act: Act, asked: &ActOnMany) -> Outcome {
         put_line(&format!("would {} {events}", act.question()))?;
         return Ok(Exit::Ok);
     }
+    let named: BTreeSet<&String> = asked.ids.iter().filter(|_| asked.from.is_none()).collect();
+    let strangers = u64::try_from(named.len()).unwrap_or(u64::MAX).saturating_sub(matched);
     if matched == 0 {
         let text = "no dead letter is meant by that";
         return if asked.ids.is_empty() { put_line(text).map(|()| Exit::Ok) } else { Err(Failure::failed(text)) };
@@ -98,9 +101,16 @@ async fn run(admin: &Admin, act: Act, asked: &ActOnMany) -> Outcome {
     if asked.detach {
         say(&format!("the gateway does it; `hookgate dlq job {}` shows how far it is", text(&job, "id")));
         put_line(&text(&job, "id"))?;
-        return Ok(Exit::Ok);
+    } else {
+        follow(admin, job).await?;
     }
-    follow(admin, job).await
+    if strangers > 0 {
+        let of = asked.ids.len();
+        return Err(Failure::failed(format!(
+            "{strangers} of the {of} that were named are no dead letters that are meant"
+        )));
+    }
+    Ok(Exit::Ok)
 }
 
 /// Shows how far a job is until it has ended, or stops it when the operator interrupts.

@@ -56,6 +56,8 @@ pub struct Tx<'a> {
     pub(super) space: &'a mut Space,
     pub(super) next_seq: &'a mut i64,
     pub(super) draft: &'a mut Draft,
+    /// When the transaction began.
+    pub(super) now: Timestamp,
 }
 
 /// What the transaction would change in the books.

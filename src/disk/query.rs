@@ -82,6 +82,8 @@ pub struct Selection {
     pub since: Option<Timestamp>,
     /// Received before this moment.
     pub until: Option<Timestamp>,
+    /// Dead, or set aside, at this moment already.
+    pub dead_by: Option<Timestamp>,
     /// With one of these names.
     pub ids: Vec<[u8; 16]>,
     /// With a name after this one.
@@ -240,6 +242,9 @@ impl Selection {
         }
         if let Some(until) = self.until {
             with("e.received_at < ?", Value::Integer(until.millis()));
+        }
+        if let Some(by) = self.dead_by {
+            with("e.not_before <= ?", Value::Integer(by.millis()));
         }
         if let Some(after) = self.after {
             with("e.id > ?", Value::Blob(after.to_vec()));

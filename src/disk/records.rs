@@ -161,7 +161,7 @@ impl Tx<'_> {
             NewState::Pending { not_before } if self.has_earlier(event)? => (2, Class::Undelivered, not_before, None),
             NewState::Pending { not_before } => (0, Class::Undelivered, not_before, None),
             NewState::InFlight => (1, Class::Undelivered, event.received_at, None),
-            NewState::Dead { reason } => (3, Class::Dead, event.received_at, Some(reason)),
+            NewState::Dead { reason } => (3, Class::Dead, self.now, Some(reason)),
         };
         self.statement(
             "INSERT INTO events (seq, id, route, key, state, class, not_before, attempts, possible_duplicate, replay,
@@ -240,7 +240,7 @@ impl Tx<'_> {
         self.change(&sql, params![id])
     }
 
-    /// No further attempt: a dead letter.
+    /// No further attempt: a dead letter. Its `not_before` says since when.
     pub fn bury(
         &mut self,
         id: [u8; 16],
@@ -248,20 +248,21 @@ impl Tx<'_> {
         possible_duplicate: bool,
         error: &str,
     ) -> Result<Found, JobFault> {
-        let sql = "UPDATE events SET state = 3, class = 1, reason = ?2, last_error = ?3,
+        let sql = "UPDATE events SET state = 3, class = 1, reason = ?2, last_error = ?3, not_before = ?5,
                      possible_duplicate = max(possible_duplicate, ?4) WHERE id = ?1 AND class = 0";
-        let touched = self.touch(sql, params![id, reason, error, possible_duplicate])?;
+        let touched = self.touch(sql, params![id, reason, error, possible_duplicate, self.now.millis()])?;
         self.moved(touched, Class::Undelivered, Some(Class::Dead))
     }
 
-    /// The record is not what was written: set aside, neither delivered nor deleted.
+    /// The record is not what was written: set aside, neither delivered nor deleted. Its `not_before` says since when.
     pub fn set_aside(&mut self, id: [u8; 16]) -> Result<Found, JobFault> {
         let class = self
             .statement("SELECT class FROM events WHERE id = ?1 AND class < 2")?
             .query_row([&id[..]], |row| row.get::<_, i64>(0))
             .optional()?;
         let Some(class) = class else { return Ok(Found::No) };
-        let touched = self.touch("UPDATE events SET state = 4, class = 2 WHERE id = ?1", params![id])?;
+        let sql = "UPDATE events SET state = 4, class = 2, not_before = ?2 WHERE id = ?1";
+        let touched = self.touch(sql, params![id, self.now.millis()])?;
         self.moved(touched, Class::from_code(class), Some(Class::Damaged))
     }
 

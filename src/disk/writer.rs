@@ -229,7 +229,8 @@ impl Writer {
         sync_for(conn, urgency, &mut self.synced)?;
         conn.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
         self.space.begins();
-        let mut tx = Tx { conn, space: &mut self.space, next_seq: &mut self.next_seq, draft };
+        let now = self.rescue.now();
+        let mut tx = Tx { conn, space: &mut self.space, next_seq: &mut self.next_seq, draft, now };
         for order in orders {
             outcomes.push(run_one(order, &mut tx)?);
         }

@@ -181,7 +181,7 @@ impl Deliverer {
     /// What is to be sent of what was read. All else is seen to.
     fn ready(&self, lane: &Arc<Lane>, mut pick: Pick, stored: Stored) -> Option<Ready> {
         if !self.has_room(&mut pick.with, &stored.event) {
-            self.start_with_slot(lane, pick.hold);
+            self.start_with_slot(lane, pick);
             return None;
         }
         let Stored { event, attempts, possible_duplicate, replay, not_before, .. } = stored;
@@ -211,11 +211,15 @@ impl Deliverer {
         Some(Ready { with, event, attempts, possible_duplicate, replay, not_before, alone, hold })
     }
 
-    /// An event that finds no room in memory waits for its slot first and is read anew.
-    fn start_with_slot(&self, lane: &Arc<Lane>, hold: Hold) {
+    /// An event that finds no room in memory waits for its slot first and is read anew. It keeps its place meanwhile, so that no
+    /// more of them wait than there are places.
+    fn start_with_slot(&self, lane: &Arc<Lane>, pick: Pick) {
         let (deliverer, on) = (self.clone(), lane.clone());
+        let Pick { with, hold } = pick;
         self.go_on(lane, async move {
-            if let Ok(slot) = on.slot_from_disk(hold.event()).await {
+            let slot = deliverer.unless_shut_down(on.slot_from_disk(hold.event())).await;
+            drop(with);
+            if let Some(slot) = slot.filter(|_| deliverer.goes_on(&on)) {
                 deliverer.deliver_again(&on, vec![Pick { with: Picked::WithSlot(slot), hold }]).await;
             }
         });

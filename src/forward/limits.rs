@@ -129,7 +129,7 @@ pub struct Lane {
     /// Events on disk: of these too one at a time. Fair.
     backlog: tokio::sync::Mutex<()>,
     rate: Option<Arc<Pace>>,
-    rest_until: watch::Sender<Option<Instant>>,
+    rest_until: Arc<watch::Sender<Option<Instant>>>,
     /// Told when something of this route alone may have become due.
     woken: Notify,
 }
@@ -216,7 +216,8 @@ impl Lane {
             newcomers: tokio::sync::Mutex::new(()),
             backlog: tokio::sync::Mutex::new(()),
             rate: same_rate.map_or_else(|| rate.map(|rate| Arc::new(Pace::new(rate))), |lane| lane.rate.clone()),
-            rest_until: watch::channel(before.and_then(|lane| *lane.rest_until.borrow())).0,
+            // Shared: an attempt that began before a reload teaches the lane that it began in.
+            rest_until: before.map_or_else(|| Arc::new(watch::channel(None).0), |lane| lane.rest_until.clone()),
             woken: Notify::new(),
             route,
         }

@@ -277,6 +277,7 @@ impl Filter {
             reason: self.reason.map(|reason| reason.as_str().to_owned()),
             since: self.since,
             until: self.until,
+            dead_by: self.dead_by,
             ids: self.ids.iter().map(|id| id.0.into_bytes()).collect(),
             after: self.after.map(|id| id.0.into_bytes()),
         }

@@ -217,6 +217,8 @@ pub struct Filter {
     pub since: Option<Timestamp>,
     /// Received before this moment.
     pub until: Option<Timestamp>,
+    /// Dead, or set aside, at this moment already.
+    pub dead_by: Option<Timestamp>,
     /// With one of these names; empty: any.
     pub ids: Vec<EventId>,
     /// Behind this one: the last of the page before.
@@ -234,6 +236,7 @@ impl Default for Filter {
             reason: None,
             since: None,
             until: None,
+            dead_by: None,
             ids: Vec::new(),
             after: None,
             limit: 100,

@@ -176,6 +176,36 @@ fn who_comes_while_a_slow_answer_holds_the_hand_over_up_is_answered_in_time() {
 }
 
 #[test]
+fn who_asks_for_a_hand_over_twice_gets_one() {
+    let mut world = world();
+    assert_eq!(world.veedeo(task(1)).text(), "{\"app\":200}");
+    world.gateway.signal(Signal::QUIT);
+    world.gateway.wait_for_log(&["a new process is started"]);
+    world.gateway.hand_over();
+    assert_eq!(world.veedeo(task(2)).text(), "{\"app\":200}");
+    world.gateway.stop();
+}
+
+#[test]
+fn a_stop_in_the_middle_of_a_hand_over_ends_in_its_time_and_leaves_nobody_behind() {
+    let mut world = world_with(&["ack.budget = '12s'", "ack.reserve = '1s'"]);
+    world.app.always(accept().after(Duration::from_secs(2)));
+    let address = world.gateway.address();
+    std::thread::scope(|scope| {
+        let slow = scope.spawn(|| send(&address, &Provider::Veedeo.sign(task("slow"))));
+        world.app.wait_for(1);
+        world.gateway.signal(Signal::QUIT);
+        world.gateway.wait_for_log(&["stopping", "HandOver"]);
+        world.gateway.signal(Signal::TERM);
+        assert_eq!(slow.join().unwrap().unwrap().text(), "{\"app\":200}");
+    });
+    assert!(world.gateway.wait_for_end(Duration::from_secs(10)).success());
+    world.gateway.wait_for_log(&["nothing is handed over"]);
+    assert!(!world.gateway.listens(), "the new process has gone too");
+    assert_eq!(world.app.count(), 1);
+}
+
+#[test]
 fn what_a_hand_over_cuts_off_is_sent_again_and_flagged() {
     let mut world = world_with(&["ack.budget = '3s'", "ack.reserve = '1s'"]);
     world.app.first([Act::Never]);

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::world::act::{Act, accept, answer};
 use crate::world::app::{App, Seen};
 use crate::world::clock::{always, eventually, rfc3339};
-use crate::world::events::{task, task_of};
+use crate::world::events::{task, task_of, wide_task};
 use crate::world::gateway::Gateway;
 use crate::world::sender::Reply;
 use crate::world::setup::Setup;
@@ -254,4 +254,26 @@ fn deliveries_keep_to_the_configured_rate() {
     let took = seen.last().unwrap().at - seen[0].at;
     assert_eq!(seen.len(), 30);
     assert!(took > Duration::from_millis(1500), "30 attempts at 10 a second took {took:?}");
+}
+
+#[test]
+fn a_backlog_without_room_in_memory_begins_nothing_after_the_word_to_stop() {
+    let lines =
+        ["server.max_buffered_bytes = '16MiB'", "app.max_in_flight = 2", "routes.veedeo.max_body_bytes = '512KiB'"];
+    let mut world = world_without_app(&lines);
+    for n in 0..40 {
+        assert_spooled(&world.veedeo(wide_task(n, 400 * 1024)));
+    }
+    world.app.always(accept().after(Duration::from_millis(300)));
+    world.app.up();
+    world.app.wait_for(4);
+    let before = world.app.count();
+    world.gateway.stop();
+    let after = world.app.count();
+    assert!(after <= before + 2, "{before} had begun, and {after} in the end");
+    world.app.always(accept());
+    world.gateway.restart();
+    world.gateway.wait_for_empty_spool(DRAINED);
+    let seen = world.app.seen();
+    assert_eq!((seen.len(), seen.iter().filter(|seen| seen.flagged()).count()), (40, 0));
 }

@@ -241,6 +241,34 @@ fn events_that_wait_are_no_concern_of_a_drop() {
 }
 
 #[test]
+fn what_dies_while_a_drop_is_under_way_is_kept() {
+    let mut world = dead_letters(20, &[]);
+    world.app.down();
+    assert_spooled(&world.veedeo(task("dies later")));
+    let begun = world.gateway.ask(&["dlq", "drop", "--all", "--yes", "--detach", "--rate", "10"]);
+    assert_eq!(begun.code, Some(0), "{begun:?}");
+    world.app.always(answer(422));
+    world.app.up();
+    world.gateway.wait_for_empty_spool(DRAINED);
+    let followed = world.gateway.ask(&["dlq", "job", begun.stdout.trim()]);
+    assert_eq!((followed.code, followed.stdout.as_str()), (Some(0), "20 dropped"), "{followed:?}");
+    assert_eq!(dead(&world.gateway), 1, "nobody has decided about it");
+    assert_eq!(world.gateway.ask(&["dlq", "drop", "--all", "--yes"]).stdout, "1 dropped");
+}
+
+#[test]
+fn who_names_what_is_no_dead_letter_is_told() {
+    let world = dead_letters(2, &[]);
+    let listed = ids(&world.gateway.ask(&["dlq", "list", "--json"]));
+    let one = listed.iter().next().unwrap();
+    let stranger = "019a0000-0000-7000-8000-000000000000";
+    let dropped = world.gateway.ask(&["dlq", "drop", one, stranger, "--yes"]);
+    assert_eq!((dropped.code, dropped.stdout.as_str()), (Some(1), "1 dropped"), "{dropped:?}");
+    assert!(dropped.stderr.contains("1 of the 2"), "{dropped:?}");
+    assert_eq!(dead(&world.gateway), 1);
+}
+
+#[test]
 fn a_fifth_job_at_once_is_refused_and_one_that_is_stopped_makes_room() {
     let world = dead_letters(100, &[]);
     let begin = |n: usize| {

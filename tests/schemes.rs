@@ -704,3 +704,23 @@ fn signed_headers(name: &str) -> Vec<HeaderName> {
     }
     request.headers.keys().filter(|name| *name != "content-type").cloned().collect()
 }
+
+#[test]
+fn what_was_signed_cannot_be_cut_at_another_place() {
+    const SECRET: &str = "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
+    let (mut inbound, text) = standard(br#"{"a":"x.1760000001.y"}"#);
+    let mut mac = Hmac::<Sha256>::new_from_slice(b"0123456789abcdef0123456789abcdef").expect("a key");
+    mac.update(&text);
+    let signature = format!("v1,{}", BASE64.encode(&mac.finalize().into_bytes()));
+    set(&mut inbound, "webhook-signature", &signature);
+    assert_eq!(judge("standardwebhooks", &[SECRET], &inbound), Ok(0));
+    let mut cut = received(request(br#"y"}"#));
+    for (name, value) in [
+        ("webhook-id", r#"msg_1.1760000000.{"a":"x"#),
+        ("webhook-timestamp", "1760000001"),
+        ("webhook-signature", &signature),
+    ] {
+        set(&mut cut, name, value);
+    }
+    assert_eq!(judge("standardwebhooks", &[SECRET], &cut), Err(Refusal::SignatureMalformed));
+}

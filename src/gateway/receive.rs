@@ -208,7 +208,7 @@ impl Gateway {
         let series = whole.series;
         let taken_anyway = route.enforcement == Enforcement::Observe && route.methods.contains(&inbound.method);
         let observed = taken_anyway.then(|| inbound.clone());
-        let mut said = None;
+        let (mut said, mut signed) = (None, None);
         let admission = match route.greet(&inbound, now) {
             Some(Ok(reply)) => Ok(Admission::Handshake(reply)),
             Some(Err(refusal)) => Err(Refused::new(refusal, inbound)),
@@ -216,7 +216,7 @@ impl Gateway {
                 Ok(verified) => {
                     self.metrics.secret_matched(series, &route.name, verified.secret());
                     self.note_signature(whole, None, verified.inbound().body.len());
-                    said = route.scheme.signed_time(&verified);
+                    (said, signed) = (route.scheme.signed_time(&verified), verified.signed());
                     route.admit(verified, now, id, received_at)
                 }
                 Err(refused) => Err(refused),
@@ -244,7 +244,9 @@ impl Gateway {
                 let (refusal, body) = (refused.refusal, refused.inbound.body.clone());
                 self.note_signature(whole, Some(refusal), body.len());
                 self.refusals.keep(&route.name, &origin.request_id, now, refused);
-                Admitted::Answered(self.blame(refusal, &body, said, now))
+                // What was not signed makes no other request of one.
+                let signed = || signed.unwrap_or_else(|| Sha256::digest(&body).into());
+                Admitted::Answered(self.blame(refusal, signed, said, now))
             }
         }
     }
@@ -271,15 +273,18 @@ impl Gateway {
     }
 
     /// Whose doing a refusal is: where the validly signed requests are all off alike, our clock's.
-    fn blame(&self, refusal: Refusal, body: &[u8], said: Option<Timestamp>, now: Timestamp) -> Settled {
+    fn blame(
+        &self,
+        refusal: Refusal,
+        signed: impl FnOnce() -> [u8; 32],
+        said: Option<Timestamp>,
+        now: Timestamp,
+    ) -> Settled {
         let of_time = matches!(refusal, Refusal::TimestampStale | Refusal::TimestampFuture | Refusal::EventTooOld);
         let Some(said) = said.filter(|_| of_time) else { return Settled::Refused(refusal) };
         self.clock_in_doubt.store(true, Ordering::Relaxed);
-        match self.clock_watch.lock().unwrap_or_else(PoisonError::into_inner).refused(
-            Sha256::digest(body).into(),
-            said,
-            now,
-        ) {
+        let signed = signed();
+        match self.clock_watch.lock().unwrap_or_else(PoisonError::into_inner).refused(signed, said, now) {
             Blame::Request => Settled::Refused(refusal),
             Blame::Clock => {
                 self.metrics.clock_suspect.set(1);

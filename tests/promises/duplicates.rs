@@ -2,11 +2,15 @@
 
 use std::time::Duration;
 
+use data_encoding::BASE64;
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use sha2::Sha256;
+
 use crate::world::act::{Gate, accept, answer};
 use crate::world::app::Seen;
 use crate::world::clock::{now_unix, pause, rfc3339};
 use crate::world::events::task;
-use crate::world::sender::Reply;
+use crate::world::sender::{Reply, Request};
 use crate::world::sign::Provider;
 use crate::world::{at_once, world, world_with};
 
@@ -162,4 +166,36 @@ fn after_the_ttl_an_event_is_new_again() {
     pause(Duration::from_millis(2500));
     assert_eq!(world.send(&request).text(), "{\"app\":200}");
     assert_eq!(world.app.count(), 2);
+}
+
+#[test]
+fn items_that_are_signed_each_by_itself_are_one_event_in_any_order_and_number() {
+    const SECRET: &str = "a secret of this test alone";
+    let world = world_with(&[
+        "providers.batch.each = '/v/*'",
+        "providers.batch.signed = '{item:/a}'",
+        "providers.batch.signature = { item = '/s', encoding = 'base64' }",
+        "routes.batch.path = '/batch'",
+        "routes.batch.provider = 'batch'",
+        &format!("routes.batch.secrets = [{{ literal = '{SECRET}' }}]"),
+    ]);
+    let item = |a: &str| {
+        let mut mac = Hmac::<Sha256>::new_from_slice(SECRET.as_bytes()).unwrap();
+        mac.update(a.as_bytes());
+        format!("{{\"a\":\"{a}\",\"s\":\"{}\"}}", BASE64.encode(&mac.finalize().into_bytes()))
+    };
+    let (one, two) = (item("1"), item("2"));
+    for (items, is_new) in [
+        (vec![&one], true),
+        (vec![&one, &one], false),
+        (vec![&one; 16], false),
+        (vec![&one, &two], true),
+        (vec![&two, &one, &two], false),
+        (vec![&two], true),
+    ] {
+        let items: Vec<&str> = items.iter().map(|item| item.as_str()).collect();
+        let before = world.app.count();
+        let reply = world.send(&Request::post("/batch", format!("{{\"v\":[{}]}}", items.join(","))));
+        assert_eq!((reply.status, world.app.count() - before), (200, usize::from(is_new)), "{items:?}");
+    }
 }

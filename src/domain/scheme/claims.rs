@@ -38,6 +38,8 @@ enum Part {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Of {
     Body,
+    /// The same; a claim of nothing else may be missing where there is none.
+    BodyIfAny,
     Url,
 }
 
@@ -62,7 +64,7 @@ impl ClaimRule {
 
     /// Whether it ties the token to the body.
     pub(super) fn binds_body(&self) -> bool {
-        self.parts.iter().any(|part| matches!(part, Part::Digest(Of::Body, _, _)))
+        self.parts.iter().any(|part| matches!(part, Part::Digest(Of::Body | Of::BodyIfAny, _, _)))
     }
 
     /// Whether it ties the token to the address.
@@ -75,12 +77,12 @@ impl ClaimRule {
         self.parts.iter().map(|part| part.fill(url, body)).collect()
     }
 
-    /// Whether `claims` say so. A digest of an empty body may be left out: senders do, and a token that leaves it out
-    /// is good for an empty body alone. What says anything else besides may not.
+    /// Whether `claims` say so. A digest of an empty body may be left out where the rule lets it: some senders do, and with
+    /// others a token without it is one that was made for something else. What says anything else besides may not.
     pub(super) fn holds(&self, claims: &Claims, url: &str, body: &[u8]) -> bool {
         let expected = self.expected(url, body);
         match claims.get(&self.name) {
-            None => body.is_empty() && matches!(self.parts.as_slice(), [Part::Digest(Of::Body, _, _)]),
+            None => body.is_empty() && matches!(self.parts.as_slice(), [Part::Digest(Of::BodyIfAny, _, _)]),
             Some(Claim::List(texts)) => self.name == "aud" && texts.contains(&expected),
             Some(Claim::Text(said) | Claim::Number(said)) => match self.parts.as_slice() {
                 [Part::Digest(_, _, Encoding::Hex)] => said.eq_ignore_ascii_case(&expected),
@@ -119,6 +121,7 @@ impl Part {
         };
         match of {
             "body" => Some(Self::Digest(Of::Body, hash, encoding)),
+            "body?" => Some(Self::Digest(Of::BodyIfAny, hash, encoding)),
             "url" => Some(Self::Digest(Of::Url, hash, encoding)),
             _ => None,
         }
@@ -128,7 +131,7 @@ impl Part {
         match self {
             Self::Text(text) => text.clone(),
             Self::Url => url.to_owned(),
-            Self::Digest(Of::Body, hash, encoding) => encode(*encoding, &digest(*hash, body)),
+            Self::Digest(Of::Body | Of::BodyIfAny, hash, encoding) => encode(*encoding, &digest(*hash, body)),
             Self::Digest(Of::Url, hash, encoding) => encode(*encoding, &digest(*hash, url.as_bytes())),
         }
     }
@@ -287,12 +290,15 @@ mod tests {
 
     #[test]
     fn a_digest_may_be_left_out_where_the_body_is_empty_and_nowhere_else() {
-        let rule = ClaimRule::parse("h", "{sha256_hex:body}").expect("a template");
+        let strict = ClaimRule::parse("h", "{sha256_hex:body}").expect("a template");
+        assert!(!strict.holds(&claims("{}"), URL, b""), "it is not a token for this");
+        let rule = ClaimRule::parse("h", "{sha256_hex:body?}").expect("a template");
+        assert!(strict.binds_body() && rule.binds_body());
         assert!(rule.holds(&claims("{}"), URL, b""));
         assert!(!rule.holds(&claims("{}"), URL, b"x"));
         assert!(!rule.holds(&claims(r#"{"h":null}"#), URL, b""));
         assert!(!rule.holds(&claims(r#"{"h":"44136fa355b3678a"}"#), URL, b""));
-        for more in ["x", "{url}", "{url}{sha256_hex:body}", "v1:{sha256_hex:body}"] {
+        for more in ["x", "{url}", "{url}{sha256_hex:body?}", "v1:{sha256_hex:body?}"] {
             let rule = ClaimRule::parse("c", more).expect("a template");
             assert!(!rule.holds(&claims("{}"), URL, b""), "{more}");
         }

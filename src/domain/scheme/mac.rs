@@ -6,6 +6,7 @@ use hmac::Mac;
 use sha1::Sha1;
 use sha2::{Digest, Sha256, Sha384, Sha512};
 use subtle::{Choice, ConstantTimeEq};
+use zeroize::Zeroizing;
 
 use super::asymmetric;
 use super::key::{Key, Ready};
@@ -58,7 +59,7 @@ impl Key {
             (Ready::Plain(secret), Proof::Hash(hash)) => {
                 let right = plain(hash, secret, message);
                 let fit = candidates.iter().fold(Choice::from(0), |fit, candidate| fit | right.ct_eq(candidate));
-                fit.into()
+                bool::from(fit) && !is_lengthened(hash, secret, message)
             }
             (Ready::Ed25519(key), Proof::Ed25519) => asymmetric::ed25519_fits(key, message, candidates),
             (Ready::P256(key), Proof::P256) => asymmetric::p256_fits(key, message, candidates),
@@ -122,6 +123,31 @@ fn plain(hash: HashName, secret: &[u8], message: &Message<'_>) -> Candidate {
         HashName::Sha384 => plain_of::<Sha384>(secret, message),
         HashName::Sha512 => plain_of::<Sha512>(secret, message),
     }
+}
+
+/// Whether a shorter text's padding stands in the middle of the secret and its text (RFC 6234 section 4.1). Who has seen the hash of
+/// the shorter one has that of the longer without the secret, for all of these hashes but SHA-384: nobody signs such a text.
+fn is_lengthened(hash: HashName, secret: &[u8], message: &Message<'_>) -> bool {
+    let (block, length) = match hash {
+        HashName::Sha1 | HashName::Sha256 => (64, 8),
+        HashName::Sha384 | HashName::Sha512 => (128, 16),
+    };
+    let mut text = Zeroizing::new(Vec::new());
+    message.feed(secret, &mut |bytes| text.extend_from_slice(bytes));
+    (block..=text.len()).step_by(block).any(|end| is_padded(text.get(..end).unwrap_or_default(), block, length))
+}
+
+/// Whether `text` is a shorter one with its padding: a bit that is set, bits that are not, and the length in bits.
+fn is_padded(text: &[u8], block: usize, length: usize) -> bool {
+    let padded = || {
+        let bits = u64::from_be_bytes(*text.last_chunk()?);
+        let shorter = usize::try_from(bits / 8).ok().filter(|_| bits % 8 == 0)?;
+        let (first, rest) = text.get(shorter..)?.split_first()?;
+        let zeros = rest.get(..rest.len().checked_sub(8)?)?;
+        let fits = (length..block + length).contains(&rest.len());
+        Some(*first == 0x80 && fits && zeros.iter().all(|byte| *byte == 0))
+    };
+    padded().unwrap_or(false)
 }
 
 fn plain_of<D: Digest>(secret: &[u8], message: &Message<'_>) -> Candidate {
@@ -191,6 +217,31 @@ mod tests {
         assert!(key.fits(proof, &message("m"), &[wrong.clone(), right.clone()]));
         assert!(!key.fits(proof, &message("m"), &[wrong]));
         assert!(!other.fits(proof, &message("m"), &[right]));
+    }
+
+    #[test]
+    fn a_text_that_holds_the_padding_of_a_shorter_one_is_nobodys() {
+        for hash in [HashName::Sha1, HashName::Sha256, HashName::Sha512] {
+            let (block, length) = if hash == HashName::Sha512 { (128, 16) } else { (64, 8) };
+            for size in 1..2 * block {
+                let (secret, signed) = (b"a secret of 20 bytes", vec![b'x'; size]);
+                let so_far = secret.len() + size;
+                let mut longer = signed.clone();
+                longer.push(0x80);
+                longer.resize((so_far + 1 + length).next_multiple_of(block) - secret.len() - 8, 0);
+                longer.extend((so_far as u64 * 8).to_be_bytes());
+                let glued = longer.len();
+                longer.extend(b", and more");
+                let lengthened = |body: &[u8]| {
+                    let message = Message { pieces: smallvec![Piece::Secret, Piece::Bytes(body)] };
+                    is_lengthened(hash, secret, &message)
+                };
+                assert!(lengthened(&longer) && lengthened(&longer[..glued]), "{size}");
+                assert!(!lengthened(&signed) && !lengthened(&longer[..glued - 1]), "{size}");
+                longer[size] = 0x81;
+                assert!(!lengthened(&longer), "{size}");
+            }
+        }
     }
 
     #[test]

@@ -22,6 +22,9 @@ use crate::domain::refusal::Refusal;
 /// Most headers that one `{signed_headers}` list may name: the list is the sender's, and each name costs a copy.
 const MAX_SIGNED_HEADERS: usize = 64;
 
+/// Longest id among what is signed.
+const MAX_ID_BYTES: usize = 256;
+
 /// Text that is put together for a check, as a rule: more is no error, and costs an allocation.
 pub(super) type Written = SmallVec<[u8; 256]>;
 
@@ -184,7 +187,10 @@ impl<'a> Reading<'a> {
 
     fn id(&self, scheme: &Scheme) -> Result<Option<&[u8]>, Refusal> {
         match &scheme.id {
-            Some(Source::Header(name)) => single(self.subject.headers, name),
+            Some(Source::Header(name)) => match single(self.subject.headers, name)? {
+                Some(id) if !is_id(id) => Err(Refusal::SignatureMalformed),
+                id => Ok(id),
+            },
             Some(Source::Json(place)) => Ok(self.text(*place).map(str::as_bytes)),
             Some(Source::Form(name)) => self.form_field(name),
             Some(Source::Claim(names)) => Ok(self.claim(names).map(str::as_bytes)),
@@ -316,6 +322,12 @@ fn escape(text: &[u8], plain: &[u8], into: &mut Written) {
             into.extend_from_slice(&[b'%', digit(byte >> 4), digit(byte & 15)]);
         }
     }
+}
+
+/// Whether a header can be an event's id among what is signed: no piece of a body, which would be one where the text that was signed is
+/// cut at another place than its sender cut it.
+fn is_id(text: &[u8]) -> bool {
+    text.len() <= MAX_ID_BYTES && !text.iter().any(|byte| !byte.is_ascii_graphic() || b"{}\"<>".contains(byte))
 }
 
 #[cfg(test)]

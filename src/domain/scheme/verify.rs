@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use http::header::CONTENT_TYPE;
 use sha2::{Digest, Sha256};
-use smallvec::smallvec;
+use smallvec::{SmallVec, smallvec};
 
 use super::address::Address;
 use super::encoding::{decode, digest};
@@ -90,6 +90,11 @@ impl Verified {
     /// The request, given back with its event's type.
     pub(in crate::domain) fn into_typed(self) -> (Inbound, Option<String>) {
         (self.inbound, self.findings.event_type)
+    }
+
+    /// The digest of what was signed, where that was made for the check.
+    pub(crate) const fn signed(&self) -> Option<[u8; 32]> {
+        self.findings.signed
     }
 
     /// The imprint of what was signed: of the body, or of the digest of what was signed besides.
@@ -294,7 +299,7 @@ impl Scheme {
             return Err(Refusal::SignatureRepeated);
         }
         let mut first = None;
-        let mut signed = Sha256::new();
+        let mut signed: SmallVec<[[u8; 32]; 4]> = SmallVec::new();
         for item in items {
             let values = json::extract(item, &each.pointers);
             let mut groups = Groups::new();
@@ -306,11 +311,15 @@ impl Scheme {
             let mut message = Message::default();
             reading.render(self, &fill, &mut message)?;
             let secret = self.fitting(proof, &message, group, keys).ok_or(Refusal::SignatureMismatch)?;
-            signed.update(message.digest());
+            signed.push(message.digest());
             first.get_or_insert_with(|| (secret, time.as_deref().map(<[u8]>::to_vec)));
         }
         let (secret, time) = first.ok_or(Refusal::SignatureMissing)?;
-        Ok(Found { secret, time: time.map(Cow::Owned), signed: Some(signed.finalize().into()), times: None })
+        // Each is signed by itself: the same ones in another order, or more than once, are the same event.
+        signed.sort_unstable();
+        signed.dedup();
+        let digest = signed.iter().fold(Sha256::new(), Sha256::chain_update).finalize();
+        Ok(Found { secret, time: time.map(Cow::Owned), signed: Some(digest.into()), times: None })
     }
 
     fn item_signature<'v>(&self, values: &'v [Field<'_>], groups: &mut Groups<'v>) -> Result<(), Refusal> {

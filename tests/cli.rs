@@ -423,8 +423,8 @@ impl Gateway {
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let metrics = Arc::new(Metrics::new(&[RouteLabels { name: "veedeo".into(), secrets: 1 }]).unwrap());
         let settings = DiskSettings { path, max_bytes: 1 << 20, max_dead_bytes: u64::MAX, min_free_bytes: 1 };
-        let disk = Disk::open(settings, Timestamp::from_seconds(NOW), metrics.clone()).unwrap().disk;
         let clock = runtime.block_on(async { Clock::anchored_at(Timestamp::from_seconds(NOW)) });
+        let disk = Disk::open(settings, clock.now(), metrics.clone()).unwrap().disk;
         let spool = Spool::new(disk.clone());
         let bind = || runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
         let (admin_listener, telemetry_listener) = (bind(), bind());

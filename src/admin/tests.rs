@@ -97,7 +97,8 @@ fn world(token: Option<&str>) -> World {
     let metrics = Arc::new(Metrics::new(&labels).unwrap());
     let path = folder.path().join("spool");
     let settings = DiskSettings { path, max_bytes: 1 << 30, max_dead_bytes: u64::MAX, min_free_bytes: 1 };
-    let disk = Disk::open(settings, NOW, metrics.clone()).unwrap().disk;
+    let clock = Clock::anchored_at(NOW);
+    let disk = Disk::open(settings, clock.now(), metrics.clone()).unwrap().disk;
     let claims: Arc<dyn ClaimStore> = Arc::new(Embedded::new(disk.clone()));
     let (spool, recent, roof) = (Spool::new(disk), Recent::default(), Arc::new(Roof::default()));
     let explaining = Arc::new(Semaphore::new(1));
@@ -107,7 +108,7 @@ fn world(token: Option<&str>) -> World {
         dedup_store: "embedded",
         metrics: metrics.clone(),
         recent: recent.clone(),
-        clock: Clock::anchored_at(NOW),
+        clock,
         control: roof.clone(),
         token: Arc::new(token.map(|token| Arc::new(Secret::new(token.into()))).into()),
         address: "127.0.0.1:9465".parse::<SocketAddr>().unwrap(),

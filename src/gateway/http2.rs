@@ -130,8 +130,8 @@ struct Served {
     requests: JoinSet<()>,
     /// Since when there is none.
     idle_since: Instant,
-    /// Whether the sender was told to ask for nothing more here.
-    closing: bool,
+    /// Since when the sender has been told to ask for nothing more here.
+    closing: Option<Instant>,
     told: Pin<Box<dyn Future<Output = ()> + Send>>,
     alarm: Pin<Box<Sleep>>,
 }
@@ -147,7 +147,7 @@ impl Served {
             limits,
             requests: JoinSet::new(),
             idle_since: Instant::now(),
-            closing: false,
+            closing: None,
             told: Box::pin(async move { told.told_to_close().await }),
             alarm: Box::pin(tokio::time::sleep(limits.idle_timeout)),
         }
@@ -205,7 +205,7 @@ impl Served {
             return Poll::Ready(Event::Served);
         }
         self.connection.enter(self.phase(head_since));
-        if !self.closing && self.told.as_mut().poll(cx).is_ready() {
+        if self.closing.is_none() && self.told.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Event::Told);
         }
         let Some(deadline) = self.deadline(head_since) else { return Poll::Pending };
@@ -226,7 +226,8 @@ impl Served {
 
     /// When it ends unless something comes of it. Requests that are being served have deadlines of their own.
     fn deadline(&self, head_since: Option<Instant>) -> Option<Instant> {
-        let idle = if self.closing { FAREWELL.min(self.limits.idle_timeout) } else { self.limits.idle_timeout };
+        let idle =
+            if self.closing.is_some() { FAREWELL.min(self.limits.idle_timeout) } else { self.limits.idle_timeout };
         let idle = self.requests.is_empty().then(|| self.idle_since + idle);
         head_since.map(|began| began + self.limits.header_timeout).or(idle)
     }
@@ -234,7 +235,11 @@ impl Served {
     /// Has a request served, unless there are too many.
     fn open(&mut self, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
         let began = self.tally.look().take_moment(respond.stream_id().as_u32()).unwrap_or_else(Instant::now);
-        let place = if self.requests.len() < MAX_SERVED { self.door.place(&self.connection) } else { None };
+        // Who was told long ago that nothing more is served here gets nothing more: the library goes on taking requests until the
+        // sender has answered its ping.
+        let is_late = self.closing.is_some_and(|since| since.elapsed() >= FAREWELL);
+        let is_room = self.requests.len() < MAX_SERVED && !is_late;
+        let place = if is_room { self.door.place(&self.connection) } else { None };
         let Some(place) = place else {
             self.door.count_refused("no_place");
             // Certainly not looked at: it may be sent again at once (RFC 9113 section 8.7).
@@ -253,7 +258,8 @@ impl Served {
 
     /// Tells the sender that what it asks for from now on is not served here.
     fn close(&mut self) {
-        if !std::mem::replace(&mut self.closing, true) {
+        if self.closing.is_none() {
+            self.closing = Some(Instant::now());
             self.link.graceful_shutdown();
             self.idle_since = self.idle_since.max(Instant::now());
         }

@@ -253,6 +253,25 @@ fn at_sigterm_open_requests_are_answered_and_the_sender_is_told_to_go_elsewhere(
 }
 
 #[test]
+fn who_is_told_to_go_and_asks_on_is_served_for_a_moment_and_no_longer() {
+    let (papers, _app, mut gateway) = world(&[]);
+    let mut hand = Hand::open(&gateway, &papers);
+    hand.until(SETTINGS, 0).unwrap();
+    gateway.signal(Signal::TERM);
+    let from = Instant::now();
+    // It never answers the ping behind the word to go.
+    let asked = GOOD.map(|(name, value)| if name == ":path" { (name, &b"/nowhere"[..]) } else { (name, value) });
+    for stream in (1..).step_by(2) {
+        if hand.write(&frame(HEADERS, END_HEADERS | END_STREAM, stream, &fields(&asked))).is_err() {
+            break;
+        }
+        pause(Duration::from_millis(300));
+        assert!(from.elapsed() < Duration::from_secs(12), "it is still served");
+    }
+    assert!(gateway.wait_for_end(Duration::from_secs(5)).success());
+}
+
+#[test]
 fn a_connection_on_which_nothing_is_asked_for_ends_whatever_else_comes() {
     let (papers, _app, gateway) = world(&["server.idle_timeout = '1s'"]);
     let from = Instant::now();

@@ -132,20 +132,36 @@ fn is_lengthened(hash: HashName, secret: &[u8], message: &Message<'_>) -> bool {
         HashName::Sha1 | HashName::Sha256 => (64, 8),
         HashName::Sha384 | HashName::Sha512 => (128, 16),
     };
-    let mut text = Zeroizing::new(Vec::new());
-    message.feed(secret, &mut |bytes| text.extend_from_slice(bytes));
-    (block..=text.len()).step_by(block).any(|end| is_padded(text.get(..end).unwrap_or_default(), block, length))
+    // The block before, and the one that comes.
+    let mut last = Zeroizing::new([0_u8; 256]);
+    let (mut so_far, mut found) = (0_usize, false);
+    message.feed(secret, &mut |mut bytes| {
+        while !bytes.is_empty() {
+            let filled = block + so_far % block;
+            let (here, rest) = bytes.split_at(bytes.len().min(2 * block - filled));
+            if let Some(place) = last.get_mut(filled..filled + here.len()) {
+                place.copy_from_slice(here);
+            }
+            (so_far, bytes) = (so_far + here.len(), rest);
+            if so_far % block == 0 {
+                found |= last.get(..2 * block).is_some_and(|text| ends_padded(text, so_far, block, length));
+                last.copy_within(block..2 * block, 0);
+            }
+        }
+    });
+    found
 }
 
-/// Whether `text` is a shorter one with its padding: a bit that is set, bits that are not, and the length in bits.
-fn is_padded(text: &[u8], block: usize, length: usize) -> bool {
+/// Whether the first `end` bytes of a text, of which these are the last, are a shorter one with its padding: a bit that is set, bits
+/// that are not, and the shorter one's length in bits.
+fn ends_padded(last: &[u8], end: usize, block: usize, length: usize) -> bool {
     let padded = || {
-        let bits = u64::from_be_bytes(*text.last_chunk()?);
+        let bits = u64::from_be_bytes(*last.last_chunk()?);
         let shorter = usize::try_from(bits / 8).ok().filter(|_| bits % 8 == 0)?;
-        let (first, rest) = text.get(shorter..)?.split_first()?;
+        let padding = end.checked_sub(shorter).filter(|padding| (length + 1..=block + length).contains(padding))?;
+        let (first, rest) = last.get(last.len().checked_sub(padding)?..)?.split_first()?;
         let zeros = rest.get(..rest.len().checked_sub(8)?)?;
-        let fits = (length..block + length).contains(&rest.len());
-        Some(*first == 0x80 && fits && zeros.iter().all(|byte| *byte == 0))
+        Some(*first == 0x80 && zeros.iter().all(|byte| *byte == 0))
     };
     padded().unwrap_or(false)
 }

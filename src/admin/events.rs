@@ -242,7 +242,8 @@ pub(super) async fn show(State(state): State<Arc<AdminState>>, Path(id): Path<St
     Ok(Json(json!({
         "event": row,
         "key": listed.as_ref().map(|listed| listed.key.to_hex()),
-        "not_before": listed.as_ref().map(|listed| listed.not_before.to_string()),
+        "not_before": listed.as_ref().and_then(Listed::due).map(|due| due.to_string()),
+        "ended_at": listed.as_ref().and_then(Listed::ended_at).map(|end| end.to_string()),
         "body_sha256": listed.as_ref().map(|listed| data_encoding::HEXLOWER.encode(&listed.body_sha256)),
         "request": stored.as_ref().map(|stored| Sent::of(&stored.event, &show)),
         "answers": answers,

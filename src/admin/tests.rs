@@ -258,6 +258,7 @@ async fn an_event_is_shown_without_what_proves_its_sender() {
     let id = world.put_dead(7, "veedeo").await;
     let shown = world.get(&format!("/api/events/{id}")).await;
     assert_eq!(shown["event"]["state"], "dead");
+    assert!(shown["ended_at"].is_string() && shown["not_before"].is_null(), "nothing is due of it: {shown}");
     assert_eq!(shown["request"]["url"], "http://hooks.example.com/veedeo?a=1");
     let headers = shown["request"]["headers"].as_array().unwrap();
     assert!(headers.contains(&json!(["x-veedeo-signature", "(redacted)"])), "{headers:?}");
@@ -275,6 +276,8 @@ async fn a_dead_letter_is_replayed_once() {
     let path = format!("/api/events/{id}/replay");
     assert_eq!(world.ask("POST", &path, Value::Null).await.0, StatusCode::ACCEPTED);
     assert_eq!(world.state_of(id).await, Some(State::Pending));
+    let shown = world.get(&format!("/api/events/{id}")).await;
+    assert!(shown["not_before"].is_string() && shown["ended_at"].is_null(), "it is due again: {shown}");
     assert_eq!(world.spool.load(id).await.unwrap().unwrap().replay, Replay::Yes);
     assert_eq!(world.roof.woken.load(Ordering::Relaxed), 1);
     assert_eq!(world.metrics.replays_total.with_label_values(&["veedeo"]).get(), 1);

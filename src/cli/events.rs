@@ -123,7 +123,7 @@ fn show(context: &Context, door: &Door, id: &str, as_json: bool) -> Outcome {
     ] {
         put_field(name, &text(event, name))?;
     }
-    for name in ["key", "not_before", "body_sha256"] {
+    for name in ["key", "not_before", "ended_at", "body_sha256"] {
         put_field(name, &text(&found, name))?;
     }
     put_request(found.get("request").unwrap_or(&Value::Null))?;

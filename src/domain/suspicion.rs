@@ -25,7 +25,7 @@ pub struct ClockWatch {
 
 #[derive(Debug)]
 struct Off {
-    body: [u8; 32],
+    signed: [u8; 32],
     offset_millis: i64,
 }
 
@@ -45,15 +45,15 @@ impl ClockWatch {
         self.blamed = None;
     }
 
-    /// A validly signed request with this digest of its body said `time` and was refused for it at `now`. The same
-    /// body counts once, however often it comes: a captured request that is sent again and again proves nothing.
-    pub fn refused(&mut self, body: [u8; 32], time: Timestamp, now: Timestamp) -> Blame {
+    /// A validly signed request with this digest of what was signed of it said `time` and was refused for it at `now`. The
+    /// same counts once, however often it comes: a captured request that is sent again and again proves nothing.
+    pub fn refused(&mut self, signed: [u8; 32], time: Timestamp, now: Timestamp) -> Blame {
         let offset_millis = now.millis().saturating_sub(time.millis());
-        if !self.off.iter().any(|off| off.body == body) {
+        if !self.off.iter().any(|off| off.signed == signed) {
             if self.off.len() == ALIKE {
                 self.off.pop_front();
             }
-            self.off.push_back(Off { body, offset_millis });
+            self.off.push_back(Off { signed, offset_millis });
         }
         let offsets = || self.off.iter().map(|off| off.offset_millis).chain(std::iter::once(offset_millis));
         let (least, most) = (offsets().min().unwrap_or_default(), offsets().max().unwrap_or_default());
@@ -86,7 +86,7 @@ mod tests {
         Timestamp::from_seconds(seconds)
     }
 
-    fn body(n: i64) -> [u8; 32] {
+    fn text(n: i64) -> [u8; 32] {
         [u8::try_from(n).expect("a small number"); 32]
     }
 
@@ -94,22 +94,22 @@ mod tests {
     fn five_different_requests_off_alike_put_the_blame_on_the_clock() {
         let mut watch = ClockWatch::default();
         for n in 0..4 {
-            assert_eq!(watch.refused(body(n), at(n), at(3600 + n)), Blame::Request);
+            assert_eq!(watch.refused(text(n), at(n), at(3600 + n)), Blame::Request);
         }
-        assert_eq!(watch.refused(body(4), at(4), at(3604)), Blame::Clock);
-        assert_eq!(watch.refused(body(5), at(5), at(3605)), Blame::Clock);
-        assert_eq!(watch.refused(body(6), at(6), at(9000)), Blame::Request, "off by something else");
+        assert_eq!(watch.refused(text(4), at(4), at(3604)), Blame::Clock);
+        assert_eq!(watch.refused(text(5), at(5), at(3605)), Blame::Clock);
+        assert_eq!(watch.refused(text(6), at(6), at(9000)), Blame::Request, "off by something else");
     }
 
     #[test]
     fn one_request_again_and_again_and_different_offsets_prove_nothing() {
         let mut watch = ClockWatch::default();
         for n in 0..20 {
-            assert_eq!(watch.refused(body(0), at(0), at(3600 + n)), Blame::Request);
+            assert_eq!(watch.refused(text(0), at(0), at(3600 + n)), Blame::Request);
         }
         let mut watch = ClockWatch::default();
         for n in 0..20 {
-            assert_eq!(watch.refused(body(n), at(n), at(3600 + 100 * n)), Blame::Request);
+            assert_eq!(watch.refused(text(n), at(n), at(3600 + 100 * n)), Blame::Request);
         }
     }
 
@@ -118,10 +118,10 @@ mod tests {
         let mut watch = ClockWatch::default();
         for n in 0..5 {
             assert!(!watch.is_suspected(at(3600 + n)));
-            watch.refused(body(n), at(n), at(3600 + n));
+            watch.refused(text(n), at(n), at(3600 + n));
         }
         assert!(watch.is_suspected(at(3604 + 899)) && !watch.is_suspected(at(3604 + 900)));
-        assert_eq!(watch.refused(body(6), at(2000), at(5600)), Blame::Clock, "it is not forgotten");
+        assert_eq!(watch.refused(text(6), at(2000), at(5600)), Blame::Clock, "it is not forgotten");
         assert!(watch.is_suspected(at(5600)));
         watch.fresh();
         assert!(!watch.is_suspected(at(5600)));
@@ -131,10 +131,10 @@ mod tests {
     fn one_fresh_request_clears_the_clock() {
         let mut watch = ClockWatch::default();
         for n in 0..5 {
-            watch.refused(body(n), at(n), at(3600 + n));
+            watch.refused(text(n), at(n), at(3600 + n));
         }
         watch.fresh();
         assert!(watch.is_calm());
-        assert_eq!(watch.refused(body(9), at(9), at(3609)), Blame::Request);
+        assert_eq!(watch.refused(text(9), at(9), at(3609)), Blame::Request);
     }
 }

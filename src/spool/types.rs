@@ -261,8 +261,8 @@ pub struct Listed {
     pub attempts: u32,
     /// When it was received.
     pub received_at: Timestamp,
-    /// Not to be tried before this moment.
-    pub not_before: Timestamp,
+    /// Not to be tried before this moment; of what is not tried any more, the moment at which it ended.
+    not_before: Timestamp,
     /// What became of the last attempt.
     pub last_error: String,
     /// Length of its body.
@@ -271,6 +271,24 @@ pub struct Listed {
     pub body_sha256: [u8; 32],
     /// Its type.
     pub event_type: Option<String>,
+}
+
+impl Listed {
+    /// Not to be tried before this moment; `None`: it is not tried any more.
+    #[must_use]
+    pub fn due(&self) -> Option<Timestamp> {
+        (!self.has_ended()).then_some(self.not_before)
+    }
+
+    /// When it became a dead letter or was set aside; `None`: it is undelivered.
+    #[must_use]
+    pub fn ended_at(&self) -> Option<Timestamp> {
+        self.has_ended().then_some(self.not_before)
+    }
+
+    fn has_ended(&self) -> bool {
+        matches!(self.state, State::Dead | State::Damaged)
+    }
 }
 
 impl From<EventRow> for Listed {

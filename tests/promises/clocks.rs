@@ -5,6 +5,10 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
+use data_encoding::HEXLOWER;
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use sha2::Sha256;
+
 use crate::world::act::{accept, answer};
 use crate::world::app::App;
 use crate::world::clock::{now_unix, pause};
@@ -14,6 +18,7 @@ use crate::world::needs::given;
 use crate::world::sender::{Reply, Request};
 use crate::world::setup::Setup;
 use crate::world::sign::Provider;
+use crate::world::world_with;
 
 fn library() -> Result<String, String> {
     let places = ["/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64"];
@@ -112,6 +117,37 @@ fn a_gateway_that_starts_with_a_wrong_clock_suspects_it() {
     let replies: Vec<Reply> = (0..7).map(|n| world.send(&Provider::Stripe.sign(task(n)))).collect();
     assert_eq!(replies[0].status, 401, "nothing is known yet");
     assert_eq!((replies[6].status, replies[6].reason().as_str()), (503, "clock_suspect"));
+}
+
+/// As Mailgun signs: a time and a token, and nothing of the event.
+#[test]
+fn what_is_not_signed_makes_no_witnesses_of_one_capture() {
+    const SECRET: &str = "a secret of this test alone";
+    let world = world_with(&[
+        "providers.token.signed = '{timestamp}{json:/t}'",
+        "providers.token.signature = { json = '/s', encoding = 'hex' }",
+        "providers.token.timestamp = { from = 'json:/at', unit = 's', tolerance = '300s' }",
+        "providers.token.event_id = ['json:/t']",
+        "routes.token.path = '/token'",
+        "routes.token.provider = 'token'",
+        &format!("routes.token.secrets = [{{ literal = '{SECRET}' }}]"),
+    ]);
+    let old = now_unix() - 3600;
+    let signed = |token: &str| {
+        let mut mac = Hmac::<Sha256>::new_from_slice(SECRET.as_bytes()).unwrap();
+        mac.update(format!("{old}{token}").as_bytes());
+        HEXLOWER.encode(&mac.finalize().into_bytes())
+    };
+    let send = |token: &str, more: usize| {
+        let body = format!(r#"{{"at":"{old}","t":"{token}","s":"{}","more":{more}}}"#, signed(token));
+        world.send(&Request::post("/token", body)).reason()
+    };
+    for more in 0..8 {
+        assert_eq!(send("one", more), "timestamp_stale", "{more}");
+    }
+    assert_eq!(world.gateway.metrics().count("hookgate_clock_suspect", &[]), 0);
+    let others: Vec<String> = (0..5).map(|n| send(&format!("other {n}"), 0)).collect();
+    assert_eq!(others[4], "clock_suspect", "the control: {others:?}");
 }
 
 #[test]

@@ -261,6 +261,22 @@ mod tests {
     }
 
     #[test]
+    fn a_right_hash_over_a_lengthened_text_is_refused() {
+        let (key, proof) = key("hash", HashName::Sha256, b"k");
+        let mut body = vec![b'm', 0x80];
+        body.resize(62, 0);
+        body.extend([16, b'x']);
+        let right = |body: &[u8]| Candidate::from_slice(&Sha256::digest([b"k", body].concat()));
+        let fits = |body: &[u8]| {
+            let message = Message { pieces: smallvec![Piece::Secret, Piece::Bytes(body)] };
+            key.fits(proof, &message, &[right(body)])
+        };
+        assert!(!fits(&body), "who knows the hash of `km` knows this one");
+        body[62] = 24;
+        assert!(fits(&body), "zeros are nothing bad");
+    }
+
+    #[test]
     fn a_plain_hash_takes_the_secret_from_the_message() {
         let message = Message { pieces: smallvec![Piece::Secret, Piece::Bytes(b"m")] };
         let (key, proof) = key("hash", HashName::Sha256, b"k");

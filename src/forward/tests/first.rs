@@ -288,7 +288,7 @@ async fn an_application_that_is_down_or_rests_is_not_asked_for_what_can_wait() {
         assert_eq!(world.sendings().len(), before);
         let listed = world.spool.list(Filter::default()).await.unwrap();
         let last = listed.iter().find(|one| one.key == world.event(2).key).unwrap();
-        assert_eq!((last.attempts, last.not_before), (0, START), "it may be tried as soon as anybody may");
+        assert_eq!((last.attempts, last.due()), (0, Some(START)), "it may be tried as soon as anybody may");
         assert!(last.last_error.contains("considered down"), "{}", last.last_error);
     }
 }

@@ -12,6 +12,7 @@ use hookgate::claims::embedded::Embedded;
 use hookgate::claims::{Claims, Verdict};
 use hookgate::clock::Clock;
 use hookgate::disk::{Disk, DiskSettings};
+use hookgate::domain::app_url::AppUrl;
 use hookgate::domain::breaker::BreakerPolicy;
 use hookgate::domain::event::{Event, EventId};
 use hookgate::domain::headers::Headers;
@@ -64,7 +65,7 @@ fn route() -> Arc<Route> {
         public_url: None,
         allow_from: Vec::new(),
         app: AppPolicy {
-            url: "http://app".into(),
+            url: AppUrl::parse("http://app").unwrap(),
             ca: None,
             connect_timeout: Duration::from_secs(2),
             attempt_timeout: Duration::from_secs(60),

@@ -138,7 +138,7 @@ impl Control for Core {
             name: route.name.clone(),
             path: route.path.clone(),
             provider: route.provider.clone(),
-            app_url: route.app.url.clone(),
+            app_url: route.app.url.to_string(),
         };
         self.current.load().routes.iter().map(facts).collect()
     }

@@ -11,6 +11,7 @@ use ipnet::IpNet;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Deserialize, Deserializer, Unexpected, Visitor};
 
+use crate::domain::app_url::AppUrl;
 use crate::domain::pass_path::PassPath;
 use crate::domain::route::{AckMode, OnApp, OnStoreDown};
 use crate::domain::time::Timestamp;
@@ -348,15 +349,11 @@ impl Leaf for OnStoreDown {
     }
 }
 
-/// The address of an application: `http://host[:port][/prefix]`, kept without a trailing slash.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct AppUrl(pub(super) String);
-
 impl Leaf for AppUrl {
     const EXPECTED: &'static str = "an address such as \"http://127.0.0.1:3000\", without user, query or fragment";
 
     fn parse(text: &str) -> Option<Self> {
-        web_address(text).map(|text| Self(text.trim_end_matches('/').to_owned()))
+        web_address(text).and_then(Self::parse)
     }
 }
 

@@ -13,9 +13,10 @@ use serde::Deserialize;
 use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
 use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
 
-use super::leaf::{AppUrl, Count, Factor, MediaType, Name, Pointer, PublicUrl, Rate, RequestPath, Size, Text};
+use super::leaf::{Count, Factor, MediaType, Name, Pointer, PublicUrl, Rate, RequestPath, Size, Text};
 use super::raw_redis::RawRedis;
 use super::settings::{LogFormat, LogLevel, StoreKind};
+use crate::domain::app_url::AppUrl;
 use crate::domain::pass_path::PassPath;
 use crate::domain::route::{AckMode, OnApp, OnStoreDown};
 use crate::domain::scheme::RawScheme;

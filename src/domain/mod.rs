@@ -3,6 +3,7 @@
 //! Floor 0. Nothing here reads a clock, a file, a socket or the environment; time and chance come in as arguments.
 
 pub mod admission;
+pub mod app_url;
 pub mod body;
 pub mod breaker;
 pub mod chunks;

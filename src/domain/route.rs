@@ -7,6 +7,7 @@ use bytes::Bytes;
 use http::{Method, StatusCode};
 use ipnet::IpNet;
 
+use super::app_url::AppUrl;
 use super::breaker::BreakerPolicy;
 use super::schedule::Schedule;
 use super::scheme::Scheme;
@@ -63,8 +64,8 @@ pub enum Enforcement {
 /// The receiver behind the gateway.
 #[derive(Clone, Debug)]
 pub struct AppPolicy {
-    /// `http://host[:port][/prefix]` or `https://…`, without a trailing slash.
-    pub url: String,
+    /// Where it is.
+    pub url: AppUrl,
     /// Authorities that a certificate of the application must come from, in DER; none: those of the system.
     pub ca: Option<Arc<[Vec<u8>]>>,
     /// Longest wait for a connection.
@@ -75,26 +76,6 @@ pub struct AppPolicy {
     pub max_in_flight: usize,
     /// Which `Host` the application sees.
     pub host: HostHeader,
-}
-
-impl AppPolicy {
-    /// Host and port as the URL has them.
-    #[must_use]
-    pub fn authority(&self) -> &str {
-        let rest = self.whereabouts();
-        rest.split('/').next().unwrap_or(rest)
-    }
-
-    /// What stands before the path of every request; empty, or with a slash at its beginning and none at its end.
-    #[must_use]
-    pub fn prefix(&self) -> &str {
-        let rest = self.whereabouts();
-        rest.get(self.authority().len()..).unwrap_or_default().trim_end_matches('/')
-    }
-
-    fn whereabouts(&self) -> &str {
-        self.url.split_once("://").map_or(&*self.url, |(_, rest)| rest)
-    }
 }
 
 /// Which `Host` the application sees.
@@ -203,7 +184,7 @@ pub(crate) fn fixture(name: &str) -> Route {
         public_url: None,
         allow_from: Vec::new(),
         app: AppPolicy {
-            url: "http://127.0.0.1:9".to_owned(),
+            url: AppUrl::parse("http://127.0.0.1:9").expect("an address"),
             ca: None,
             connect_timeout: Duration::from_secs(2),
             attempt_timeout: Duration::from_secs(60),

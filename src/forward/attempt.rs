@@ -19,7 +19,7 @@ use uuid::Uuid;
 use super::patience::{IsOver, Patience};
 use super::pool::Stream;
 use super::trust::Trust;
-use super::upstream::{Address, Age, Upstream};
+use super::upstream::{Age, Upstream};
 use super::wire::{Answer, Request, Reuse, Unread};
 use crate::buffers::Buffers;
 use crate::domain::event::Event;
@@ -86,14 +86,11 @@ impl Client {
     /// A client for `app`, whose long answers find room in `buffers`.
     #[must_use]
     pub fn new(app: &AppPolicy, buffers: &Buffers) -> Self {
-        let Some(address) = Address::of(&app.url) else {
-            return Self::None(format!("`{}` is no address of an application", app.url).into());
-        };
         let tls = match Trust::of(app).tls() {
             Ok(tls) => tls,
             Err(error) => return Self::None(format!("TLS cannot be set up: {error}").into()),
         };
-        match Upstream::new(address, app.connect_timeout, tls) {
+        match Upstream::new(app.url.clone(), app.connect_timeout, tls) {
             Ok(upstream) => Self::Http(Http(upstream, buffers.clone())),
             Err(error) => Self::None(format!("`{}` cannot be reached over TLS: {error}", app.url).into()),
         }
@@ -117,7 +114,7 @@ impl Client {
         async move {
             match self {
                 Self::Http(http) => {
-                    let letter = Letter { event, app, address: http.0.address(), sending };
+                    let letter = Letter { event, app, sending };
                     http.send(&letter, patience, &times).await
                 }
                 Self::None(why) => Outcome::Unreachable((**why).to_owned()),
@@ -276,14 +273,13 @@ fn not_in_time(within: Duration, taken: bool) -> Outcome {
 struct Letter<'a> {
     event: &'a Event,
     app: &'a AppPolicy,
-    address: &'a Address,
     sending: Sending,
 }
 
 impl<'a> Letter<'a> {
     /// What leaves first: the head, with the body behind it if that is short; `None`: target or host could not be written.
     fn head(&self) -> Option<Vec<u8>> {
-        let mut head = head(self.event, self.app, self.address, self.sending)?;
+        let mut head = head(self.event, self.app, self.sending)?;
         if self.is_one_piece() {
             head.extend_from_slice(&self.event.body);
         }
@@ -310,10 +306,10 @@ fn no_status_line(within: Duration) -> Outcome {
 }
 
 /// The head of the request as the application gets it; `None`: target or host could not be written as such.
-fn head(event: &Event, app: &AppPolicy, address: &Address, sending: Sending) -> Option<Vec<u8>> {
+fn head(event: &Event, app: &AppPolicy, sending: Sending) -> Option<Vec<u8>> {
     let host = match app.host {
         HostHeader::Preserve if !event.authority.is_empty() => &event.authority,
-        HostHeader::Preserve | HostHeader::Rewrite => &address.authority,
+        HostHeader::Preserve | HostHeader::Rewrite => app.url.authority(),
     };
     let writable = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic());
     if !writable(host) || !writable(&event.target) || !writable(&event.route) {
@@ -321,7 +317,7 @@ fn head(event: &Event, app: &AppPolicy, address: &Address, sending: Sending) -> 
     }
     // A power of two, which the allocator gives out as it is.
     let mut head = Vec::with_capacity((1024 + event.body.len().min(ONE_PIECE)).next_power_of_two());
-    for part in [event.method.as_str(), " ", &address.prefix, &event.target, " HTTP/1.1\r\n"] {
+    for part in [event.method.as_str(), " ", app.url.prefix(), &event.target, " HTTP/1.1\r\n"] {
         head.extend_from_slice(part.as_bytes());
     }
     put_line(&mut head, "Host", host);
@@ -374,6 +370,7 @@ mod tests {
     use http::HeaderValue;
 
     use super::*;
+    use crate::domain::app_url::AppUrl;
     use crate::domain::event::EventId;
     use crate::domain::headers::Headers;
     use crate::domain::key::EventKey;
@@ -406,8 +403,8 @@ mod tests {
     }
 
     fn written(event: &Event, sending: Sending) -> Option<String> {
-        let address = Address::of("http://app:81/prefix/").expect("an address");
-        let head = head(event, &fixture("r").app, &address, sending)?;
+        let url = AppUrl::parse("http://app:81/prefix/").expect("an address");
+        let head = head(event, &AppPolicy { url, ..fixture("r").app }, sending)?;
         Some(String::from_utf8(head).expect("text"))
     }
 

@@ -333,7 +333,7 @@ mod tests {
         }
         world.awake();
         world.eventually("slots and places are taken", async || world.count(State::InFlight).await == 32).await;
-        assert_eq!(world.app.seen.lock().unwrap().len(), 16);
+        world.eventually("the slots are used", async || world.app.seen.lock().unwrap().len() == 16).await;
         world.app.allowed.add_permits(3);
         world.eventually("three are settled", async || world.spool.totals().pending() == 97).await;
         world.eventually("three more are sent", async || world.app.seen.lock().unwrap().len() == 19).await;

@@ -45,6 +45,7 @@ use self::turns::Turns;
 use crate::buffers::Buffers;
 use crate::claims::{Claims, Held};
 use crate::clock::Clock;
+use crate::domain::app_url::AppUrl;
 use crate::domain::event::{Event, EventId};
 use crate::domain::key::EventKey;
 use crate::domain::outcome::{Outcome, Settled};
@@ -68,10 +69,10 @@ struct Inner {
     /// Per route name, found by comparing, for most have few routes. Replaced as a whole by [`Deliverer::configure`].
     lanes: ArcSwap<BTreeMap<Arc<str>, Arc<Lane>>>,
     /// Per application address; outlives a change of the configuration.
-    breakers: Mutex<HashMap<String, Arc<SharedBreaker>>>,
+    breakers: Mutex<HashMap<AppUrl, Arc<SharedBreaker>>>,
     towards: Towards,
     /// Per application and way to it; outlives a change of the configuration.
-    clients: Mutex<HashMap<(String, Duration, Trust), Client>>,
+    clients: Mutex<HashMap<(AppUrl, Duration, Trust), Client>>,
     /// Events on disk with an attempt running or about to: they are not picked again.
     running: Mutex<HashSet<EventId>>,
     /// Events of which a copy is being sent, where there may be copies. Bounded as `running` is.

@@ -23,7 +23,7 @@ impl Trust {
     #[must_use]
     pub(super) fn of(app: &AppPolicy) -> Self {
         match &app.ca {
-            _ if app.url.starts_with("http://") => Self::Nobody,
+            _ if !app.url.is_https() => Self::Nobody,
             None => Self::System,
             Some(these) => Self::These(these.clone()),
         }

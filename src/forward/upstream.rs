@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 
 use super::pool::{Pool, Stream, Wire};
+use crate::domain::app_url::AppUrl;
 
 /// An application's address. Cloning shares its connections.
 #[derive(Clone, Debug)]
@@ -20,23 +21,10 @@ pub(super) struct Upstream(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    address: Address,
+    address: AppUrl,
     connect_timeout: Duration,
     tls: Option<Encryption>,
     pool: Pool,
-}
-
-/// What an application's URL says.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Address {
-    /// Name or address, without brackets.
-    host: String,
-    port: u16,
-    https: bool,
-    /// Host and port as they stand in the URL: `Host` where it is to be rewritten.
-    pub(super) authority: String,
-    /// What stands before the target of every request; no slash at its end.
-    pub(super) prefix: String,
 }
 
 struct Encryption {
@@ -65,45 +53,16 @@ pub(super) enum Age {
     Used,
 }
 
-impl Address {
-    /// Reads `http[s]://host[:port][/prefix]`.
-    pub(super) fn of(url: &str) -> Option<Self> {
-        let (https, rest) = match url.split_once("://")? {
-            ("http", rest) => (false, rest),
-            ("https", rest) => (true, rest),
-            _ => return None,
-        };
-        let (authority, prefix) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-        let (host, port) = match authority.rsplit_once(':') {
-            Some((host, port)) if !port.ends_with(']') => (host, port.parse().ok()?),
-            Some(_) | None => (authority, if https { 443 } else { 80 }),
-        };
-        let host = host.trim_matches(['[', ']']).to_owned();
-        let clean = |text: &str| text.bytes().all(|byte| byte.is_ascii_graphic());
-        (!host.is_empty() && clean(authority) && clean(prefix)).then(|| Self {
-            host,
-            port,
-            https,
-            authority: authority.to_owned(),
-            prefix: prefix.trim_end_matches('/').to_owned(),
-        })
-    }
-}
-
 impl Upstream {
     /// An application at `address`, none of whose connections is open yet.
-    pub(super) fn new(address: Address, connect_timeout: Duration, tls: ClientConfig) -> Result<Self, String> {
-        let tls = if address.https {
-            let name = ServerName::try_from(address.host.clone()).map_err(|error| error.to_string())?;
+    pub(super) fn new(address: AppUrl, connect_timeout: Duration, tls: ClientConfig) -> Result<Self, String> {
+        let tls = if address.is_https() {
+            let name = ServerName::try_from(address.host().to_owned()).map_err(|error| error.to_string())?;
             Some(Encryption { connector: TlsConnector::from(Arc::new(tls)), name })
         } else {
             None
         };
         Ok(Self(Arc::new(Inner { address, connect_timeout, tls, pool: Pool::default() })))
-    }
-
-    pub(super) fn address(&self) -> &Address {
-        &self.0.address
     }
 
     /// A connection that is open: the one that was used last, or a new one.
@@ -135,7 +94,7 @@ impl Upstream {
 impl Inner {
     async fn connect(&self) -> io::Result<Wire> {
         let addresses: Vec<SocketAddr> =
-            tokio::net::lookup_host((self.address.host.as_str(), self.address.port)).await?.collect();
+            tokio::net::lookup_host((self.address.host(), self.address.port())).await?.collect();
         let mut left = u32::try_from(addresses.len()).unwrap_or(u32::MAX);
         let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
         // Each address gets its share of the time, so that one that is silent does not hide the others.
@@ -169,31 +128,12 @@ mod tests {
     use super::super::pool::POOL_IDLE;
     use super::*;
 
-    #[test]
-    fn an_address_is_read_from_its_url() {
-        let read = |url| {
-            let address = Address::of(url)?;
-            Some((address.host, address.port, address.https, address.authority, address.prefix))
-        };
-        let of = |host: &str, port, https, authority: &str, prefix: &str| {
-            Some((host.to_owned(), port, https, authority.to_owned(), prefix.to_owned()))
-        };
-        assert_eq!(read("http://app"), of("app", 80, false, "app", ""));
-        assert_eq!(read("http://app:8080/"), of("app", 8080, false, "app:8080", ""));
-        assert_eq!(read("https://app/a/b/"), of("app", 443, true, "app", "/a/b"));
-        assert_eq!(read("http://[::1]:81/a"), of("::1", 81, false, "[::1]:81", "/a"));
-        assert_eq!(read("https://[::1]"), of("::1", 443, true, "[::1]", ""));
-        for url in ["app", "ftp://app", "http://", "http://app:x", "http://a b"] {
-            assert_eq!(read(url), None, "{url}");
-        }
-    }
-
     /// An upstream whose other end is a listener here.
     async fn upstream() -> (Upstream, TcpListener) {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let url = format!("http://{}", listener.local_addr().expect("bound"));
         let tls = super::super::trust::Trust::Nobody.tls().expect("a configuration");
-        let address = Address::of(&url).expect("an address");
+        let address = AppUrl::parse(&url).expect("an address");
         (Upstream::new(address, Duration::from_secs(1), tls).expect("an upstream"), listener)
     }
 

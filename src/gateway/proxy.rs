@@ -139,9 +139,7 @@ impl ProxyHttp for Proxy {
             let error = Error::explain(ErrorType::ConnectNoRoute, "the application's name does not resolve");
             return Err(error.into_up());
         };
-        let authority = app.authority();
-        let host = authority.rsplit_once(':').filter(|_| has_port(authority)).map_or(authority, |(host, _)| host);
-        let mut peer = HttpPeer::new(*address, is_https(app), host.trim_matches(['[', ']']).to_owned());
+        let mut peer = HttpPeer::new(*address, app.url.is_https(), app.url.host().to_owned());
         peer.options.ca = app.ca.as_ref().map(|these| authorities(these));
         // Each address gets its share of the time, so that one that is silent does not hide the others.
         let left = u32::try_from(way.addresses.len()).unwrap_or(u32::MAX).max(1);
@@ -180,10 +178,10 @@ impl ProxyHttp for Proxy {
             upstream.insert_header(name.clone(), value.clone())?;
         }
         if site.app.host == HostHeader::Rewrite {
-            upstream.insert_header(HOST, site.app.authority())?;
+            upstream.insert_header(HOST, site.app.url.authority())?;
         }
-        if !site.app.prefix().is_empty() {
-            let target = [site.app.prefix().as_bytes(), upstream.raw_path()].concat();
+        if !site.app.url.prefix().is_empty() {
+            let target = [site.app.url.prefix().as_bytes(), upstream.raw_path()].concat();
             upstream.set_raw_path(&target)?;
         }
         Ok(())
@@ -313,22 +311,11 @@ impl Way {
     /// All addresses of the application's name, in the order in which the system gives them.
     async fn to(app: &AppPolicy) -> Self {
         let by = Instant::now() + app.connect_timeout;
-        let authority = app.authority();
-        let port = if is_https(app) { 443 } else { 80 };
-        let address = if has_port(authority) { authority.to_owned() } else { format!("{authority}:{port}") };
-        let found = tokio::time::timeout_at(by, tokio::net::lookup_host(&address)).await;
+        let found = tokio::time::timeout_at(by, tokio::net::lookup_host((app.url.host(), app.url.port()))).await;
         let mut addresses: Vec<_> = found.ok().and_then(Result::ok).into_iter().flatten().take(ADDRESSES).collect();
         addresses.reverse();
         Self { addresses, by }
     }
-}
-
-fn is_https(app: &AppPolicy) -> bool {
-    app.url.starts_with("https://")
-}
-
-fn has_port(authority: &str) -> bool {
-    authority.rsplit(']').next().is_some_and(|tail| tail.contains(':'))
 }
 
 /// The status of the final answer that has left, if one has.

@@ -81,7 +81,7 @@ impl Site {
 
 /// A path as it reaches `app`, taken as it is, decoded once, and twice.
 fn spellings(app: &AppPolicy, path: &str) -> [String; 3] {
-    let whole = [app.prefix(), path].concat();
+    let whole = [app.url.prefix(), path].concat();
     let once = decoded(whole.as_bytes());
     let twice = decoded(&once);
     [whole.as_bytes(), &once, &twice].map(as_read)
@@ -120,6 +120,7 @@ fn decoded(path: &[u8]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::app_url::AppUrl;
     use crate::domain::route;
 
     #[test]
@@ -159,7 +160,7 @@ mod tests {
 
     #[test]
     fn what_passes_through_is_compared_where_the_application_has_it() {
-        let at = |url: &str| AppPolicy { url: url.to_owned(), ..route::fixture("hooks").app };
+        let at = |url: &str| AppPolicy { url: AppUrl::parse(url).expect("an address"), ..route::fixture("hooks").app };
         let passes = |routes: &str, other: &str, path: &str| {
             let route = Arc::new(Route { app: at(routes), ..route::fixture("hooks") });
             let site = Site::new(&[route], vec![PassPath::Below("/".into())], at(other));

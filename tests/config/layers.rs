@@ -195,8 +195,8 @@ fn a_table_of_a_route_is_laid_over_the_shared_one() {
     let route = &config.routes[0];
     assert_eq!((route.ack.budget, route.ack.reserve), (Duration::from_secs(20), Duration::from_secs(3)));
     assert_eq!((&route.ack.reply.body[..], route.ack.reply.status.as_u16()), (&b"ok"[..], 200));
-    assert_eq!(route.app.url, "http://other:1/x", "without its last slash");
-    assert_eq!(config.app.url, "http://127.0.0.1:3000", "for what is passed through");
+    assert_eq!(route.app.url.as_str(), "http://other:1/x", "without its last slash");
+    assert_eq!(config.app.url.as_str(), "http://127.0.0.1:3000", "for what is passed through");
     assert_eq!(route.delivery.schedule.wait_after(2, 0.9999).map(|wait| wait.as_secs()), Some(1));
     assert_eq!(route.delivery.schedule.wait_after(3, 0.0), None);
     assert_eq!(route.delivery.rate_per_second, Some(7));

@@ -129,7 +129,8 @@ fn what_concerns_the_connection_alone_goes_no_further() {
 #[test]
 fn the_applications_prefix_and_name_hold_for_what_passes_through_too() {
     let app = App::start();
-    let url = format!("{}/inner", app.url());
+    // The letters of a scheme mean the same, large or small (RFC 3986 section 3.1).
+    let url = format!("{}/inner", app.url().replace("http:", "Http:"));
     let lines = ["passthrough.paths = ['/*']", "app.preserve_host = false"];
     let gateway = Gateway::start(Setup::new(&url).with(&lines));
     assert_eq!(gateway.send(&Provider::Veedeo.sign(task(1))).status, 200);

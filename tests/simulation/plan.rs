@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use fastrand::Rng;
+use hookgate::domain::app_url::AppUrl;
 use hookgate::domain::breaker::BreakerPolicy;
 use hookgate::domain::headers::Headers;
 use hookgate::domain::route::{
@@ -230,7 +231,7 @@ fn route(rng: &mut Rng, number: usize) -> Route {
         public_url: None,
         allow_from: Vec::new(),
         app: AppPolicy {
-            url: format!("http://app{}", number / 2),
+            url: AppUrl::parse(&format!("http://app{}", number / 2)).unwrap(),
             ca: None,
             connect_timeout: Duration::from_secs(2),
             attempt_timeout: Duration::from_secs(if rng.bool() { 60 } else { 12 }),

@@ -206,7 +206,7 @@ impl Check<'_> {
     /// What is wrong with an application, once however many routes share it.
     fn app_rules(&mut self, policy: &AppPolicy, key: &dyn Fn(&Self, &str) -> KeyPath) {
         let ca = key(self, "ca");
-        if policy.ca.is_some() && policy.url.starts_with("http://") && !self.faulted(&ca) {
+        if policy.ca.is_some() && !policy.url.is_https() && !self.faulted(&ca) {
             self.warn(&ca, "the application is reached by http://, where no certificate is looked at".to_owned());
         }
         for (name, span) in [("connect_timeout", policy.connect_timeout), ("attempt_timeout", policy.attempt_timeout)] {
@@ -325,8 +325,8 @@ impl Check<'_> {
         for (index, pass) in passthrough.iter().enumerate() {
             let key = keys(&["passthrough", "paths", &index.to_string()]);
             let (PassPath::Exact(path) | PassPath::Below(path)) = pass;
-            let reached = [app.prefix(), path].concat();
-            let endpoint = |route: &Route| [route.app.prefix(), &*route.path].concat();
+            let reached = [app.url.prefix(), path].concat();
+            let endpoint = |route: &Route| [route.app.url.prefix(), &*route.path].concat();
             let text = match pass {
                 PassPath::Exact(path)
                     if routes.iter().any(|route| endpoint(route) == reached && *route.path != **path) =>
@@ -377,7 +377,7 @@ impl Check<'_> {
 
 fn app_policy(raw: RawApp) -> Option<AppPolicy> {
     Some(AppPolicy {
-        url: raw.url?.0.0,
+        url: raw.url?.0,
         ca: None,
         connect_timeout: raw.connect_timeout?.0,
         attempt_timeout: raw.attempt_timeout?.0,

@@ -8,6 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
+use crate::domain::app_url::AppUrl;
 use crate::domain::event::EventId;
 use crate::domain::headers::Headers;
 use crate::domain::key::EventKey;
@@ -101,7 +102,11 @@ fn buffers(most: usize) -> (Buffers, Arc<Metrics>) {
 }
 
 fn policy(url: &str) -> AppPolicy {
-    AppPolicy { url: url.to_owned(), attempt_timeout: Duration::from_secs(5), ..fixture("r").app }
+    AppPolicy {
+        url: AppUrl::parse(url).expect("an address"),
+        attempt_timeout: Duration::from_secs(5),
+        ..fixture("r").app
+    }
 }
 
 fn event(body: usize) -> Event {
@@ -218,7 +223,7 @@ async fn what_cannot_be_written_is_not_sent() {
         assert_eq!(how(&send(&app.url, &event).await), "unreachable");
     }
     assert!(app.read.lock().unwrap().is_empty());
-    assert_eq!(how(&send("no address", &event(1)).await), "unreachable");
+    assert_eq!(how(&send("https://no..name", &event(1)).await), "unreachable");
 }
 
 #[tokio::test]

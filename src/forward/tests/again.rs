@@ -1,6 +1,7 @@
 //! Deliveries from disk: when, how often, flagged or not, and what ends them.
 
 use super::*;
+use crate::domain::app_url::AppUrl;
 use crate::spool::{Possible, Settlement as Written};
 
 /// An event that failed once, at the beginning of the world.
@@ -328,10 +329,10 @@ async fn routes_of_one_application_share_what_is_known_of_it_and_others_do_not()
     let world = world(|_| {});
     let named = |name: &str, url: &str| {
         let mut route = fixture(name);
-        route.app.url = url.to_owned();
+        route.app.url = AppUrl::parse(url).expect("an address");
         Arc::new(route)
     };
-    let same = named("same", &world.route.app.url);
+    let same = named("same", world.route.app.url.as_str());
     world.deliverer.configure(&[world.route.clone(), same, named("other", "http://another")]);
     world.is_taken_for_down();
     assert!(!world.deliverer.app_is_up("same") && world.deliverer.app_is_up("other"));

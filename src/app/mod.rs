@@ -32,7 +32,7 @@ use self::listeners::{Handles, Listeners};
 use self::signals::Signals;
 use crate::admin::{AdminState, Jobs};
 use crate::config::{self, Config, ConfigFaults, Environment, Layers, NoteLevel, Program, ShowFormat, ShowOrigins};
-use crate::disk::DiskFault;
+use crate::disk::{self, DiskFault};
 use crate::domain::time::Timestamp;
 use crate::forward::Settlement;
 use crate::gateway::listener::LINGER;
@@ -279,7 +279,7 @@ impl Running {
         running.serve_telemetry(listeners.telemetry.socket);
         running.serve_admin(listeners.admin.socket);
         running.aside(keep_gauges(running.core.clone()));
-        running.aside(watch_free_space(running.core.clone(), config.spool.path.clone()));
+        running.aside(watch_free_space(running.core.metrics.clone(), config.spool.path.clone()));
         if let Some(shared) = running.core.stores.tended.clone() {
             running.aside(async move { shared.tend().await });
         }
@@ -432,10 +432,12 @@ impl Running {
 }
 
 /// Shows how much the spool's file system has left; ends with the task.
-async fn watch_free_space(core: Arc<Core>, spool: PathBuf) {
+async fn watch_free_space(metrics: Arc<Metrics>, spool: PathBuf) {
     loop {
-        if let Some(free) = core.disk.free_bytes(spool.clone()).await {
-            core.metrics.spool_disk_free_bytes.set(i64::try_from(free).unwrap_or(i64::MAX));
+        let spool = spool.clone();
+        // A file system that hangs holds up nothing but this.
+        if let Ok(Ok(free)) = tokio::task::spawn_blocking(move || disk::free_bytes(&spool)).await {
+            metrics.spool_disk_free_bytes.set(i64::try_from(free).unwrap_or(i64::MAX));
         }
         tokio::time::sleep(FREE_SPACE_EVERY).await;
     }

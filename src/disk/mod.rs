@@ -78,6 +78,7 @@ pub use self::marks::{Mark, MarkKind, Recall};
 pub use self::query::{EventRow, PayloadRow, Selection};
 pub use self::readers::Rx;
 pub use self::records::{Appended, Found, NewRow, NewState};
+pub use self::space::free_bytes;
 
 /// Jobs that may wait for the writer: some four transactions.
 const QUEUE: usize = 4096;
@@ -234,11 +235,6 @@ impl Disk {
         if let Err(fault) = self.queue(Box::new(Unawaited::new(what, work)), job::Urgency::Lazy, Undo::Savepoint, 0) {
             tracing::warn!(what, %fault, "a job on the disk that nobody waits for was not done");
         }
-    }
-
-    /// Bytes that the file system of `path` has left for us; `None`: it does not say. Waits as long as that does.
-    pub async fn free_bytes(&self, path: PathBuf) -> Option<u64> {
-        self.0.readers.have_done(move || space::free_bytes(&path)).await?.ok()
     }
 
     /// Reads, within `patience`, what is committed.

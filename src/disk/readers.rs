@@ -110,11 +110,6 @@ impl Readers {
         outcome
     }
 
-    /// Has work done that waits for the disk and reads nothing of the database, by who reads else.
-    pub(super) async fn have_done<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
-        self.0.hands.have_done(work).await
-    }
-
     /// Closes the connections that are idle and lets no further read begin.
     pub(super) fn close(&self) {
         self.0.permits.close();

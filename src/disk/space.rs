@@ -65,7 +65,7 @@ pub(super) enum Purpose {
 }
 
 /// Bytes that the file system of `path` has left for us. Waits for the file system.
-pub(super) fn free_bytes(path: &Path) -> io::Result<u64> {
+pub fn free_bytes(path: &Path) -> io::Result<u64> {
     let system = rustix::fs::statvfs(path)?;
     Ok(system.f_bavail.saturating_mul(system.f_frsize))
 }

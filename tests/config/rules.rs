@@ -84,6 +84,9 @@ fn what_names_an_event_is_noted_where_the_provider_does_not() {
         note.text.contains("not covered by the signature; key = sha256(header:X-GitHub-Delivery, sha256(body))"),
         "{note:?}"
     );
+    let config = fine(&ROUTE.replace("github", "hubspot_v2"));
+    let note = note_of(&config, "routes.a.event_id").unwrap();
+    assert_eq!(note.text, "the provider names no event; key = sha256(body) and the query");
 }
 
 #[test]

@@ -199,3 +199,53 @@ fn items_that_are_signed_each_by_itself_are_one_event_in_any_order_and_number() 
         assert_eq!((reply.status, world.app.count() - before), (200, usize::from(is_new)), "{items:?}");
     }
 }
+
+/// As `HubSpot` signs: method, address and body, and no id.
+#[test]
+fn events_without_an_id_differ_by_a_signed_query_and_method_too() {
+    const SECRET: &str = "a secret of this test alone";
+    let world = world_with(&[
+        "providers.own.signed = '{method}{url}{body}'",
+        "providers.own.signature = { header = 'X-Signature', encoding = 'base64' }",
+        "providers.plain.signed = '{body}'",
+        "providers.plain.signature = { header = 'X-Signature', encoding = 'base64' }",
+        "routes.own.path = '/own'",
+        "routes.own.provider = 'own'",
+        "routes.own.methods = ['GET', 'POST', 'PUT']",
+        "routes.own.public_url = 'http://h/own'",
+        &format!("routes.own.secrets = [{{ literal = '{SECRET}' }}]"),
+        "routes.plain.path = '/plain'",
+        "routes.plain.provider = 'plain'",
+        "routes.plain.methods = ['POST', 'PUT']",
+        &format!("routes.plain.secrets = [{{ literal = '{SECRET}' }}]"),
+    ]);
+    let send = |signed: &str, method: &str, target: &str, body: &str| {
+        let mut mac = Hmac::<Sha256>::new_from_slice(SECRET.as_bytes()).unwrap();
+        mac.update(signed.as_bytes());
+        let request = Request { method: method.to_owned(), ..Request::post(target, body) };
+        world.send(&request.with("X-Signature", BASE64.encode(&mac.finalize().into_bytes())))
+    };
+    for (method, query, body, is_new) in [
+        ("GET", "?deal=1", "", true),
+        ("GET", "?deal=2", "", true),
+        ("GET", "?deal=1", "", false),
+        ("GET", "", "", true),
+        ("POST", "", "", true),
+        ("POST", "", "", false),
+        ("POST", "?deal=1", "b", true),
+        ("PUT", "?deal=1", "b", true),
+        ("POST", "?deal=1", "c", true),
+        ("PUT", "?deal=1", "b", false),
+    ] {
+        let before = world.app.count();
+        let reply = send(&format!("{method}http://h/own{query}{body}"), method, &format!("/own{query}"), body);
+        let is = (reply.status, world.app.count() - before);
+        assert_eq!(is, (200, usize::from(is_new)), "{method} {query} {body}: {}", reply.reason());
+    }
+    // What is not signed makes no other event of one.
+    for (method, query, is_new) in [("POST", "?deal=1", true), ("POST", "?deal=2", false), ("PUT", "", false)] {
+        let before = world.app.count();
+        let reply = send("b", method, &format!("/plain{query}"), "b");
+        assert_eq!((reply.status, world.app.count() - before), (200, usize::from(is_new)), "{method} {query}");
+    }
+}

@@ -135,6 +135,9 @@ impl Check<'_> {
             Coverage::Uncovered => "sha256(what is signed)",
         };
         let text = match traits.event_id {
+            EventIdTrait::None if traits.url == Coverage::Covered => {
+                format!("the provider names no event; key = {signed} and the query")
+            }
             EventIdTrait::None => format!("the provider names no event; key = {signed}"),
             EventIdTrait::Unsigned => {
                 format!(

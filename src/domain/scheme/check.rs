@@ -45,7 +45,7 @@ impl Scheme {
         itself || as_time || as_id
     }
 
-    fn signs_address(&self) -> bool {
+    pub(super) fn signs_address(&self) -> bool {
         match &self.means {
             Means::Jwt(jwt) => jwt.binds_url(),
             Means::Signature(_) | Means::Token | Means::Basic => {

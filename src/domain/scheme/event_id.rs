@@ -1,19 +1,22 @@
 //! The name of an event: which signed values tell it from all others.
 //!
 //! A key has one part for each entry of `event_id`. Where an entry has no value, or readers may differ about it, the
-//! whole key is the digest of what was signed. An entry that the signature does not cover never names an event alone:
+//! whole key is the digest of what was signed: of the body, with the query and the method where those are signed too. An entry that the signature does not cover never names an event alone:
 //! the digest of what was signed joins it, so that a copied id on another body, or another id on a copied body,
 //! cannot take the slot of an event that is still to come.
 
 use std::borrow::Cow;
 
+use http::Method;
 use smallvec::SmallVec;
 
-use super::Read;
 use super::json::Field;
 use super::reading::{Reading, scalar_of};
 use super::source::Source;
+use super::template::Part;
 use super::traits::Coverage;
+use super::{Read, Scheme};
+use crate::domain::inbound::Inbound;
 use crate::domain::key::length;
 
 /// One part of the key: alternatives, of which the first that is present counts.
@@ -61,6 +64,22 @@ pub(super) fn read_parts(
         }
     }
     IdParts { parts, covered }
+}
+
+impl Scheme {
+    /// What joins the body in the key of an event without an id: events that differ in a signed query or method alone are not one.
+    /// A query that says when it was sent is another in each repetition, and a method of its own has who does not POST.
+    pub(super) fn signed_beside(&self, inbound: &Inbound) -> IdParts {
+        let mut parts = Parts::new();
+        let says_when = self.sent.as_ref().is_some_and(|rule| matches!(rule.source, Source::Query(_)));
+        if let Some(query) = inbound.query.as_deref().filter(|_| self.signs_address() && !says_when) {
+            put_part(*b"q0", query.as_bytes(), &mut parts);
+        }
+        if self.signed.has(&Part::Method) && inbound.method != Method::POST {
+            put_part(*b"m0", inbound.method.as_str().as_bytes(), &mut parts);
+        }
+        IdParts { parts, covered: Coverage::Uncovered }
+    }
 }
 
 fn read_entry(

@@ -179,9 +179,12 @@ impl Scheme {
         let fields = reading.all_fields(self, &mut later);
         let sent = self.sent_moment(&reading, fields, found.time.as_deref())?;
         let signed_at = self.signed_moment(&reading, fields);
-        let id = read_parts(&self.event_id, &reading, fields, self.body_signed);
+        let mut id = read_parts(&self.event_id, &reading, fields, self.body_signed);
         let event_type = self.read_type(&reading, fields);
         let (secret, signed) = (found.secret, found.signed);
+        if id.parts.is_empty() && signed.is_none() {
+            id = self.signed_beside(inbound);
+        }
         Ok(Findings { secret, sent, signed_at, id, signed, event_type, times: found.times })
     }
 

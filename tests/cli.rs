@@ -654,6 +654,25 @@ fn records_that_were_set_aside_are_listed_and_dropped_and_never_retried() {
 }
 
 #[test]
+fn an_export_says_how_many_records_it_left_out() {
+    let desk = Desk::new();
+    let gateway = Gateway::start(desk.spool());
+    let ids: Vec<String> = (1..=3).map(|number| gateway.put_dead(number)).collect();
+    tamper(&desk, "UPDATE payloads SET body = x'7b5d' WHERE seq = 2");
+    let spool = desk.spool().display().to_string();
+    let of_file = desk.run(&["dlq", "export", "--spool", &spool]);
+    let of_gateway = gateway.ask(&desk, &["dlq", "export"]);
+    for (said, whose) in [(of_file, &*ids[1]), (of_gateway, "1 damaged records are left out")] {
+        let kept: Vec<Value> = said.lines().iter().map(|line| line["id"].clone()).collect();
+        assert_eq!(kept, [Value::from(&*ids[0]), Value::from(&*ids[2])]);
+        said.failed(65, whose);
+    }
+    // Now it is no dead letter any more.
+    let again = gateway.ask(&desk, &["dlq", "export"]);
+    assert_eq!((again.code, again.lines().len()), (0, 2), "{again:?}");
+}
+
+#[test]
 fn a_damaged_file_is_damaged_though_its_records_are_whole() {
     let desk = Desk::new();
     let gateway = Gateway::start(desk.spool());

@@ -295,3 +295,21 @@ fn shopify_may_name_its_headers_as_its_events_api_does() {
     inbound.headers.insert("shopify-hmac-sha256", HeaderValue::from_static("AAAA"));
     assert!(case.judge(inbound).is_err());
 }
+
+/// A product that is made is told as made and as changed, in the same words.
+#[test]
+fn one_event_of_shopify_under_two_topics_is_two_events_here() {
+    let case = Case::sign("shopify").expect("a signed request");
+    let key = |event: &'static str, topic: &'static str| {
+        let mut inbound = case.inbound.clone();
+        inbound.headers.insert("x-shopify-event-id", HeaderValue::from_static(event));
+        inbound.headers.insert("x-shopify-topic", HeaderValue::from_static(topic));
+        let ready = case.scheme.prepare(&case.secret).expect("a key");
+        let verified = case.scheme.verify(inbound, &[(0, &ready)], None).map_err(|refused| refused.refusal);
+        case.scheme.key("r", &verified.expect("signed"))
+    };
+    let made = key("e1", "products/create");
+    assert_eq!(made, key("e1", "products/create"));
+    assert_ne!(made, key("e1", "products/update"));
+    assert_ne!(made, key("e2", "products/create"));
+}

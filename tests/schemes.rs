@@ -322,6 +322,25 @@ fn what_is_not_signed_cannot_make_another_event_of_a_signed_token() {
 }
 
 #[test]
+fn a_field_of_a_form_that_is_signed_without_separators_names_no_event_alone() {
+    let scheme = "signature = { header = \"X-Sig\", encoding = \"hex\" }\nsigned = \"{sorted_form}\"\n\
+                  event_id = [\"form:id\"]";
+    let scheme = written(scheme).expect("a sound scheme");
+    let form = HeaderValue::from_static("application/x-www-form-urlencoded");
+    let mut captured = request(b"Body=xid2&id=1");
+    captured.headers.insert("content-type", form.clone());
+    scheme.sign(&mut captured, &secret_for(""), NOW).expect("signed");
+    let mut cut = captured.clone();
+    cut.body = Bytes::from_static(b"Body=x&id=2id1");
+    let mut other = request(b"Body=x&id=2id1&z=");
+    other.headers.insert("content-type", form);
+    scheme.sign(&mut other, &secret_for(""), NOW).expect("signed");
+    let key = |request| scheme.key("r", &verify(&scheme, "", received(request)).expect("signed")).slot;
+    assert_ne!(key(cut), key(other), "who cuts one event anew takes no other one's slot");
+    assert_eq!(key(captured.clone()), key(captured));
+}
+
+#[test]
 fn slack_and_zoom_handshakes_are_answered_and_events_are_not() {
     let answer = |name: &str, body: &str| {
         let scheme = builtin(name);
@@ -395,6 +414,7 @@ fn parts_that_contradict_one_another_are_faults() {
         ("timestamp.from", "timestamp = { from = \"sig:t\" }"),
         ("timestamp.covered", "timestamp = { from = \"header:T\", covered = true }"),
         ("signed_at.from", "signed_at = { from = \"header:T\", max_age = \"1h\" }"),
+        ("signed_at.from", "signed = \"{sorted_form}\"\nsigned_at = { from = \"form:T\", max_age = \"1h\" }"),
         ("mac", "kind = \"hash\"\nmac = \"sha512\"\nsigned = \"{secret}{body}\""),
         ("key.bare", "key = { bare = \"utf8\" }"),
         ("claims", "claims = { iss = \"x\" }"),
@@ -723,4 +743,24 @@ fn what_was_signed_cannot_be_cut_at_another_place() {
         set(&mut cut, name, value);
     }
     assert_eq!(judge("standardwebhooks", &[SECRET], &cut), Err(Refusal::SignatureMalformed));
+}
+
+#[test]
+fn a_time_that_nobody_asks_the_age_of_is_no_piece_of_a_body_either() {
+    let scheme = "signature = { header = \"X-Sig\", encoding = \"hex\" }\nsigned = \"{timestamp}.{body}\"\n\
+                  timestamp = { from = \"header:X-Time\", tolerance = \"0s\" }";
+    let scheme = written(scheme).expect("a sound scheme");
+    let sent = |text: &[u8], time: &str, body: &[u8]| {
+        let mut mac = Hmac::<Sha256>::new_from_slice(secret_for("").expose()).expect("a key");
+        mac.update(text);
+        let mut inbound = received(request(body));
+        set(&mut inbound, "x-time", time);
+        set(&mut inbound, "x-sig", &data_encoding::HEXLOWER.encode(&mac.finalize().into_bytes()));
+        verify(&scheme, "", inbound).map(drop)
+    };
+    for time in ["1760000000", "Thu, 09 Oct 2025 08:53:20 GMT", "2025-10-09T08:53:20.5+00:00", "some time"] {
+        let text = [time.as_bytes(), br#".{"a":"x.y"}"#].concat();
+        assert!(sent(&text, time, br#"{"a":"x.y"}"#).is_ok(), "{time}");
+    }
+    assert_eq!(sent(br#"1.{"a":"x.y"}"#, r#"1.{"a":"x"#, br#"y"}"#), Err(Refusal::TimestampMalformed));
 }

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use axum::Json;
 use axum::body::{Body, Bytes};
 use axum::extract::{Query, State};
-use axum::http::header;
+use axum::http::{HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use hyper::body::Frame;
 use serde::{Deserialize, Serialize};
@@ -16,8 +16,9 @@ use tokio::sync::mpsc;
 use super::AdminState;
 use super::problem::Problem;
 use super::query::{DeadFilter, event_id, page};
-use super::shapes::{DeadLetter, Exported, Show, Signatures, line};
-use crate::spool::{Filter, Listed, SpoolFault, Stored};
+use super::shapes::{DeadLetter, Exported, LEFT_OUT, Show, Signatures, line};
+use crate::domain::event::EventId;
+use crate::spool::{Filter, Listed, SpoolFault, State as Where, Stored};
 
 /// Events of an export that are listed at once.
 const EXPORT_PAGE: usize = 100;
@@ -106,32 +107,52 @@ pub(super) async fn export(
         }
     });
     let body = Body::new(Lines(taken));
-    Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], body).into_response())
+    let headers = [
+        (header::CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson")),
+        (header::TRAILER, HeaderValue::from_static(LEFT_OUT)),
+    ];
+    Ok((headers, body).into_response())
 }
 
-type Line = Result<Bytes, SpoolFault>;
+type Line = Result<Frame<Bytes>, SpoolFault>;
 
-/// Writes every event that `filter` means; ends early when nobody reads.
+/// Writes every event that `filter` means, and how many it cannot write; ends early when nobody reads.
 async fn write_all(
     state: &AdminState,
     mut filter: Filter,
     signatures: Signatures,
     lines: &mpsc::Sender<Line>,
 ) -> Result<(), SpoolFault> {
+    let mut left_out = 0_u64;
     loop {
         let found = state.spool.page(filter.clone()).await?;
         for listed in &found {
-            let Some(stored) = state.spool.load(listed.id).await? else { continue };
+            let Some(stored) = state.spool.load(listed.id).await? else {
+                left_out = left_out.saturating_add(u64::from(is_damaged(state, listed.id).await?));
+                continue;
+            };
             let Ok(text) = exported(state, listed, &stored, signatures) else { continue };
-            if lines.send(Ok(text.into())).await.is_err() {
+            if lines.send(Ok(Frame::data(text.into()))).await.is_err() {
                 return Ok(());
             }
         }
         match found.last() {
             Some(last) if found.len() >= EXPORT_PAGE => filter.after = Some(last.id),
-            Some(_) | None => return Ok(()),
+            Some(_) | None => break,
         }
     }
+    if left_out > 0 {
+        let trailers = [(HeaderName::from_static(LEFT_OUT), HeaderValue::from(left_out))].into_iter().collect();
+        // A reader that is gone does not need to be told.
+        let _told = lines.send(Ok(Frame::trailers(trailers))).await;
+    }
+    Ok(())
+}
+
+/// Whether it is set aside; otherwise it is no dead letter any more.
+async fn is_damaged(state: &AdminState, id: EventId) -> Result<bool, SpoolFault> {
+    let filter = Filter { ids: vec![id], state: Some(Where::Damaged), ..Filter::default() };
+    Ok(!state.spool.list(filter).await?.is_empty())
 }
 
 fn exported(
@@ -155,6 +176,6 @@ impl hyper::body::Body for Lines {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, SpoolFault>>> {
-        self.0.poll_recv(context).map(|line| line.map(|line| line.map(Frame::data)))
+        self.0.poll_recv(context)
     }
 }

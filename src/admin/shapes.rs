@@ -62,6 +62,10 @@ pub(super) fn reason(listed: &Listed) -> Option<&'static str> {
     if listed.state == State::Damaged { Some(DAMAGED) } else { listed.reason.map(DeadReason::as_str) }
 }
 
+/// How many records an export left out because they are not what was written, as a trailer (RFC 9110 section 6.5) for who
+/// asks with `TE: trailers`. Without it none was.
+pub const LEFT_OUT: &str = "hookgate-left-out";
+
 /// A dead letter with what it takes to send it from elsewhere, one line of `dlq export`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Exported {

@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, CONTENT_TYPE};
+use http::header::{AUTHORIZATION, CONTENT_TYPE, TE};
 use http::{HeaderValue, Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
@@ -96,7 +96,8 @@ impl Admin {
 
     /// Asks, and gives the body of a good answer as it comes.
     pub(super) async fn ask(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Incoming, Failure> {
-        let mut request = Request::builder().method(method).uri(format!("{}{path}", self.base));
+        // What a stream could not hold stands behind it.
+        let mut request = Request::builder().method(method).uri(format!("{}{path}", self.base)).header(TE, "trailers");
         if let Some(authorization) = &self.authorization {
             request = request.header(AUTHORIZATION, authorization);
         }

@@ -16,7 +16,7 @@ use super::output::{bar, put, put_json, put_table, say, short_moment, text};
 use super::status::{open, spool_failure};
 use super::{Context, Exit, Failure, Outcome};
 use crate::admin::query::{DAMAGED, DeadFilter, FilterFault, event_id};
-use crate::admin::shapes::{DeadLetter, Exported, Show, Signatures};
+use crate::admin::shapes::{DeadLetter, Exported, LEFT_OUT, Show, Signatures};
 use crate::domain::event::EventId;
 use crate::domain::route::Route;
 use crate::spool::{Filter, Listed, SpoolReader, State, Stored};
@@ -161,7 +161,7 @@ async fn export_of_gateway(admin: &Admin, pick: &Pick, from: Option<&str>) -> Ou
     let path = format!("/api/dead-letters/export{}", query(&fields));
     let mut body = admin.ask(Method::GET, &path, None).await?;
     let bar = bar(count(admin, pick, from).await, FEW);
-    let mut lines = WholeLines::default();
+    let (mut lines, mut left_out) = (WholeLines::default(), None);
     let broken = loop {
         let frame = tokio::select! {
             frame = body.frame() => frame,
@@ -170,15 +170,23 @@ async fn export_of_gateway(admin: &Admin, pick: &Pick, from: Option<&str>) -> Ou
         match frame {
             None => break None,
             Some(Err(error)) => break Some(format!("the export broke off: {error}")),
-            Some(Ok(frame)) => {
-                if let Ok(bytes) = frame.into_data() {
+            Some(Ok(frame)) => match frame.into_data() {
+                Ok(bytes) => {
                     put(&lines.add(&bytes))?;
                     bar.set_position(lines.count);
                 }
-            }
+                Err(behind) => left_out = behind.trailers_ref().and_then(|trailers| trailers.get(LEFT_OUT)).cloned(),
+            },
         }
     };
     bar.finish_and_clear();
+    if let (None, Some(count)) = (&broken, left_out) {
+        let count = count.to_str().unwrap_or("some");
+        let text = format!(
+            "{count} damaged records are left out and were set aside: `hookgate dlq list --damaged` lists them"
+        );
+        return Err(Failure::new(Exit::Damaged, text));
+    }
     let Some(why) = broken else { return Ok(Exit::Ok) };
     let how = lines.last.map_or_else(String::new, |last| format!(": the same command with --from {last} goes on"));
     Err(Failure::failed(format!("{why} after {} events{how}", lines.count)))

@@ -33,11 +33,8 @@ impl Scheme {
         let itself = match source {
             Source::Header(name) => self.signed.has(&Part::Header(name.clone())),
             Source::Json(place) => self.body_signed.is_yes() || self.signed.has(&Part::Json(*place)),
-            Source::Form(name) => {
-                self.body_signed.is_yes()
-                    || self.signed.has(&Part::Form(name.clone()))
-                    || self.signed.has(&Part::SortedForm)
-            }
+            // Of a whole form names and values stand one behind the other: the same text is that of other fields too.
+            Source::Form(name) => self.body_signed.is_yes() || self.signed.has(&Part::Form(name.clone())),
             Source::Query(_) => self.signs_address(),
             Source::Claim(_) => true,
             Source::Beside(_) => false,

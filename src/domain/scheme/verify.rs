@@ -416,8 +416,14 @@ impl Scheme {
             Source::Claim(_) => false,
             Source::Header(_) | Source::Form(_) | Source::Query(_) | Source::Beside(_) => true,
         };
-        let needed = self.signed.has(&Part::Timestamp) || (known && rule.window.is_some());
-        if text.is_none() && needed { Err(Refusal::TimestampMissing) } else { Ok(text) }
+        let is_signed = self.signed.has(&Part::Timestamp);
+        let needed = is_signed || (known && rule.window.is_some());
+        match &text {
+            None if needed => Err(Refusal::TimestampMissing),
+            // Where nobody asks for its age it need be no time that is understood, but no piece of a body either.
+            Some(text) if is_signed && rule.window.is_none() && !is_time_like(text) => Err(Refusal::TimestampMalformed),
+            Some(_) | None => Ok(text),
+        }
     }
 
     fn sent_moment(
@@ -449,6 +455,11 @@ impl Scheme {
         let text = String::from_utf8(text.into_owned()).ok().filter(|text| text.len() <= MAX_TYPE_BYTES)?;
         (!text.chars().any(char::is_control)).then_some(text)
     }
+}
+
+/// Whether a time could be written so: in whatever order, with names of days and zones or without.
+fn is_time_like(text: &[u8]) -> bool {
+    text.iter().all(|byte| byte.is_ascii_alphanumeric() || b" +-./:,".contains(byte))
 }
 
 /// A signature in a form covers a field and not the body: whoever reads the body as something else reads what nobody

@@ -184,7 +184,7 @@ fn judge(route: &Route, inbound: Inbound, now: Timestamp) -> Result<Verdict, Ref
         word: if handshake { "handshake" } else { "accept" },
         reason,
         secret: Some(verified.secret()),
-        key: Some(route.scheme.key(&route.name, &verified).to_hex()),
+        key: (!verified.is_event_of_its_own()).then(|| route.scheme.key(&route.name, &verified).to_hex()),
         event_type: route.scheme.event_type(&verified).map(str::to_owned),
     })
 }

@@ -161,7 +161,11 @@ impl Route {
         received_at: Timestamp,
     ) -> Event {
         let whole = verified.whole();
-        let key = verified.key(&self.name, &whole);
+        let key = if verified.is_event_of_its_own() {
+            EventKey::of_imprint(&self.name, &[b"request", id.0.as_bytes()], &whole)
+        } else {
+            verified.key(&self.name, &whole)
+        };
         let imprint = verified.is_of_body().then_some(whole);
         let signed_at = freshness.map_or_else(|| verified.signed_at(), |freshness| freshness.signed_at);
         let (inbound, event_type) = verified.into_typed();

@@ -84,9 +84,15 @@ fn what_names_an_event_is_noted_where_the_provider_does_not() {
         note.text.contains("not covered by the signature; key = sha256(header:X-GitHub-Delivery, sha256(body))"),
         "{note:?}"
     );
-    let config = fine(&ROUTE.replace("github", "hubspot_v2"));
+    let own = "[providers.own]\nsignature = { header = \"X\", encoding = \"hex\" }\nsigned = \"{url}{body}\"\n";
+    let config = fine(&format!("{}{own}", ROUTE.replace("github", "own")));
     let note = note_of(&config, "routes.a.event_id").unwrap();
     assert_eq!(note.text, "the provider names no event; key = sha256(body) and the query");
+    let config = fine(&ROUTE.replace("github", "dropbox"));
+    let note = note_of(&config, "routes.a.event_id").unwrap();
+    assert!(note.text.contains("each request is an event of its own"), "{note:?}");
+    let note = note_of(&config, "routes.a.timestamp").unwrap();
+    assert!(note.text.ends_with("can be delivered again at any time"), "{note:?}");
 }
 
 #[test]

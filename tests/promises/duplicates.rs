@@ -1,5 +1,6 @@
 //! One event, however often it is sent. P5, P6, P7.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use data_encoding::BASE64;
@@ -248,4 +249,38 @@ fn events_without_an_id_differ_by_a_signed_query_and_method_too() {
         let reply = send("b", method, &format!("/plain{query}"), "b");
         assert_eq!((reply.status, world.app.count() - before), (200, usize::from(is_new)), "{method} {query}");
     }
+}
+
+/// As `Dropbox` tells of changes, and `ClickUp`, whose events have an id or none.
+#[test]
+fn where_each_request_is_an_event_of_its_own_equal_ones_are_all_delivered() {
+    const SECRET: &str = "a secret of this test alone";
+    let of = |name: &str, id: &str| {
+        vec![
+            format!("providers.{name}.signature = {{ header = 'X-Signature', encoding = 'base64' }}"),
+            format!("providers.{name}.event_id = ['{id}']"),
+            format!("routes.{name}.path = '/{name}'"),
+            format!("routes.{name}.provider = '{name}'"),
+            format!("routes.{name}.secrets = [{{ literal = '{SECRET}' }}]"),
+        ]
+    };
+    let lines = [of("all", "request"), of("some", "json:/id|request")].concat();
+    let world = world_with(&lines.iter().map(String::as_str).collect::<Vec<_>>());
+    let send = |target: &str, body: &str| {
+        let mut mac = Hmac::<Sha256>::new_from_slice(SECRET.as_bytes()).unwrap();
+        mac.update(body.as_bytes());
+        let signature = BASE64.encode(&mac.finalize().into_bytes());
+        let before = world.app.count();
+        assert_eq!(world.send(&Request::post(target, body).with("X-Signature", signature)).status, 200);
+        world.app.count() - before
+    };
+    let changed = r#"{"list_folder":{"accounts":["dbid:AAH4f99"]}}"#;
+    assert_eq!([(); 3].map(|()| send("/all", changed)), [1, 1, 1]);
+    assert_eq!([(); 3].map(|()| send("/some", changed)), [1, 1, 1]);
+    assert_eq!([(); 3].map(|()| send("/some", r#"{"id":1}"#)), [1, 0, 0]);
+    // What readers may differ about is no missing id.
+    assert_eq!([(); 3].map(|()| send("/some", r#"{"id":1,"id":2}"#)), [1, 0, 0]);
+    let seen = world.app.seen();
+    let keys: HashSet<String> = seen.iter().map(|seen| seen.header("hookgate-key")).collect();
+    assert_eq!(keys.len(), 8, "each has a name of its own: {keys:?}");
 }

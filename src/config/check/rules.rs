@@ -47,6 +47,12 @@ impl Check<'_> {
     /// A captured request must be a duplicate as long as its time is accepted.
     fn replay_rules(&mut self, route: &Route, traits: &SchemeTraits) {
         let ttl = span(route.dedup_ttl);
+        let again = match traits.event_id {
+            EventIdTrait::Request => "at any time".to_owned(),
+            EventIdTrait::None | EventIdTrait::Unsigned | EventIdTrait::Signed => {
+                format!("once dedup forgets it ({ttl})")
+            }
+        };
         let timestamp = keys(&["routes", &route.name, "timestamp"]);
         if let SentTrait::Covered { tolerance } = traits.sent {
             self.shorter_than_ttl(route, "timestamp", "tolerance", tolerance);
@@ -67,13 +73,13 @@ impl Check<'_> {
                 &timestamp,
                 format!(
                     "the timestamp is not covered by the signature and no other time is signed: a captured request can \
-                     be delivered again once dedup forgets it ({ttl})"
+                     be delivered again {again}"
                 ),
             ),
             (SentTrait::None, None) => self.note(
                 &timestamp,
                 format!(
-                    "{} signs no time: a captured request can be delivered again once dedup forgets it ({ttl})",
+                    "{} signs no time: a captured request can be delivered again {again}",
                     route.provider
                 ),
             ),
@@ -110,7 +116,7 @@ impl Check<'_> {
             let at = keys(&["routes", &route.name, "signed_at", "max_age"]);
             self.fault(FaultKind::Conflict, &at, found, "more than that, so that no repetition is refused as too old");
         }
-        if horizon >= route.dedup_ttl {
+        if horizon >= route.dedup_ttl && traits.event_id != EventIdTrait::Request {
             let text = format!(
                 "{} repeats an event for up to {}, and dedup forgets it after {}: a late repetition would be delivered \
                  again",
@@ -135,7 +141,12 @@ impl Check<'_> {
             Coverage::Uncovered => "sha256(what is signed)",
         };
         let text = match traits.event_id {
-            EventIdTrait::None if traits.url == Coverage::Covered => {
+            EventIdTrait::Request => {
+                "nothing tells one event from another: each request is an event of its own, and what is sent \
+                                      again is delivered again"
+                    .to_owned()
+            }
+            EventIdTrait::None if (traits.url, traits.body) == (Coverage::Covered, Coverage::Covered) => {
                 format!("the provider names no event; key = {signed} and the query")
             }
             EventIdTrait::None => format!("the provider names no event; key = {signed}"),

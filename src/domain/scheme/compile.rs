@@ -20,6 +20,9 @@ use super::template::{self, Part, Template};
 use super::traits::Coverage;
 use super::{BodyDigest, Each, Means, Read, Reads, Scheme, SchemeFault};
 
+/// The alternative in `event_id` where nothing in a request tells it from another event.
+const EACH_REQUEST: &str = "request";
+
 /// `timestamp.tolerance` where none is given: what most providers' own libraries use.
 pub(super) const TOLERANCE: Span = Span(std::time::Duration::from_secs(300));
 /// `signed_at.future` where none is given: clocks differ, events do not come before they happen.
@@ -112,6 +115,7 @@ impl Compiler<'_> {
         scheme.event_id = entries
             .into_iter()
             .map(|entry| IdEntry {
+                or_request: entry.or_request,
                 alternatives: entry
                     .alternatives
                     .into_iter()
@@ -275,11 +279,11 @@ impl Compiler<'_> {
         let mut ids = Vec::with_capacity(entries.len());
         for (index, entry) in entries.iter().enumerate() {
             let key = format!("event_id[{index}]");
-            let alternatives = entry
-                .split('|')
-                .filter_map(|text| self.source(&key, text.trim()).map(|source| (source, Coverage::Uncovered)))
-                .collect();
-            ids.push(IdEntry { alternatives });
+            let mut texts: Vec<&str> = entry.split('|').map(str::trim).collect();
+            let or_request = Read::when(texts.pop_if(|last| *last == EACH_REQUEST).is_some());
+            let sources = texts.into_iter().filter_map(|text| self.source(&key, text));
+            let alternatives = sources.map(|source| (source, Coverage::Uncovered)).collect();
+            ids.push(IdEntry { alternatives, or_request });
         }
         ids
     }

@@ -23,6 +23,8 @@ use crate::domain::key::length;
 #[derive(Clone, Debug)]
 pub(super) struct IdEntry {
     pub(super) alternatives: Vec<(Source, Coverage)>,
+    /// Whether a request without any of them is an event of its own.
+    pub(super) or_request: Read,
 }
 
 /// The parts of a key, in the order of the entries, as [`put_part`] writes them: each is its kind, the place of its
@@ -36,6 +38,15 @@ pub(super) struct IdParts {
     pub(super) parts: Parts,
     /// Whether the signature covers all of them.
     pub(super) covered: Coverage,
+    /// Whether the request itself is the event, whatever was signed.
+    pub(super) is_request: Read,
+}
+
+/// What one entry yields.
+enum Found {
+    Part(Coverage),
+    Missing,
+    Unclear,
 }
 
 impl IdEntry {
@@ -57,13 +68,18 @@ pub(super) fn read_parts(
     let mut parts = Parts::new();
     let mut covered = Coverage::Covered;
     for entry in entries {
-        match read_entry(entry, reading, fields, body_signed, &mut parts) {
-            Some(Coverage::Covered) => {}
-            Some(Coverage::Uncovered) => covered = Coverage::Uncovered,
-            None => return IdParts { parts: Parts::new(), covered: Coverage::Covered },
-        }
+        let is_request = match read_entry(entry, reading, fields, body_signed, &mut parts) {
+            Found::Part(Coverage::Covered) => continue,
+            Found::Part(Coverage::Uncovered) => {
+                covered = Coverage::Uncovered;
+                continue;
+            }
+            Found::Missing => entry.or_request,
+            Found::Unclear => Read::No,
+        };
+        return IdParts { parts: Parts::new(), covered: Coverage::Covered, is_request };
     }
-    IdParts { parts, covered }
+    IdParts { parts, covered, is_request: Read::No }
 }
 
 impl Scheme {
@@ -78,7 +94,7 @@ impl Scheme {
         if self.signed.has(&Part::Method) && inbound.method != Method::POST {
             put_part(*b"m0", inbound.method.as_str().as_bytes(), &mut parts);
         }
-        IdParts { parts, covered: Coverage::Uncovered }
+        IdParts { parts, covered: Coverage::Uncovered, is_request: Read::No }
     }
 }
 
@@ -88,10 +104,10 @@ fn read_entry(
     fields: &[Field<'_>],
     body_signed: Read,
     parts: &mut Parts,
-) -> Option<Coverage> {
+) -> Found {
     for (place, (source, coverage)) in (0u8..).zip(&entry.alternatives) {
         let (tag, value) = match source {
-            Source::Json(pointer) if fields.get(*pointer) == Some(&Field::Unclear) => return None,
+            Source::Json(pointer) if fields.get(*pointer) == Some(&Field::Unclear) => return Found::Unclear,
             Source::Json(pointer) => match scalar_of(fields, *pointer) {
                 Some(scalar) => {
                     let tag = if body_signed.is_yes() { scalar.tag() } else { b'j' };
@@ -100,16 +116,17 @@ fn read_entry(
                 None => continue,
             },
             Source::Header(_) | Source::Form(_) | Source::Query(_) | Source::Beside(_) | Source::Claim(_) => {
-                match reading.value(source).ok()? {
-                    Some(value) => (b'o', value),
-                    None => continue,
+                match reading.value(source) {
+                    Ok(Some(value)) => (b'o', value),
+                    Ok(None) => continue,
+                    Err(_) => return Found::Unclear,
                 }
             }
         };
         put_part([tag, place], &value, parts);
-        return Some(*coverage);
+        return Found::Part(*coverage);
     }
-    None
+    Found::Missing
 }
 
 /// Writes one part as [`EventKey::of_written`](crate::domain::key::EventKey::of_written) takes it.

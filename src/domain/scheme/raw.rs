@@ -68,7 +68,8 @@ pub struct RawScheme {
     pub signed_at: Option<RawSignedAt>,
     /// What names the event, all of them together: `json:/pointer`, `header:NAME`, `form:NAME`, `query:NAME`,
     /// `claim:NAME`. Alternatives are separated by `|`, the first one present counts. Where one entry has none, the body names
-    /// the event.
+    /// the event; `request` as the last alternative: such a request is an event of its own, for senders that say the same of
+    /// different events.
     pub event_id: Option<Vec<String>>,
     /// The event's type: `json:/pointer`, `header:NAME` or `claim:NAME`.
     pub event_type: Option<String>,

@@ -58,6 +58,8 @@ pub enum SentTrait {
 pub enum EventIdTrait {
     /// The body, or what of it is signed.
     None,
+    /// Nothing: each request is an event of its own.
+    Request,
     /// An id that the signature does not cover, together with the body.
     Unsigned,
     /// An id that the signature covers.
@@ -116,6 +118,7 @@ impl Scheme {
     fn event_id_trait(&self) -> EventIdTrait {
         match self.event_id.as_slice() {
             [] => EventIdTrait::None,
+            entries if entries.iter().any(|entry| entry.alternatives.is_empty()) => EventIdTrait::Request,
             entries if entries.iter().all(IdEntry::is_covered) => EventIdTrait::Signed,
             _ => EventIdTrait::Unsigned,
         }

@@ -10,7 +10,7 @@ use super::address::Address;
 use super::encoding::{decode, digest};
 use super::event_id::{IdParts, read_parts};
 use super::form::Form;
-use super::freshness::{Freshness, Moment, SignedAtMissing};
+use super::freshness::{Freshness, Moment, SignedAtMissing, is_time_like};
 use super::json::{self, Field, Fields};
 use super::key::Key;
 use super::life::Times;
@@ -104,7 +104,7 @@ impl Verified {
 
     /// What the event of `route` is called for deduplication; `whole`: what [`Self::whole`] gives.
     pub(in crate::domain) fn key(&self, route: &str, whole: &[u8; 32]) -> EventKey {
-        let IdParts { parts, covered } = &self.findings.id;
+        let IdParts { parts, covered, .. } = &self.findings.id;
         if parts.is_empty() {
             return EventKey::of_imprint(route, &[b"signed", whole], whole);
         }
@@ -113,6 +113,12 @@ impl Verified {
             Coverage::Uncovered => Some(whole.as_slice()),
         };
         EventKey::of_written(route, parts, last, whole)
+    }
+
+    /// Whether the request is an event of its own: another one that is its like is another event.
+    #[must_use]
+    pub fn is_event_of_its_own(&self) -> bool {
+        self.findings.id.is_request.is_yes()
     }
 
     /// Whether what was signed is the body.
@@ -182,7 +188,7 @@ impl Scheme {
         let mut id = read_parts(&self.event_id, &reading, fields, self.body_signed);
         let event_type = self.read_type(&reading, fields);
         let (secret, signed) = (found.secret, found.signed);
-        if id.parts.is_empty() && signed.is_none() {
+        if id.parts.is_empty() && signed.is_none() && !id.is_request.is_yes() {
             id = self.signed_beside(inbound);
         }
         Ok(Findings { secret, sent, signed_at, id, signed, event_type, times: found.times })
@@ -236,7 +242,7 @@ impl Scheme {
         verified.findings.event_type.as_deref()
     }
 
-    /// The event's key. Bytes that the signature does not cover never name an event alone.
+    /// The event's key, unless the request is an event of its own. Bytes that the signature does not cover never name an event alone.
     #[must_use]
     pub fn key(&self, route: &str, verified: &Verified) -> EventKey {
         verified.key(route, &verified.whole())
@@ -455,11 +461,6 @@ impl Scheme {
         let text = String::from_utf8(text.into_owned()).ok().filter(|text| text.len() <= MAX_TYPE_BYTES)?;
         (!text.chars().any(char::is_control)).then_some(text)
     }
-}
-
-/// Whether a time could be written so: in whatever order, with names of days and zones or without.
-fn is_time_like(text: &[u8]) -> bool {
-    text.iter().all(|byte| byte.is_ascii_alphanumeric() || b" +-./:,".contains(byte))
 }
 
 /// A signature in a form covers a field and not the body: whoever reads the body as something else reads what nobody

@@ -436,6 +436,8 @@ fn parts_that_contradict_one_another_are_faults() {
         ("body_digest", "kind = \"jwt\"\ntoken = { header = \"T\" }\nbody_digest = { query = \"q\" }"),
         ("each", "kind = \"jwt\"\ntoken = { header = \"T\" }\neach = \"/a/*\""),
         ("event_id[0]", "event_id = [\"claim:jti\"]"),
+        ("event_id[1]", "event_id = [\"json:/a\", \"request\"]"),
+        ("event_id[0]", "event_id = [\"request|json:/a\"]"),
         ("timestamp.from", "timestamp = { from = \"claim:iat\" }"),
         ("token", "token = { header = \"T\" }"),
         ("about.reply.status", "about = { reply = { status = 500 } }"),
@@ -746,6 +748,24 @@ fn what_was_signed_cannot_be_cut_at_another_place() {
 }
 
 #[test]
+fn a_signed_query_without_its_time_tells_events_without_an_id_apart() {
+    let scheme = "signature = { header = \"X-Sig\", encoding = \"hex\" }\nsigned = \"{url}{body}\"\n\
+                  timestamp = { from = \"query:ts\" }";
+    let scheme = written(scheme).expect("a sound scheme");
+    let key = |query: &str| {
+        let mut request = request(b"{}");
+        request.url = format!("{}?{query}", request.url);
+        let mut mac = Hmac::<Sha256>::new_from_slice(secret_for("").expose()).expect("a key");
+        mac.update([request.url.as_bytes(), &request.body].concat().as_slice());
+        let signature = data_encoding::HEXLOWER.encode(&mac.finalize().into_bytes());
+        request.headers.insert("x-sig", HeaderValue::from_str(&signature).expect("hex"));
+        scheme.key("r", &verify(&scheme, "", received(request)).expect("signed")).slot
+    };
+    assert_eq!(key("shop=a&ts=1760000000"), key("shop=a&ts=1760000001"));
+    assert_ne!(key("shop=a&ts=1760000000"), key("shop=b&ts=1760000000"));
+}
+
+#[test]
 fn a_time_that_nobody_asks_the_age_of_is_no_piece_of_a_body_either() {
     let scheme = "signature = { header = \"X-Sig\", encoding = \"hex\" }\nsigned = \"{timestamp}.{body}\"\n\
                   timestamp = { from = \"header:X-Time\", tolerance = \"0s\" }";
@@ -758,7 +778,7 @@ fn a_time_that_nobody_asks_the_age_of_is_no_piece_of_a_body_either() {
         set(&mut inbound, "x-sig", &data_encoding::HEXLOWER.encode(&mac.finalize().into_bytes()));
         verify(&scheme, "", inbound).map(drop)
     };
-    for time in ["1760000000", "Thu, 09 Oct 2025 08:53:20 GMT", "2025-10-09T08:53:20.5+00:00", "some time"] {
+    for time in ["1760000000", "Thu, 09 Oct 2025 08:53:20 GMT", "2025-10-09T08:53:20.5+00:00", "some (time)_x"] {
         let text = [time.as_bytes(), br#".{"a":"x.y"}"#].concat();
         assert!(sent(&text, time, br#"{"a":"x.y"}"#).is_ok(), "{time}");
     }

@@ -63,7 +63,7 @@ pub(super) fn reason(listed: &Listed) -> Option<&'static str> {
 }
 
 /// How many records an export left out because they are not what was written, as a trailer (RFC 9110 section 6.5) for who
-/// asks with `TE: trailers`. Without it none was.
+/// asks with `TE: trailers`. It comes behind a whole export alone.
 pub const LEFT_OUT: &str = "hookgate-left-out";
 
 /// A dead letter with what it takes to send it from elsewhere, one line of `dlq export`.

@@ -189,7 +189,8 @@ async fn export_of_gateway(admin: &Admin, pick: &Pick, from: Option<&str>) -> Ou
     }
     let Some(why) = broken else { return Ok(Exit::Ok) };
     let how = lines.last.map_or_else(String::new, |last| format!(": the same command with --from {last} goes on"));
-    Err(Failure::failed(format!("{why} after {} events{how}", lines.count)))
+    let damaged = "damaged records may be left out: `hookgate dlq list --damaged` lists them";
+    Err(Failure::failed(format!("{why} after {} events{how}; {damaged}", lines.count)))
 }
 
 /// How many there are, for the bar; if that cannot be said the bar does without.

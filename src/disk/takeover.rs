@@ -126,7 +126,10 @@ impl Tx<'_> {
 
     /// No payload comes any more: who still waits is damaged for good. Order values are let go from now on.
     pub(super) fn end_waiting(&mut self) -> Result<(), JobFault> {
-        self.conn.execute("UPDATE events SET state = 4 WHERE class = 2 AND state >= ?1", [WAITING])?;
+        self.conn.execute(
+            "UPDATE events SET state = 4, not_before = ?2 WHERE class = 2 AND state >= ?1",
+            (WAITING, self.now.millis()),
+        )?;
         Ok(meta::set_salvaging(self.conn, Some(2))?)
     }
 

@@ -93,6 +93,10 @@ fn what_names_an_event_is_noted_where_the_provider_does_not() {
     assert!(note.text.contains("each request is an event of its own"), "{note:?}");
     let note = note_of(&config, "routes.a.timestamp").unwrap();
     assert!(note.text.ends_with("can be delivered again at any time"), "{note:?}");
+    let config = fine(&ROUTE.replace("github", "clickup"));
+    let note = note_of(&config, "routes.a.event_id").unwrap();
+    assert!(note.text.starts_with("an event without its id (/history_items/0/id) is an event of its own"), "{note:?}");
+    assert!(note_of(&config, "routes.a.timestamp").unwrap().text.ends_with("at any time"));
 }
 
 #[test]

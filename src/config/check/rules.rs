@@ -48,7 +48,7 @@ impl Check<'_> {
     fn replay_rules(&mut self, route: &Route, traits: &SchemeTraits) {
         let ttl = span(route.dedup_ttl);
         let again = match traits.event_id {
-            EventIdTrait::Request => "at any time".to_owned(),
+            EventIdTrait::Request | EventIdTrait::OrRequest => "at any time".to_owned(),
             EventIdTrait::None | EventIdTrait::Unsigned | EventIdTrait::Signed => {
                 format!("once dedup forgets it ({ttl})")
             }
@@ -146,6 +146,10 @@ impl Check<'_> {
                                       again is delivered again"
                     .to_owned()
             }
+            EventIdTrait::OrRequest => format!(
+                "an event without its id ({}) is an event of its own, and what is sent again of it is delivered again",
+                listed.trim_end_matches("request").trim_end_matches('|')
+            ),
             EventIdTrait::None if (traits.url, traits.body) == (Coverage::Covered, Coverage::Covered) => {
                 format!("the provider names no event; key = {signed} and the query")
             }

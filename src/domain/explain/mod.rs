@@ -114,8 +114,8 @@ pub enum Verdict {
 pub struct Taken {
     /// Position of the secret that signed it.
     pub secret: usize,
-    /// What would be `Hookgate-Key`.
-    pub key: String,
+    /// What would be `Hookgate-Key`; `None`: each such request has a key of its own.
+    pub key: Option<String>,
     /// Its type.
     pub event_type: Option<String>,
 }
@@ -284,17 +284,18 @@ fn judge(case: &Case<'_>) -> (Verdict, Option<Refusal>) {
         return refused(Refusal::MethodNotAllowed);
     }
     let admitted = route.verify(inbound.clone(), now).and_then(|verified| {
-        let secret = verified.secret();
+        let (secret, is_its_own) = (verified.secret(), verified.is_event_of_its_own());
         let id = EventId::new(now, 0);
-        route.admit(verified, now, id, now).map(|admission| (secret, admission))
+        route.admit(verified, now, id, now).map(|admission| (secret, is_its_own, admission))
     });
     match admitted {
-        Ok((secret, Admission::Event(event))) => {
-            let taken = Taken { secret, key: event.key.to_hex(), event_type: event.event_type.clone() };
+        Ok((secret, is_its_own, Admission::Event(event))) => {
+            let key = (!is_its_own).then(|| event.key.to_hex());
+            let taken = Taken { secret, key, event_type: event.event_type.clone() };
             (Verdict::Accept(taken), None)
         }
-        Ok((_, Admission::Filtered)) => (Verdict::Filtered, None),
-        Ok((_, Admission::Handshake(_))) => (Verdict::Handshake, None),
+        Ok((.., Admission::Filtered)) => (Verdict::Filtered, None),
+        Ok((.., Admission::Handshake(_))) => (Verdict::Handshake, None),
         Err(Refused { refusal, .. }) => refused(refusal),
     }
 }

@@ -281,6 +281,9 @@ impl Compiler<'_> {
             let key = format!("event_id[{index}]");
             let mut texts: Vec<&str> = entry.split('|').map(str::trim).collect();
             let or_request = Read::when(texts.pop_if(|last| *last == EACH_REQUEST).is_some());
+            if texts.is_empty() && entries.len() > 1 {
+                self.fault(&key, "request beside others", "request alone, or as the last alternative of an entry");
+            }
             let sources = texts.into_iter().filter_map(|text| self.source(&key, text));
             let alternatives = sources.map(|source| (source, Coverage::Uncovered)).collect();
             ids.push(IdEntry { alternatives, or_request });

@@ -84,12 +84,17 @@ pub(super) fn read_parts(
 
 impl Scheme {
     /// What joins the body in the key of an event without an id: events that differ in a signed query or method alone are not one.
-    /// A query that says when it was sent is another in each repetition, and a method of its own has who does not POST.
+    /// The parameter that says when it was sent is another in each repetition, and a method of its own has who does not POST.
     pub(super) fn signed_beside(&self, inbound: &Inbound) -> IdParts {
         let mut parts = Parts::new();
-        let says_when = self.sent.as_ref().is_some_and(|rule| matches!(rule.source, Source::Query(_)));
-        if let Some(query) = inbound.query.as_deref().filter(|_| self.signs_address() && !says_when) {
-            put_part(*b"q0", query.as_bytes(), &mut parts);
+        let when = match self.sent.as_ref().map(|rule| &rule.source) {
+            Some(Source::Query(name)) => Some(name.as_slice()),
+            Some(_) | None => None,
+        };
+        if let Some(query) = inbound.query.as_deref().filter(|_| self.signs_address()) {
+            let says_when = |piece: &&[u8]| piece.split(|byte| *byte == b'=').next() == when;
+            let pieces = query.as_bytes().split(|byte| *byte == b'&').filter(|piece| !says_when(piece));
+            put_part(*b"q0", &pieces.collect::<Vec<_>>().join(&b'&'), &mut parts);
         }
         if self.signed.has(&Part::Method) && inbound.method != Method::POST {
             put_part(*b"m0", inbound.method.as_str().as_bytes(), &mut parts);

@@ -142,7 +142,7 @@ fn fits(byte: u8, shape: u8) -> bool {
 
 /// Whether a time could be written so: in whatever order, with names of days and zones or without.
 pub(super) fn is_time_like(text: &[u8]) -> bool {
-    text.iter().all(|byte| byte.is_ascii_alphanumeric() || b" +-./:,".contains(byte))
+    text.iter().all(|byte| byte.is_ascii_alphanumeric() || b" +-./:,_()".contains(byte))
 }
 
 #[cfg(test)]

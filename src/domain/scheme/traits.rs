@@ -60,6 +60,8 @@ pub enum EventIdTrait {
     None,
     /// Nothing: each request is an event of its own.
     Request,
+    /// An id; a request without it is an event of its own.
+    OrRequest,
     /// An id that the signature does not cover, together with the body.
     Unsigned,
     /// An id that the signature covers.
@@ -118,7 +120,8 @@ impl Scheme {
     fn event_id_trait(&self) -> EventIdTrait {
         match self.event_id.as_slice() {
             [] => EventIdTrait::None,
-            entries if entries.iter().any(|entry| entry.alternatives.is_empty()) => EventIdTrait::Request,
+            [entry] if entry.alternatives.is_empty() => EventIdTrait::Request,
+            entries if entries.iter().any(|entry| entry.or_request.is_yes()) => EventIdTrait::OrRequest,
             entries if entries.iter().all(IdEntry::is_covered) => EventIdTrait::Signed,
             _ => EventIdTrait::Unsigned,
         }

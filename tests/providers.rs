@@ -312,6 +312,7 @@ fn one_event_of_shopify_under_two_topics_is_two_events_here() {
     };
     let made = key("e1", "products/create");
     assert_eq!(made, key("e1", "products/create"));
+    assert!(!case.inbound.headers.contains_key("x-shopify-topic"), "no type is made up");
     assert_ne!(made, key("e1", "products/update"));
     assert_ne!(made, key("e2", "products/create"));
     assert_ne!(key("e1", ""), key("e2", ""), "without a topic the id counts all the same");

@@ -81,7 +81,9 @@ impl Scheme {
         {
             put(&mut request.headers, name, &Moment::write(rule.unit, now))?;
         }
-        let ids = self.event_id.iter().flat_map(|entry| entry.alternatives.iter().map(|(source, _)| source));
+        // A type is not made up.
+        let ids = self.event_id.iter().filter_map(|entry| entry.alternatives.first().map(|(source, _)| source));
+        let ids = ids.filter(|source| Some(*source) != self.event_type.as_ref());
         for (index, source) in self.id.iter().chain(ids).enumerate() {
             if let Source::Header(name) = source
                 && !request.headers.contains_key(name)

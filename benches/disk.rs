@@ -133,7 +133,7 @@ async fn row(folder: &Path, rate: u32, beside: Beside, length: Duration) {
     ended.store(true, Ordering::Relaxed);
     reading.join().unwrap();
     print(&format!("{rate}/s"), beside.words(), disk.commits() - before, longest_log >> 20, took);
-    disk.close(START).await.unwrap();
+    disk.close().await.unwrap();
 }
 
 /// The reader beside it.

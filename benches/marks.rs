@@ -56,7 +56,7 @@ async fn table(folder: &Path, most: u64) {
             disk.durable(0, |_| Ok(())).await.unwrap();
         }
         let rate = (count - before) as f64 / began.elapsed().as_secs_f64();
-        disk.close(START).await.unwrap();
+        disk.close().await.unwrap();
         drop(disk);
         let each = size_of(folder) as f64 / count as f64;
         let since = Instant::now();
@@ -82,7 +82,7 @@ async fn table(folder: &Path, most: u64) {
     let left = disk.read(|rx| rx.count_marks()).await.unwrap();
     let gone = (most + number).saturating_sub(left) as f64 / began.elapsed().as_secs_f64();
     println!("\nall of them expired: {gone:.0} went a second beside {new:.0} new ones");
-    disk.close(later).await.unwrap();
+    disk.close().await.unwrap();
 }
 
 fn open(folder: &Path, now: Timestamp) -> Disk {

@@ -290,7 +290,7 @@ fn fill(path: &Path, count: u64) {
         while let Some(done) = appends.join_next().await {
             done.unwrap().unwrap();
         }
-        disk.close(start).await.unwrap();
+        disk.close().await.unwrap();
     });
     println!("{count} events written in {:?}", began.elapsed());
 }

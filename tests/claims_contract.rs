@@ -408,7 +408,7 @@ async fn marks_and_doubts_of_the_embedded_store_survive_a_restart() {
     first.mark(&marked, DAY).await.unwrap();
     first.release(&given_up, Processed::Perhaps).await.unwrap();
     first.abandon_all(START);
-    disk.close(START).await.unwrap();
+    disk.close().await.unwrap();
 
     let second = Embedded::new(open());
     assert_eq!(second.claim(&claim("marked")).await, Ok(Claimed::Duplicate));

@@ -8,6 +8,9 @@
     reason = "a test that stops is a test that fails"
 )]
 
+#[path = "cli/asked.rs"]
+mod asked;
+
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -420,6 +423,10 @@ impl Control for Roof {
 
 impl Gateway {
     fn start(path: PathBuf) -> Self {
+        Self::guarded_by(path, Some(TOKEN))
+    }
+
+    fn guarded_by(path: PathBuf, token: Option<&str>) -> Self {
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let metrics = Arc::new(Metrics::new(&[RouteLabels { name: "veedeo".into(), secrets: 1 }]).unwrap());
         let settings = DiskSettings { path, max_bytes: 1 << 20, max_dead_bytes: u64::MAX, min_free_bytes: 1 };
@@ -437,7 +444,7 @@ impl Gateway {
             recent: Recent::default(),
             clock,
             control: Arc::new(Roof),
-            token: Arc::new(Some(Arc::new(Secret::new(TOKEN.into()))).into()),
+            token: Arc::new(token.map(|token| Arc::new(Secret::new(token.into()))).into()),
             address: admin,
             explaining: Arc::new(tokio::sync::Semaphore::new(1)),
             jobs: hookgate::admin::Jobs::default(),
@@ -509,8 +516,8 @@ fn a_running_gateway_is_asked_what_it_holds() {
     gateway.ask(&desk, &["dlq", "list"]).ok("the application answered 422");
     gateway.ask(&desk, &["dlq", "show", &id]).ok("app_rejected");
     assert_eq!(gateway.ask(&desk, &["dlq", "export"]).lines()[0]["body_b64"], "e30=");
-    gateway.ask(&desk, &["events", "show", "17"]).failed(1, "UUID");
-    gateway.ask(&desk, &["dlq", "list", "--reason", "x"]).failed(1, "attempts_exhausted");
+    gateway.ask(&desk, &["events", "show", "17"]).failed(2, "UUID");
+    gateway.ask(&desk, &["dlq", "list", "--reason", "x"]).failed(2, "attempts_exhausted");
     let mut no_token = desk.command(&["status"]);
     let said = Said::of(no_token.env("HOOKGATE_ADMIN", gateway.admin.to_string()).output().unwrap());
     said.failed(1, "HOOKGATE_ADMIN_TOKEN");
@@ -645,10 +652,12 @@ fn records_that_were_set_aside_are_listed_and_dropped_and_never_retried() {
         assert_eq!(lines.len(), 1, "{said:?}");
         assert_eq!((&lines[0]["id"], &lines[0]["reason"]), (&Value::from(&*bad), &"damaged".into()));
     }
+    let found = gateway.ask(&desk, &["events", "list", "--reason", "damaged", "--json"]).lines();
+    assert_eq!((found.len(), &found[0]["id"]), (1, &Value::from(&*bad)));
     let dead = gateway.ask(&desk, &["dlq", "list", "--json"]).lines();
     assert_eq!((dead.len(), &dead[0]["id"]), (1, &Value::from(good)));
     assert_eq!(desk.run(&["spool", "verify", "--json"]).lines()[0]["set_aside"], true);
-    gateway.ask(&desk, &["dlq", "retry", "--reason", "damaged", "--yes"]).failed(1, "cannot be delivered");
+    gateway.ask(&desk, &["dlq", "retry", "--reason", "damaged", "--yes"]).failed(2, "cannot be delivered");
     gateway.ask(&desk, &["dlq", "drop", "--reason", "damaged", "--yes"]).ok("1 dropped");
     desk.run(&["spool", "verify"]).ok("");
 }

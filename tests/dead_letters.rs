@@ -93,7 +93,7 @@ fn fill(path: &Path, count: usize) {
             }
             appends.join_all().await.into_iter().for_each(|appended| appended.unwrap());
         }
-        disk.close(now).await.unwrap();
+        disk.close().await.unwrap();
     });
 }
 

@@ -297,7 +297,7 @@ async fn after_a_crash_the_attempt_that_ran_is_due_and_suspect_and_the_rest_is_n
         suspects.push(second.spool.load(id).await.unwrap().unwrap().possible_duplicate);
     }
     assert_eq!(suspects, [Possible::Duplicate, Possible::No, Possible::Duplicate]);
-    second.disk.close(later).await.unwrap();
+    second.disk.close().await.unwrap();
     assert!(matches!(second.spool.append(pending(event(4)), None).await, Err(SpoolFault::Failed(_))));
 
     let third = world_at(dir.path(), later);
@@ -360,7 +360,7 @@ async fn one_record_with_a_flipped_bit_is_set_aside_and_the_rest_goes_on() {
     for number in 1..=3 {
         first.spool.append(pending(event(number)), None).await.unwrap();
     }
-    first.disk.close(START).await.unwrap();
+    first.disk.close().await.unwrap();
     Connection::open(dir.path().join("hookgate.db"))
         .unwrap()
         .execute(
@@ -387,7 +387,7 @@ async fn events_are_read_together_up_to_a_damaged_one_which_is_set_aside_when_it
     for number in 1..=5 {
         first.spool.append(pending(event(number)), None).await.unwrap();
     }
-    first.disk.close(START).await.unwrap();
+    first.disk.close().await.unwrap();
     let file = Connection::open(dir.path().join("hookgate.db")).unwrap();
     file.execute("UPDATE payloads SET target = '/another' WHERE seq = 3", []).unwrap();
     drop(file);
@@ -439,7 +439,7 @@ async fn what_can_be_read_of_a_damaged_database_is_taken_over() {
         first.spool.append(pending(event(number)), None).await.unwrap();
     }
     first.disk.put_mark(Mark::new(&event(500), START.plus(DAY)), START);
-    first.disk.close(START).await.unwrap();
+    first.disk.close().await.unwrap();
     let file = dir.path().join("hookgate.db");
     // The root page of an index that the start reads.
     let page: usize = Connection::open(&file)
@@ -480,7 +480,7 @@ async fn a_damaged_write_ahead_log_is_never_silent() {
 
     let undamaged = world(copy.path());
     assert_eq!((undamaged.damage_counted(), undamaged.due(START).await.len()), (0, 20));
-    undamaged.disk.close(START).await.unwrap();
+    undamaged.disk.close().await.unwrap();
 
     std::fs::copy(dir.path().join("hookgate.db"), copy.path().join("hookgate.db")).unwrap();
     let mut damaged = sound;
@@ -687,7 +687,7 @@ async fn what_was_processed_before_is_not_written_however_lately_that_was_noted(
 #[tokio::test]
 async fn what_the_disk_alone_knows_to_be_processed_is_not_written() {
     let dir = tempfile::tempdir().unwrap();
-    world(dir.path()).disk.close(START).await.unwrap();
+    world(dir.path()).disk.close().await.unwrap();
     let mark = Mark::new(&event(1), START.plus(DAY));
     // Where no start reads it into memory: in the table of version 1.
     let known = params![mark.key.slot, mark.key.fingerprint, mark.expires_at.millis()];
@@ -789,7 +789,7 @@ async fn a_file_of_a_later_version_is_refused_and_left_as_it_is() {
     let dir = tempfile::tempdir().unwrap();
     let first = world(dir.path());
     first.spool.append(pending(event(1)), None).await.unwrap();
-    first.disk.close(START).await.unwrap();
+    first.disk.close().await.unwrap();
     drop(first);
     let file = dir.path().join("hookgate.db");
     Connection::open(&file).unwrap().pragma_update(None, "user_version", 99).unwrap();
@@ -804,4 +804,37 @@ async fn a_file_of_a_later_version_is_refused_and_left_as_it_is() {
             .to_string_lossy()
             .contains("damaged"))
     );
+}
+
+#[tokio::test]
+async fn what_was_to_wait_by_a_clock_that_was_ahead_is_due_once_the_clock_has_been_put_right() {
+    const HOUR: Duration = Duration::from_secs(3600);
+    for (ahead, due) in [(365 * 10 * DAY, 2), (DAY, 2), (Duration::from_secs(30), 0)] {
+        let dir = tempfile::tempdir().unwrap();
+        let wrong = START.plus(ahead);
+        let first = world_at(dir.path(), wrong);
+        first.spool.append(entry(event(1), Entry::Pending { not_before: wrong.plus(HOUR) }), None).await.unwrap();
+        first.spool.append(entry(event(2), Entry::Pending { not_before: wrong }), None).await.unwrap();
+        first.disk.close().await.unwrap();
+        let second = world_at(dir.path(), START);
+        assert_eq!(second.due(START).await.len(), due, "{ahead:?} ahead");
+        assert_eq!(second.spool.totals().pending(), 2);
+        second.disk.close().await.unwrap();
+        let third = world_at(dir.path(), START.plus(HOUR));
+        assert_eq!(third.due(START.plus(2 * HOUR)).await.len(), 2, "{ahead:?} ahead");
+    }
+}
+
+#[tokio::test]
+async fn what_waits_by_a_clock_that_was_right_goes_on_waiting_over_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let later = START.plus(DAY);
+    for now in [START, START.plus(Duration::from_secs(60))] {
+        let run = world_at(dir.path(), now);
+        if now == START {
+            run.spool.append(entry(event(1), Entry::Pending { not_before: later }), None).await.unwrap();
+        }
+        assert_eq!((run.due(now).await.len(), run.due(later).await.len()), (0, 1));
+        run.disk.close().await.unwrap();
+    }
 }

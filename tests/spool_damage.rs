@@ -42,7 +42,7 @@ fn world(path: &Path) -> World {
 
 impl World {
     async fn close(self) {
-        self.disk.close(START).await.unwrap();
+        self.disk.close().await.unwrap();
     }
 
     /// Ends the run as a kill would, without the mark of a clean stop.
@@ -479,4 +479,29 @@ async fn a_damaged_record_in_the_middle_of_a_drain_stops_nobody() {
     let damaged = Filter { state: Some(State::Damaged), ..Filter::default() };
     assert_eq!(world.spool.count(damaged).await.unwrap(), 3);
     assert_eq!(kept(dir.path()), [] as [PathBuf; 0], "one record is no reason to doubt the file");
+}
+
+#[tokio::test]
+async fn a_damaged_file_that_cannot_be_opened_is_looked_at_again_by_the_next_start() {
+    let dir = tempfile::tempdir().unwrap();
+    filled(dir.path()).await;
+    let aside = dir.path().join("hookgate.db.damaged-1760000000000");
+    let word = dir.path().join("hookgate.db.damaged-1760000000000.unsalvaged");
+    let elsewhere = dir.path().join("elsewhere");
+    std::fs::rename(dir.path().join("hookgate.db"), &elsewhere).unwrap();
+    std::fs::File::create(&word).unwrap();
+    // A socket is opened by nobody, whoever he is.
+    let socket = std::os::unix::net::UnixListener::bind(&aside).unwrap();
+    let first = world(dir.path());
+    first.salvaged().await;
+    assert!(word.exists());
+    assert_eq!((first.metrics.spool_salvage_files.get(), first.due().await.len()), (1, 0));
+    first.close().await;
+    drop(socket);
+    std::fs::rename(&elsewhere, &aside).unwrap();
+    let second = world(dir.path());
+    second.salvaged().await;
+    assert!(!word.exists());
+    assert_eq!((second.metrics.spool_salvage_files.get(), second.due().await), (0, undelivered()));
+    second.close().await;
 }

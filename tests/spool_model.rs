@@ -242,7 +242,7 @@ impl World {
 
     async fn restart(&mut self, clean: bool) {
         if clean {
-            self.disk.close(self.now).await.unwrap();
+            self.disk.close().await.unwrap();
         }
         // What is left of the run before is one handle here and one in the spool.
         let elsewhere = tempfile::tempdir().unwrap();

@@ -296,7 +296,7 @@ async fn two_hundred_thousand_events_open_and_are_due_at_once() {
         done.unwrap().unwrap();
     }
     println!("written in {:?} with {} commits", began.elapsed(), disk.commits());
-    disk.close(START).await.unwrap();
+    disk.close().await.unwrap();
     let began = Instant::now();
     let (spool, ..) = open(dir.path());
     println!("opened in {:?}", began.elapsed());
@@ -367,7 +367,7 @@ async fn marks_are_known_forgotten_and_counted_wherever_they_stand() {
     assert!(disk.recall(key(0), START).await.unwrap().same.is_none());
     // One that is forgotten can be remembered again.
     disk.put_mark(mark(1), START);
-    disk.close(START).await.unwrap();
+    disk.close().await.unwrap();
     drop(disk);
     let (_, disk, ..) = open(dir.path());
     for number in (0..MARKS).step_by(7).chain(gone) {
@@ -425,7 +425,7 @@ async fn a_commit_waits_for_no_reader_however_long_the_log_is() {
     reading.join().unwrap();
     println!("longest of 200 commits of 1 MiB: {longest:?}");
     assert!(longest < Duration::from_secs(1), "a commit took {longest:?}");
-    disk.close(START).await.unwrap();
+    disk.close().await.unwrap();
 }
 
 #[tokio::test]
@@ -445,7 +445,7 @@ async fn the_write_ahead_log_ends_and_a_drained_file_shrinks() {
         let mark = Mark::new(&event(number), START);
         spool.settle(event(number).id, Settlement::Accepted { mark }).await.unwrap();
     }
-    disk.close(START).await.unwrap();
+    disk.close().await.unwrap();
     assert_eq!(size("hookgate.db-wal"), 0);
     let full = size("hookgate.db");
     assert!(full >= 100, "{full} MiB");

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use super::AdminState;
 use super::problem::Problem;
-use super::query::{FilterFault, event_id, moment, page};
+use super::query::{DAMAGED, FilterFault, dead_reason, disposition, event_id, event_reason, moment, page};
 use super::shapes::{Sent, Show, Signatures, reason};
 use crate::domain::event::EventId;
 use crate::domain::time::Timestamp;
@@ -143,6 +143,8 @@ pub(super) async fn list(
     let now = state.clock.now();
     let bound = |text: &Option<String>| text.as_deref().map(|text| moment(text, now)).transpose();
     let (since, until) = (bound(&asked.since)?, bound(&asked.until)?);
+    asked.disposition.as_deref().map(disposition).transpose()?;
+    asked.reason.as_deref().map(event_reason).transpose()?;
     let limit = page(asked.limit);
     let cursor = asked.cursor.as_deref().map(str::parse).transpose()?.unwrap_or(Cursor::Memory(u64::MAX));
     let mut rows = Vec::new();
@@ -186,17 +188,24 @@ impl AdminState {
 
     /// A page of the events on disk that memory does not know, in the order in which they were received.
     async fn on_disk(&self, asked: &Asked, span: Span, after: Option<EventId>, limit: usize) -> Result<Page, Problem> {
-        let reason = asked.reason.as_deref().map(super::query::dead_reason);
-        if asked.disposition.is_some() || matches!(reason, Some(Err(_))) {
+        let (state, reason) = match asked.reason.as_deref() {
+            None => (None, None),
+            Some(DAMAGED) => (Some(spool::State::Damaged), None),
+            Some(word) => match dead_reason(word) {
+                Ok(reason) => (None, Some(reason)),
+                Err(_) => return Ok((Vec::new(), None)),
+            },
+        };
+        if asked.disposition.is_some() {
             return Ok((Vec::new(), None));
         }
         if limit == 0 {
             return Ok((Vec::new(), Some(Cursor::Disk(after))));
         }
         let filter = Filter {
-            state: None,
+            state,
             route: asked.route.clone(),
-            reason: reason.and_then(Result::ok),
+            reason,
             since: span.0,
             until: span.1,
             dead_by: None,

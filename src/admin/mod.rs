@@ -1,6 +1,6 @@
 //! The admin listener: what operators and their commands ask the running gateway. It shows bodies, so it listens on
-//! loopback by default and asks for a token anywhere else. It is not the console page, and nothing of it is on the way
-//! of a sender's request.
+//! loopback by default and asks for a token anywhere else. Nothing of it is on the way of a
+//! sender's request.
 //!
 //! | path | answers |
 //! |---|---|

@@ -6,8 +6,10 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::domain::event::EventId;
+use crate::domain::outcome::Settled;
 use crate::domain::time::Timestamp;
 use crate::spool::{DeadReason, Filter, State};
+use crate::telemetry::catalogue::refusal_reasons;
 
 /// Most entries of one page.
 pub const LARGEST_PAGE: usize = 1000;
@@ -87,6 +89,27 @@ pub fn dead_reason(word: &str) -> Result<DeadReason, FilterFault> {
         let words = DeadReason::ALL.map(DeadReason::as_str).join(", ");
         FilterFault(format!("no event is dead for {word:?}: reasons are {words}, and {DAMAGED}"))
     })
+}
+
+/// Why an event became what it is, as far as a listing of events can say it: a request that was not taken, a dead letter,
+/// a damaged record.
+pub fn event_reason(word: &str) -> Result<(), FilterFault> {
+    let dead = DeadReason::ALL.into_iter().map(DeadReason::as_str);
+    let mut known = refusal_reasons().chain(dead.clone()).chain([DAMAGED]);
+    if known.any(|reason| reason == word) {
+        return Ok(());
+    }
+    let words = refusal_reasons().chain(dead).collect::<Vec<_>>().join(", ");
+    Err(FilterFault(format!("no event has the reason {word:?}: reasons are {words}, and {DAMAGED}")))
+}
+
+/// What a request became.
+pub fn disposition(word: &str) -> Result<(), FilterFault> {
+    if Settled::DISPOSITIONS.contains(&word) {
+        return Ok(());
+    }
+    let words = Settled::DISPOSITIONS.join(", ");
+    Err(FilterFault(format!("no request becomes {word:?}: dispositions are {words}")))
 }
 
 /// A moment: RFC 3339, or how long before `now`: `90s`, `2h`, `3d`.

@@ -249,7 +249,10 @@ async fn events_are_those_of_memory_and_then_those_of_the_disk() {
     assert_eq!(pages, names(&all, "id"));
     assert_eq!(names(&world.get("/api/events?disposition=refused").await, "reason"), ["signature_mismatch"]);
     assert_eq!(names(&world.get("/api/events?route=github").await, "id"), Vec::<String>::new());
-    assert_eq!(world.ask("GET", "/api/events?since=yesterday", Value::Null).await.0, StatusCode::BAD_REQUEST);
+    for wrong in ["since=yesterday", "disposition=nonsense", "reason=nonsense", "reason=refused"] {
+        let (status, answer) = world.ask("GET", &format!("/api/events?{wrong}"), Value::Null).await;
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{wrong}: {answer}");
+    }
 }
 
 #[tokio::test]

@@ -1,13 +1,16 @@
 //! What a running gateway consists of, and what operators may do with it.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use http::HeaderName;
+use serde_json::Value;
 
 use super::{Loaded, Reread, wiring};
 use crate::admin::{Control, Explained, ReloadRefused, Reloaded, RouteFacts};
 use crate::clock::Clock;
+use crate::config::Config;
 use crate::disk::Disk;
 use crate::domain::route::Route;
 use crate::domain::scheme::Carries;
@@ -39,19 +42,19 @@ pub(super) struct Core {
     pub(super) reread: Reread,
     /// Held for a reload: two at once would mix their configurations.
     pub(super) reloading: Mutex<()>,
-    /// The configuration in operation. Written by a reload alone.
+    /// What a change of which needs a restart, as it was at the start and is in operation: key and value.
+    pub(super) fixed: Vec<(&'static str, String)>,
+    /// The configuration that was read last. Written by a reload alone.
     pub(super) current: ArcSwap<Current>,
     /// What operators have to show.
     pub(super) admin_token: Arc<ArcSwapOption<Secret>>,
 }
 
-/// What is remembered of the configuration in operation.
+/// What is remembered of the configuration that was read last. All of it is in operation but for what needs a restart.
 pub(super) struct Current {
     pub(super) routes: Vec<Arc<Route>>,
     /// As TOML, without a secret.
     pub(super) text: String,
-    /// What a change of which needs a restart: key and value, as written in `text`.
-    pub(super) fixed: Vec<(&'static str, String)>,
 }
 
 impl Core {
@@ -65,32 +68,41 @@ impl Core {
         })?;
         let next = Current::of(&loaded);
         let config = &loaded.config;
-        // Other files take a restart: those of before say nothing about this configuration.
-        let same = self.current.load().fixed_as("server.tls", &next);
-        let tls = self.tls.as_ref().filter(|_| same);
+        let needs_restart = self.waiting(config);
+        // Other files take a restart: those in use say nothing about this configuration.
+        let tls = self.tls.as_ref().filter(|_| !needs_restart.iter().any(|key| key == "server.tls"));
         let looked = tls.map_or(Ok(()), |tls| tls.look().map_err(|fault| fault.to_string()));
         let usable = looked.and_then(|()| wiring::reconfigure(&self.stores, config).map_err(|fault| fault.to_string()));
         if let Err(detail) = usable {
             self.metrics.config_last_reload_successful.set(0);
             return Err(ReloadRefused { detail, faults: Vec::new() });
         }
-        let reloaded = self.current.load().difference(&next);
+        let mut changed = self.current.load().difference(&next);
         wiring::announce(config, &self.metrics, self.clock);
-        self.renew_token(config.admin_token.as_ref());
+        if self.renew_token(config.admin_token.as_ref()) {
+            changed.insert("admin_token".to_owned());
+        }
         // Lanes before routes: a request that finds its route finds its lane.
         self.deliverer.configure(&config.routes);
         self.gateway.site.store(Arc::new(wiring::site(config)));
         let before = self.current.swap(Arc::new(next));
         self.metrics.uncover(before.names().filter(|name| !self.current.load().names().any(|now| now == *name)));
-        Ok(reloaded)
+        Ok(Reloaded { changed: changed.into_iter().collect(), needs_restart })
     }
 
-    /// A token takes the place of another. Nobody gets in without one where there was one: the listener stays what it is until
-    /// a restart.
-    fn renew_token(&self, token: Option<&Secret>) {
-        if let (Some(token), true) = (token, self.admin_token.load().is_some()) {
-            self.admin_token.store(Some(Arc::new(token.clone())));
-        }
+    /// The keys whose values are not those of the start, which stay in operation.
+    fn waiting(&self, config: &Config) -> Vec<String> {
+        let asked = wiring::fixed(config);
+        let pairs = self.fixed.iter().zip(&asked);
+        pairs.filter(|(old, new)| old != new).map(|((key, _), _)| (*key).to_owned()).collect()
+    }
+
+    /// A token takes the place of another; whether it is another. Nobody gets in without one where there was one: the
+    /// listener stays what it is until a restart.
+    fn renew_token(&self, token: Option<&Secret>) -> bool {
+        let (Some(token), Some(before)) = (token, self.admin_token.load_full()) else { return false };
+        self.admin_token.store(Some(Arc::new(token.clone())));
+        before.expose() != token.expose()
     }
 
     /// Writes what only memory knows into the gauges.
@@ -108,28 +120,62 @@ impl Core {
 impl Current {
     /// What is remembered of `loaded`.
     pub(super) fn of(loaded: &Loaded) -> Self {
-        let routes = loaded.config.routes.clone();
-        Self { routes, text: loaded.text.clone(), fixed: wiring::fixed(&loaded.config) }
-    }
-
-    fn fixed_as(&self, key: &str, next: &Self) -> bool {
-        let of = |current: &Self| current.fixed.iter().find(|(name, _)| *name == key).map(|(_, value)| value.clone());
-        of(self) == of(next)
+        Self { routes: loaded.config.routes.clone(), text: loaded.text.clone() }
     }
 
     fn names(&self) -> impl Iterator<Item = &str> {
         self.routes.iter().map(|route| &*route.name)
     }
 
-    fn difference(&self, next: &Self) -> Reloaded {
-        let pairs = self.fixed.iter().zip(&next.fixed);
-        let needs_restart = pairs.filter(|(old, new)| old != new).map(|((key, _), _)| (*key).to_owned()).collect();
-        let names = |current: &Self| current.routes.iter().map(|route| route.name.to_string()).collect::<Vec<_>>();
-        let (old, new) = (names(self), names(next));
-        let mut changed: Vec<String> = new.iter().map(|name| format!("routes.{name}")).collect();
-        changed.extend(old.iter().filter(|name| !new.contains(name)).map(|name| format!("routes.{name} (gone)")));
-        Reloaded { changed, needs_restart }
+    /// The routes and tables that are others than before, by their keys; nothing of what needs a restart.
+    fn difference(&self, next: &Self) -> BTreeSet<String> {
+        let (old, new) = (tables(&self.text), tables(&next.text));
+        let differ = |key: &&String| old.get(*key) != new.get(*key);
+        let named = |key: &String| {
+            if new.contains_key(key) || !key.contains('.') { key.clone() } else { format!("{key} (gone)") }
+        };
+        let mut changed: BTreeSet<String> = old.keys().chain(new.keys()).filter(differ).map(named).collect();
+        for route in &next.routes {
+            let before = self.routes.iter().find(|before| before.name == route.name);
+            if before.is_some_and(|before| reads_otherwise(before, route)) {
+                changed.insert(format!("routes.{}", route.name));
+            }
+        }
+        changed
     }
+}
+
+/// The top-level tables of a configuration, routes and providers one by one, without what needs a restart.
+fn tables(text: &str) -> BTreeMap<String, Value> {
+    let mut whole: Value = toml_edit::de::from_str(text).unwrap_or_default();
+    for key in wiring::FIXED_KEYS {
+        if let Some((table, key)) = key.rsplit_once('/')
+            && let Some(table) = whole.pointer_mut(table).and_then(Value::as_object_mut)
+        {
+            table.remove(key);
+        }
+    }
+    let mut tables = BTreeMap::new();
+    for (key, value) in whole.as_object().into_iter().flatten() {
+        match value.as_object() {
+            Some(each) if key == "routes" || key == "providers" => {
+                tables.extend(each.iter().map(|(name, value)| (format!("{key}.{name}"), value.clone())));
+            }
+            Some(_) | None => {
+                tables.insert(key.clone(), value.clone());
+            }
+        }
+    }
+    tables
+}
+
+/// Whether what a route reads from elsewhere is not what it was: secrets, token, authorities.
+fn reads_otherwise(before: &Route, now: &Route) -> bool {
+    before.app.ca != now.app.ca || !secrets(before).eq(secrets(now))
+}
+
+fn secrets(route: &Route) -> impl Iterator<Item = &[u8]> {
+    route.secrets.iter().map(|one| one.secret.expose()).chain(route.verify_token.iter().map(Secret::expose))
 }
 
 impl Control for Core {

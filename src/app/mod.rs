@@ -44,6 +44,10 @@ use crate::telemetry::{Metrics, RouteLabels};
 /// Kept back from the grace for waiting on attempts and closing the disk.
 const CLOSING: Duration = Duration::from_secs(2);
 
+/// Longest wait for the spool to close before another process is told that it is its own. A reader or a slow disk may hold a
+/// checkpoint up for some seconds.
+const CLOSED_FOR_ANOTHER: Duration = Duration::from_secs(20);
+
 /// What a quick stop gives open requests.
 const QUICK: Duration = Duration::from_secs(1);
 
@@ -394,7 +398,9 @@ impl Running {
             let _told = tokio::time::timeout_at(closed_by + CLOSING / 2, shared.all_told()).await;
         }
         self.side_stop.send_replace(true);
-        self.close_disk(attempts, closed_by + CLOSING).await;
+        // Whoever takes over can do nothing before the spool is closed, and would give up if it were told of it too soon.
+        let patience = if how == Stop::HandOver { CLOSED_FOR_ANOTHER } else { CLOSING };
+        self.close_disk(attempts, closed_by + patience).await;
         core.door.cut();
         for side in self.sides.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
             side.abort();
@@ -423,7 +429,7 @@ impl Running {
         }
         let now = self.core.clock.now();
         self.core.stores.local.abandon_all(now);
-        match tokio::time::timeout_at(by, self.core.disk.close(now)).await {
+        match tokio::time::timeout_at(by, self.core.disk.close()).await {
             Ok(Ok(())) => {}
             Ok(Err(fault)) => tracing::warn!(?fault, "the disk was not closed cleanly; nothing is lost"),
             Err(_) => tracing::warn!("the disk did not close in time; nothing is lost"),

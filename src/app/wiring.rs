@@ -68,6 +68,7 @@ pub(super) fn core(
     let crew = Crew::start(server.threads).map_err(|error| StartFault::machine("threads", error))?;
     let door = Door::new(gateway.clone(), crew, door_limits(config), tls.clone());
     let reloading = std::sync::Mutex::default();
+    let fixed = fixed(config);
     let current = ArcSwap::from_pointee(Current::of(loaded));
     let admin_token = Arc::new(config.admin_token.clone().map(Arc::new).into());
     Ok(Core {
@@ -85,6 +86,7 @@ pub(super) fn core(
         log,
         reread,
         reloading,
+        fixed,
         current,
         admin_token,
     })
@@ -263,3 +265,29 @@ pub(super) fn fixed(config: &Config) -> Vec<(&'static str, String)> {
         ("log.level", format!("{:?}", config.log.level)),
     ]
 }
+
+/// Where [`fixed`] stands in the configuration as written: JSON pointers. The token is there for its own comparison.
+pub(super) const FIXED_KEYS: [&str; 22] = [
+    "/listen",
+    "/admin_token",
+    "/telemetry",
+    "/admin",
+    "/server/threads",
+    "/server/header_timeout",
+    "/server/idle_timeout",
+    "/server/shutdown_grace",
+    "/server/max_header_bytes",
+    "/server/max_connections",
+    "/server/max_connections_per_source",
+    "/server/max_buffered_bytes",
+    "/server/tls",
+    "/dedup/store",
+    "/dedup/redis/key_prefix",
+    "/dedup/on_store_down",
+    "/spool/path",
+    "/spool/max_bytes",
+    "/spool/max_dead_bytes",
+    "/spool/min_free_bytes",
+    "/log/format",
+    "/log/level",
+];

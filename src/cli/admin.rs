@@ -15,8 +15,10 @@ use hyper_util::rt::TokioExecutor;
 use serde_json::Value;
 
 use super::args::Door;
+use super::output::say;
 use super::settings::reachable;
 use super::{Context, Exit, Failure};
+use crate::telemetry::NO_ROUTE;
 
 /// Longest wait for a connection.
 const CONNECT: Duration = Duration::from_secs(3);
@@ -69,7 +71,7 @@ impl Admin {
             Some(text) => base_of(text)?,
             None => format!("http://{}", context.listener("admin", USUAL)?),
         };
-        let authorization = match context.admin_token()? {
+        let authorization = match context.admin_token() {
             None => None,
             Some(token) => {
                 let line = [b"Bearer ".as_slice(), token.expose()].concat();
@@ -119,6 +121,16 @@ impl Admin {
         if status.is_success() { Ok(answer.into_body()) } else { Err(refusal(status, answer.into_body()).await) }
     }
 
+    /// Says it if nothing was found because no route has that name.
+    pub(super) async fn doubt(&self, route: Option<&str>) {
+        let Some(route) = route.filter(|route| *route != NO_ROUTE) else { return };
+        // It is a remark beside an answer that has come: if the routes cannot be had nothing is said.
+        let Ok(Value::Array(routes)) = self.get("/api/routes").await else { return };
+        if !routes.iter().any(|known| known.get("name").and_then(Value::as_str) == Some(route)) {
+            say(&format!("no route is called {route:?}; `hookgate status` lists them"));
+        }
+    }
+
     fn unreachable(&self, why: &str) -> Failure {
         let text = format!(
             "no gateway answers at {}: {why}. Does it run? --admin gives another address; `hookgate status`, \
@@ -154,6 +166,8 @@ async fn refusal(status: StatusCode, body: Incoming) -> Failure {
     }
     match status {
         StatusCode::UNPROCESSABLE_ENTITY => Failure::new(Exit::BadConfiguration, text),
+        // The same mistake is one of usage where a spool is read in place of a gateway.
+        StatusCode::BAD_REQUEST => Failure::usage(text),
         _ => Failure::failed(text),
     }
 }

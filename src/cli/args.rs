@@ -164,16 +164,16 @@ pub(super) struct Send {
     pub(super) name: String,
     /// The event [default: the provider's first sample; an unknown one lists them]
     pub(super) event: Option<String>,
-    /// Where to [default: the route's own address on the configured listener]
+    /// Where to [default: the route's own address on the configured listener, https:// with `server.tls`]
     #[arg(long, value_name = "URL")]
     pub(super) to: Option<String>,
     /// The body: text, @FILE, or @- for stdin; sent as it is
     #[arg(long, value_name = "@FILE")]
     pub(super) body: Option<String>,
-    /// Sign with another secret
+    /// Sign with another secret: exit 0 if it is refused, 1 if not
     #[arg(long, conflicts_with_all = ["stale", "twice"])]
     pub(super) bad_signature: bool,
-    /// Sign as if it were sent too long ago
+    /// Sign as if it were sent too long ago: exit 0 if it is refused, 1 if not
     #[arg(long, conflicts_with = "twice")]
     pub(super) stale: bool,
     /// Send the same request twice
@@ -190,8 +190,7 @@ pub(super) struct Send {
 /// Checks captured requests, one JSON object a line in, one verdict a line out.
 #[derive(Debug, Args)]
 pub(super) struct Verify {
-    /// The requests; - for stdin
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help = super::verify::input())]
     pub(super) input: PathBuf,
     /// The moment of the check, in Unix seconds [default: now]
     #[arg(long, value_name = "UNIX", allow_negative_numbers = true)]
@@ -215,7 +214,7 @@ pub(super) struct Explain {
     /// The newest refusal
     #[arg(long)]
     pub(super) last: bool,
-    /// Captured requests, one JSON object a line; - for stdin
+    /// Captured requests, one JSON object a line as `verify` takes them; - for stdin
     #[arg(long, value_name = "FILE")]
     pub(super) input: Option<PathBuf>,
     /// Of these requests only this one, counted from 1

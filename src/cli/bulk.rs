@@ -75,6 +75,9 @@ async fn run(admin: &Admin, act: Act, asked: &ActOnMany) -> Outcome {
     let count = call(admin, act, asked, &json!({ "dry_run": true, "cursor": asked.from })).await?;
     let matched = count.get("matched").and_then(Value::as_u64).unwrap_or(0);
     let events = if matched == 1 { "1 dead letter".to_owned() } else { format!("{matched} dead letters") };
+    if matched == 0 {
+        admin.doubt(asked.pick.route.as_deref()).await;
+    }
     if asked.dry_run {
         put_line(&format!("would {} {events}", act.question()))?;
         return Ok(Exit::Ok);

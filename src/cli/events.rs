@@ -82,9 +82,13 @@ pub(super) async fn collect(
         }
         match answer.get("next").and_then(Value::as_str) {
             Some(next) => cursor = Some(next.to_owned()),
-            None => return Ok(items),
+            None => break,
         }
     }
+    if items.is_empty() {
+        admin.doubt(pick.route.as_deref()).await;
+    }
+    Ok(items)
 }
 
 /// A filter as the fields of a query.

@@ -46,7 +46,10 @@ pub(super) fn send(context: &Context, asked: &Send) -> Outcome {
     let to = match &asked.to {
         Some(to) if has_path(to) => to.clone(),
         Some(to) => format!("{}{}", to.trim_end_matches('/'), route.path),
-        None => format!("http://{}{}", reachable(config.listen), route.path),
+        None => {
+            let scheme = if config.server.tls.is_some() { "https" } else { "http" };
+            format!("{scheme}://{}{}", reachable(config.listen), route.path)
+        }
     };
     let signed_url = route.public_url.clone().unwrap_or_else(|| to.clone());
     let aim = Aim { provider: &route.provider, scheme: &route.scheme, secret, to, signed_url };

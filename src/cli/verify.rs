@@ -31,6 +31,14 @@ use crate::domain::time::Timestamp;
 /// A line in, for people.
 const SHAPE: &str = r#"{"route": "…", "method": "…", "url": "…", "headers": [["Name", "value"], …], "body_b64": "…"}"#;
 
+/// What `--input` takes, for the help.
+pub(super) fn input() -> String {
+    format!(
+        "The requests, one a line: {SHAPE}. `dlq export` writes such lines; with --spool their signatures are replaced. \
+         - for stdin"
+    )
+}
+
 /// A captured request.
 #[derive(Debug, Deserialize)]
 struct Captured {

@@ -56,6 +56,10 @@ pub(super) fn included(source: &Source, faults: &mut Vec<ConfigFault>) -> Vec<Te
     let patterns = source.dict.get("include").and_then(Value::as_array).unwrap_or_default();
     for (index, pattern) in patterns.iter().enumerate() {
         let Some(pattern) = pattern.as_str() else { continue };
+        if let Some(sign) = misused_sign(&source.directory, pattern) {
+            faults.push(pattern_fault(source, index, pattern, sign));
+            continue;
+        }
         let read = matching(&source.directory, pattern).and_then(|paths| paths.into_iter().map(read).collect());
         match read {
             Ok::<Vec<Text>, _>(read) => files.extend(read),
@@ -68,6 +72,21 @@ pub(super) fn included(source: &Source, faults: &mut Vec<ConfigFault>) -> Vec<Te
 fn read(path: PathBuf) -> std::io::Result<Text> {
     let text = std::fs::read_to_string(&path)?;
     Ok(Text { path, text })
+}
+
+/// A sign that means something in the patterns of others and nothing here, in a pattern that would so name nothing. A
+/// path that is there is taken by its name, whatever that is.
+fn misused_sign(directory: &Path, pattern: &str) -> Option<char> {
+    let (path, signs) = (Path::new(pattern), ['*', '?', '[', '{']);
+    let absent = |path: &Path| matches!(directory.join(path).try_exists(), Ok(false));
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let Some((before, after)) = name.split_once('*') else {
+        return pattern.chars().find(|sign| signs.contains(sign)).filter(|_| absent(path));
+    };
+    let around = path.parent().unwrap_or(Path::new(""));
+    let stray = around.to_str().unwrap_or_default().chars().find(|sign| signs.contains(sign));
+    let in_name = before.chars().chain(after.chars()).find(|sign| signs.contains(sign));
+    in_name.or_else(|| stray.filter(|_| absent(around)))
 }
 
 /// The paths that a pattern names. A `*` may stand in its last part; a pattern with `*` may name nothing.
@@ -98,17 +117,22 @@ fn matching(directory: &Path, pattern: &str) -> std::io::Result<Vec<PathBuf>> {
 }
 
 fn include_fault(source: &Source, index: usize, pattern: &str, error: &std::io::Error) -> ConfigFault {
+    let found = format!("cannot read what {} names: {}", shown_text(pattern), reason(error));
+    let expected = "a readable file, or a pattern such as \"routes.d/*.toml\"";
+    fault_of_include(FaultKind::Unreadable, source, index, found, expected)
+}
+
+fn pattern_fault(source: &Source, index: usize, pattern: &str, sign: char) -> ConfigFault {
+    let found = format!("{}, whose `{sign}` names nothing", shown_text(pattern));
+    let expected =
+        "a file, or a pattern with one `*` in its last part, without `?`, `[` and `{`, such as \"routes.d/*.toml\"";
+    fault_of_include(FaultKind::Value, source, index, found, expected)
+}
+
+fn fault_of_include(kind: FaultKind, source: &Source, index: usize, found: String, expected: &str) -> ConfigFault {
     let path = ["include".to_owned(), index.to_string()];
     let (place, snippet) = source.place(&path, Aim::Value).unwrap_or((Place::Nowhere, None));
-    ConfigFault {
-        kind: FaultKind::Unreadable,
-        place,
-        key: dotted(&path),
-        found: format!("cannot read what {} names: {}", shown_text(pattern), reason(error)),
-        expected: "a readable file, or a pattern such as \"routes.d/*.toml\"".to_owned(),
-        suggestion: None,
-        snippet,
-    }
+    ConfigFault { kind, place, key: dotted(&path), found, expected: expected.to_owned(), suggestion: None, snippet }
 }
 
 fn unreadable(path: &Path, place: Place, error: &std::io::Error) -> ConfigFault {

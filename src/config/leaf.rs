@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use http::{Method, Uri};
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Deserialize, Deserializer, Unexpected, Visitor};
 
@@ -287,8 +287,16 @@ impl Leaf for IpNet {
     const EXPECTED: &'static str = "a network such as \"10.0.0.0/8\" or an address";
 
     fn parse(text: &str) -> Option<Self> {
-        text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(Self::from))
+        let network = text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(Self::from));
+        network.map(without_mapping)
     }
+}
+
+/// A network of IPv4-mapped addresses as the IPv4 network that it stands for: so peers are compared with it.
+fn without_mapping(network: IpNet) -> IpNet {
+    let IpNet::V6(mapped) = network else { return network };
+    let plain = mapped.addr().to_ipv4_mapped().zip(mapped.prefix_len().checked_sub(96));
+    plain.and_then(|(address, length)| Ipv4Net::new(address, length).ok()).map_or(network, IpNet::V4)
 }
 
 impl Leaf for Method {

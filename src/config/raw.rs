@@ -30,11 +30,11 @@ pub(super) struct RawConfig {
     pub(super) listen: Option<Text<SocketAddr>>,
     /// Where metrics and health are served. Never a payload, header or secret.
     pub(super) telemetry: Option<Text<SocketAddr>>,
-    /// Where console and API are served. Shows bodies: on any other address than loopback `admin_token` is required.
+    /// Where the API is served. Shows bodies: on any other address than loopback `admin_token` is required.
     pub(super) admin: Option<Text<SocketAddr>>,
-    /// The token of console and API. Required unless `admin` is a loopback address.
-    pub(super) admin_token: Option<RawSecret>,
-    /// Further files, relative to this one; the last part of a path may hold `*`.
+    /// The token of the API. Required unless `admin` is a loopback address.
+    pub(super) admin_token: Option<RawReference>,
+    /// Further files, relative to this one; the last part of a path may hold one `*`.
     pub(super) include: Option<Vec<Text<Name>>>,
     /// How requests are taken.
     pub(super) server: RawServer,
@@ -72,7 +72,7 @@ pub(super) struct RawServer {
     pub(super) idle_timeout: Option<Text<Duration>>,
     /// Absolute: our reply taken by the sender.
     pub(super) write_timeout: Option<Text<Duration>>,
-    /// From SIGTERM to exit at the latest.
+    /// From SIGTERM to exit at the latest; at least 3 s, of which two are kept for the closing.
     pub(super) shutdown_grace: Option<Text<Duration>>,
     /// Longest request head.
     pub(super) max_header_bytes: Option<Size>,
@@ -263,7 +263,7 @@ pub(super) struct RawRoute {
     pub(super) secrets: Option<Vec<RawSecret>>,
     /// What a challenge of the provider must show, such as Meta's `hub.verify_token`. Without it such a challenge is
     /// not answered.
-    pub(super) verify_token: Option<RawVerifyToken>,
+    pub(super) verify_token: Option<RawReference>,
     /// `false`: observe. Verdicts are logged and counted, and the request is passed on.
     pub(super) enforce: Option<bool>,
     /// Methods taken.
@@ -312,24 +312,40 @@ pub(super) struct RawSecret {
     pub(super) until: Option<Text<Timestamp>>,
 }
 
-/// Where a verify token is read from: exactly one of `env`, `file`, `credential` and `literal`.
+/// Where a token, a password, a user or an address is read from: exactly one of `env`, `file`, `credential` and `literal`.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-pub(super) struct RawVerifyToken {
+pub(super) struct RawReference {
     /// An environment variable.
     pub(super) env: Option<Text<Name>>,
     /// A file, relative to the one that names it.
     pub(super) file: Option<Text<Name>>,
     /// A systemd credential: a file in `$CREDENTIALS_DIRECTORY`.
     pub(super) credential: Option<Text<Name>>,
-    /// The token itself. For development only.
+    /// The text itself. For development only.
     pub(super) literal: Option<Hidden>,
 }
 
-impl From<RawVerifyToken> for RawSecret {
-    fn from(raw: RawVerifyToken) -> Self {
-        let RawVerifyToken { env, file, credential, literal } = raw;
-        Self { env, file, credential, literal, until: None }
+/// Where a secret may be read from; exactly one is to be given.
+#[derive(Clone, Copy)]
+pub(super) struct RawPlaces<'a> {
+    pub(super) env: Option<&'a Text<Name>>,
+    pub(super) file: Option<&'a Text<Name>>,
+    pub(super) credential: Option<&'a Text<Name>>,
+    pub(super) literal: Option<&'a Hidden>,
+}
+
+impl<'a> From<&'a RawSecret> for RawPlaces<'a> {
+    fn from(raw: &'a RawSecret) -> Self {
+        let RawSecret { env, file, credential, literal, until: _ } = raw;
+        Self { env: env.as_ref(), file: file.as_ref(), credential: credential.as_ref(), literal: literal.as_ref() }
+    }
+}
+
+impl<'a> From<&'a RawReference> for RawPlaces<'a> {
+    fn from(raw: &'a RawReference) -> Self {
+        let RawReference { env, file, credential, literal } = raw;
+        Self { env: env.as_ref(), file: file.as_ref(), credential: credential.as_ref(), literal: literal.as_ref() }
     }
 }
 

@@ -9,7 +9,7 @@ use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
 use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
 
 use super::leaf::{Count, Name, Text};
-use super::raw::{Hidden, RawSecret};
+use super::raw::{Hidden, RawReference};
 
 /// The Redis of `store = "redis"`.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
@@ -20,7 +20,7 @@ pub(super) struct RawRedis {
     /// The user, in place of the address's.
     pub(super) username: Option<RawGiven>,
     /// Where the password is read from, in place of the address's. A file is read again for each new connection.
-    pub(super) password: Option<RawSecret>,
+    pub(super) password: Option<RawReference>,
     /// The files of `rediss://`.
     pub(super) tls: RawRedisTls,
     /// Redis Sentinel: whichever server it names, in place of `url`.
@@ -58,7 +58,7 @@ pub(super) struct RawSentinel {
     /// Our user at the sentinels, in place of the addresses'.
     pub(super) username: Option<RawGiven>,
     /// Our password at the sentinels, in place of the addresses'.
-    pub(super) password: Option<RawSecret>,
+    pub(super) password: Option<RawReference>,
     /// The number of the database at the server.
     pub(super) database: Option<Count<0, 65_535>>,
 }
@@ -69,7 +69,7 @@ pub(super) enum RawGiven {
     /// Written out; an address may hold a password.
     Written(Hidden),
     /// Read from elsewhere.
-    Reference(RawSecret),
+    Reference(RawReference),
 }
 
 impl<'de> Deserialize<'de> for RawGiven {
@@ -92,7 +92,7 @@ impl<'de> Visitor<'de> for GivenVisitor {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
-        RawSecret::deserialize(MapAccessDeserializer::new(map)).map(RawGiven::Reference)
+        RawReference::deserialize(MapAccessDeserializer::new(map)).map(RawGiven::Reference)
     }
 }
 
@@ -102,7 +102,7 @@ impl JsonSchema for RawGiven {
     }
 
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        let reference = generator.subschema_for::<RawSecret>();
+        let reference = generator.subschema_for::<RawReference>();
         json_schema!({ "anyOf": [{ "type": "string" }, reference] })
     }
 }
@@ -150,7 +150,7 @@ impl JsonSchema for RawRedisUrl {
     }
 
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        let reference = generator.subschema_for::<RawSecret>();
+        let reference = generator.subschema_for::<RawReference>();
         let one = json_schema!({ "anyOf": [{ "type": "string", "pattern": "^rediss?://" }, reference] });
         json_schema!({ "anyOf": [one, { "type": "array", "items": one, "minItems": 1 }] })
     }

@@ -17,7 +17,7 @@ use super::source::{KeyPath, lone_value};
 /// What every variable of the configuration starts with.
 pub const PREFIX: &str = "HOOKGATE_";
 
-/// The variable that usually holds the token of console and API; never read as a key.
+/// The variable that usually holds the token of API; never read as a key.
 pub const TOKEN_VARIABLE: &str = "HOOKGATE_ADMIN_TOKEN";
 
 /// The variables that are part of the configuration.

@@ -12,6 +12,9 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
+/// Longest wait for its connections to close.
+const FAREWELL: Duration = Duration::from_secs(5);
+
 /// A receiver that remembers which events it has seen, and how often.
 pub(super) struct Application {
     address: SocketAddr,
@@ -45,14 +48,15 @@ impl Application {
         *self.seen.delay.lock().unwrap_or_else(PoisonError::into_inner) = delay;
     }
 
-    /// Takes it down: connections are refused.
+    /// Takes it down: connections are refused, and those that were open are closed.
     pub(super) async fn go_down(&self) {
         let server = self.server.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some((stop, task)) = server {
+        if let Some((stop, mut task)) = server {
             drop(stop);
-            task.abort();
-            // Aborting it is the point; how it ended says nothing.
-            let _ended = task.await;
+            // Its connections have tasks of their own: it ends when they have.
+            if tokio::time::timeout(FAREWELL, &mut task).await.is_err() {
+                task.abort();
+            }
         }
     }
 

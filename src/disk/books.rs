@@ -153,7 +153,7 @@ impl Books {
         for route in totals.routes.values_mut() {
             *route = RouteTotals::default();
         }
-        totals.bytes = 0;
+        (totals.bytes, totals.dead_bytes) = (0, 0);
         self.show(&totals);
     }
 
@@ -227,5 +227,18 @@ mod tests {
         assert_eq!(books.used().all, 100);
         assert!(books.enter(&[change(Way::Out, 5)]).is_empty(), "nothing is left to ask for");
         assert_eq!(books.route("veedeo").oldest_pending, None);
+    }
+
+    #[test]
+    fn when_a_fresh_file_takes_the_place_of_a_damaged_one_nothing_counts_any_more() {
+        let books = Books::new(Totals::default(), Arc::new(Metrics::new(&[]).unwrap()));
+        let dead = Change { class: Class::Dead, ..change(Way::In, 5) };
+        assert!(books.enter(&[change(Way::In, 3), dead.clone()]).is_empty());
+        assert_eq!((books.used().all, books.used().dead), (200, 100));
+        books.empty();
+        assert_eq!((books.used().all, books.used().dead), (0, 0));
+        assert_eq!((books.route("veedeo"), books.totals().dead_bytes), (RouteTotals::default(), 0));
+        assert!(books.enter(&[dead]).is_empty());
+        assert_eq!(books.used().dead, 100, "what comes over counts once");
     }
 }

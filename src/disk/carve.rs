@@ -95,8 +95,11 @@ impl Carver {
     pub(super) fn open(damaged: &Path) -> io::Result<Self> {
         let file = File::open(damaged)?;
         let log = damage::with_suffix(damaged, "-wal");
-        let newer = if log.exists() { damage::newer_pages(&log)? } else { NewerPages::default() };
-        let log = File::open(log).ok();
+        let (newer, log) = if log.exists() {
+            (damage::newer_pages(&log)?, Some(File::open(log)?))
+        } else {
+            (NewerPages::default(), None)
+        };
         let length = u32::try_from(file.metadata()?.len().div_ceil(PAGE_BYTES)).unwrap_or(u32::MAX);
         // After a commit the log knows how long the file is; without one it is as long as it is.
         let pages = newer.pages.unwrap_or(length);

@@ -92,6 +92,13 @@ fn rename(file: &Path, aside: &Path) -> Result<(), DiskFault> {
     sync_directory(file)
 }
 
+/// The damaged file that was put aside last, if the database or its log has left its place for it.
+pub(super) fn moved(file: &Path) -> Option<PathBuf> {
+    let aside = unsalvaged(file).pop()?;
+    let begun = !file.exists() || (!aside.exists() && with_suffix(&aside, "-wal").exists());
+    begun.then_some(aside)
+}
+
 /// Ends what a crash interrupted: a database whose log was put aside already, and word of one that was not.
 pub(super) fn finish(file: &Path) -> Result<(), DiskFault> {
     for aside in unsalvaged(file) {

@@ -34,6 +34,8 @@ pub(super) struct Health {
     state: State,
     /// When a fresh file last took the place of a damaged one.
     replaced: Option<Instant>,
+    /// A damaged file that was put aside and has no fresh one in its place yet.
+    vacant: Option<PathBuf>,
 }
 
 #[derive(Debug)]
@@ -52,12 +54,13 @@ impl Health {
         boot: Option<String>,
     ) -> rusqlite::Result<Self> {
         watch.attach(&mut conn)?;
-        Ok(Self { file, watch, conn: Some(conn), boot, state: State::Well, replaced: None })
+        Ok(Self { file, watch, conn: Some(conn), boot, state: State::Well, replaced: None, vacant: None })
     }
 
     /// The connection, or why there is none. Tries to mend a failed one when its time has come.
     pub(super) fn connection(&mut self, metrics: &Metrics) -> Result<&Connection, JobFault> {
-        if let State::Failed { probe_at, .. } = &self.state
+        // Where there is no file to open, it is the writer's to put one there.
+        if let (None, State::Failed { probe_at, .. }) = (&self.vacant, &self.state)
             && Instant::now() >= *probe_at
         {
             self.probe(metrics);
@@ -95,20 +98,40 @@ impl Health {
     /// have let go of it. A second time within [`FRAGILE`] the disk counts as failed instead: what damages every file
     /// is no file's damage.
     pub(super) fn replace(&mut self, what: &str, seq_floor: i64, now: Timestamp) -> Result<PathBuf, JobFault> {
-        if let State::Failed { why, .. } = &self.state {
+        if let (None, State::Failed { why, .. }) = (&self.vacant, &self.state) {
             return Err(JobFault::Failed(why.clone()));
         }
-        if self.replaced.is_some_and(|when| when.elapsed() < FRAGILE) {
+        if self.vacant.is_none() && self.replaced.is_some_and(|when| when.elapsed() < FRAGILE) {
             self.give_up(what);
             return Err(JobFault::Failed(format!("the spool has failed: {what}")));
         }
         self.conn = None;
-        self.put_aside(seq_floor, now).inspect_err(|fault| self.give_up(&fault.to_string()))
+        let known = self.has_failed();
+        self.put_in_place(seq_floor, now).inspect_err(|fault| {
+            if known {
+                tracing::warn!(%fault, "no fresh spool can be made yet");
+                self.wait(&fault.to_string());
+            } else {
+                self.give_up(&fault.to_string());
+            }
+        })
     }
 
-    fn put_aside(&mut self, seq_floor: i64, now: Timestamp) -> Result<PathBuf, JobFault> {
+    /// Whether a damaged file was put aside, nothing could be put in its place, and it is time to try that again.
+    pub(super) fn is_to_fill(&self) -> bool {
+        let due = !matches!(&self.state, State::Failed { probe_at, .. } if Instant::now() < *probe_at);
+        self.vacant.is_some() && due
+    }
+
+    fn put_in_place(&mut self, seq_floor: i64, now: Timestamp) -> Result<PathBuf, JobFault> {
         let failed = |fault: DiskFault| JobFault::Failed(fault.to_string());
-        let aside = damage::put_aside(&self.file, now).map_err(failed)?;
+        let moved = match self.vacant.clone() {
+            Some(aside) => damage::finish(&self.file).map(|()| aside),
+            None => damage::put_aside(&self.file, now),
+        };
+        // From here on nothing else may be opened under its name, whatever fails: it would be without its log, or not ours.
+        self.vacant = moved.as_ref().ok().cloned().or_else(|| damage::moved(&self.file));
+        let aside = moved.map_err(failed)?;
         open::create(&self.file).map_err(failed)?;
         let (mut conn, _) = schema::open_writer(&self.file)?;
         meta::take_place(&conn, seq_floor, now)?;
@@ -116,6 +139,10 @@ impl Health {
         self.watch.attach(&mut conn)?;
         self.conn = Some(conn);
         self.replaced = Some(Instant::now());
+        self.vacant = None;
+        if self.has_failed() {
+            self.state = State::Mended { since: Instant::now() };
+        }
         Ok(aside)
     }
 
@@ -174,5 +201,37 @@ impl Health {
         self.watch.attach(&mut conn)?;
         self.conn = Some(conn);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Timestamp = Timestamp::from_seconds(1_760_000_000);
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_is_opened_in_the_place_of_a_file_put_aside_until_a_fresh_one_is_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join(schema::DATABASE_FILE);
+        open::create(&file).unwrap();
+        let (conn, _) = schema::open_writer(&file).unwrap();
+        let metrics = Metrics::new(&[]).unwrap();
+        let mut health = Health::new(file.clone(), conn, LogWatch::of_nobody(), None).unwrap();
+        // What a failure between the two leaves.
+        let aside = damage::put_aside(&file, NOW).unwrap();
+        assert_eq!(damage::moved(&file), Some(aside.clone()));
+        health.vacant = Some(aside.clone());
+        health.give_up("no handle was left");
+        assert!(!health.is_to_fill(), "not at once");
+        tokio::time::advance(PROBE_EVERY).await;
+        // Whoever asks gets nothing, and a file that was begun is not taken for one of events.
+        open::create(&file).unwrap();
+        assert!(health.connection(&metrics).is_err());
+        assert!(health.is_to_fill());
+        assert_eq!(health.replace("it is to be filled", 77, NOW).unwrap(), aside);
+        assert!(!health.is_to_fill() && !health.has_failed() && damage::moved(&file).is_none());
+        let conn = health.connection(&metrics).unwrap();
+        assert!(meta::is_salvaging(conn).unwrap());
     }
 }

@@ -89,6 +89,13 @@ impl LogWatch {
         }))
     }
 
+    /// One that nobody listens to.
+    #[cfg(test)]
+    pub(super) fn of_nobody() -> Self {
+        let tasks = channel(1).0;
+        Self { tasks, due: Arc::default(), pages: Arc::default(), checkpoint_pages: CHECKPOINT_PAGES }
+    }
+
     fn ask(&self, task: Task) {
         if self.tasks.try_send(task).is_err() {
             tracing::trace!("the keeper of the disk has enough to do");

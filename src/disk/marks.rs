@@ -238,6 +238,11 @@ impl Marks {
         self.lock().remove(key)
     }
 
+    /// Whether marks wait to be written and nobody is asked to: a commit has failed with them.
+    pub(super) fn are_left(&self) -> bool {
+        !self.asked.load(Ordering::Acquire) && self.are_waiting()
+    }
+
     /// Whether marks wait to be written.
     pub(super) fn are_waiting(&self) -> bool {
         !self.lock().is_empty()
@@ -362,20 +367,21 @@ pub(super) struct WriteMarks {
     pub(super) marks: Arc<Marks>,
     /// For the sweep; the latest moment that a caller has named.
     pub(super) now: Timestamp,
-    pub(super) taken: Taken,
+    /// `None`: there was nothing to be taken, or it was not begun.
+    pub(super) taken: Option<Taken>,
     /// Whether what has expired was taken out of the batches.
     pub(super) tidied: bool,
 }
 
 impl WriteMarks {
     pub(super) fn new(marks: Arc<Marks>, now: Timestamp) -> Self {
-        Self { marks, now, taken: Taken::default(), tidied: false }
+        Self { marks, now, taken: None, tidied: false }
     }
 
     /// Takes expired marks away, a few at a time.
     fn sweep(&mut self, tx: &mut Tx<'_>) -> Result<(), JobFault> {
         let mut sweeping = self.marks.sweeping.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(most) = sweeping.due(self.taken.len(), self.now) else { return Ok(()) };
+        let Some(most) = sweeping.due(self.taken.as_ref().map_or(0, Taken::len), self.now) else { return Ok(()) };
         let is_tidy = sweeping.is_tidy(self.now);
         sweeping.tidied = Some(if is_tidy { sweeping.tidied.unwrap_or(self.now) } else { self.now });
         drop(sweeping);
@@ -403,7 +409,7 @@ impl Job for WriteMarks {
     fn run(&mut self, tx: &mut Tx<'_>) -> Result<(), JobFault> {
         self.marks.not_asked();
         self.taken = self.marks.lock().take();
-        for mark in self.taken.marks() {
+        for mark in self.taken.iter().flat_map(Taken::marks) {
             tx.put_mark(mark);
         }
         self.sweep(tx)
@@ -415,13 +421,18 @@ impl Job for WriteMarks {
                 if self.tidied {
                     self.marks.lock_unmerged().retain(|_, known| known.expires_at > self.now);
                 }
-                let written = self.marks.lock().written();
                 // Its memory goes with the last of it, here or with what was taken, and never under the lock.
+                let written = self.taken.is_some().then(|| self.marks.lock().written());
                 drop(written);
             }
             Err(fault) => {
-                tracing::warn!(%fault, marks = self.taken.len(), "marks could not be written; they stay in memory");
-                self.marks.lock().give_back(&self.taken);
+                let marks = self.taken.as_ref().map_or(0, Taken::len);
+                tracing::warn!(%fault, marks, "marks could not be written; they stay in memory");
+                if let Some(taken) = &self.taken {
+                    self.marks.lock().give_back(taken);
+                }
+                // It may not even have begun: whoever comes next asks again.
+                self.marks.not_asked();
             }
         }
     }
@@ -459,3 +470,6 @@ impl Tx<'_> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,9 +1,12 @@
 //! The file's memory of itself: whether the last stop was clean, in which boot of the machine it ran, and up to which
 //! event a crash left doubt.
 
+use std::time::Duration;
+
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::PreviousStop;
+use super::books::Class;
 use super::records::PENDING;
 use crate::domain::time::Timestamp;
 
@@ -21,7 +24,13 @@ pub(super) struct Recovered {
     pub(super) doubtful_before: Option<Timestamp>,
     /// Whether a salvage has not ended.
     pub(super) salvaging: bool,
+    /// Events that were to wait by a clock that was ahead, and are due now.
+    pub(super) freed: usize,
 }
+
+/// How far ahead of this start the last one may have been by its clock without being taken for wrong: clocks are corrected
+/// by as much all the time.
+const AHEAD: Duration = Duration::from_secs(60);
 
 /// How far a salvage has come, and what it has brought.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -63,11 +72,25 @@ pub(super) fn begin_run(conn: &mut Connection, now: Timestamp, boot: Option<Stri
     let (seq_floor, salvaging) = (number(&tx, "seq_floor")?, is_salvaging(&tx)?);
     let cut_off =
         tx.execute(&format!("UPDATE events SET state = {PENDING}, possible_duplicate = 1 WHERE state = 1"), [])?;
+    let freed = free_of_a_clock_ahead(&tx, now)?;
     put(&tx, "run", "began")?;
+    put(&tx, "began_at", now.millis())?;
     put(&tx, "boot", boot.unwrap_or_default())?;
     tx.commit()?;
     let next_seq = last_seq.max(doubtful_through).saturating_add(1).max(seq_floor);
-    Ok(Recovered { previous, doubtful_through, next_seq, cut_off, doubtful_before, salvaging })
+    Ok(Recovered { previous, doubtful_through, next_seq, cut_off, doubtful_before, salvaging, freed })
+}
+
+/// Makes due what waits for a moment of a clock that was wrong: where the last run began in the future, undelivered events
+/// wait by its time, for as long as it was ahead. Says how many they are.
+fn free_of_a_clock_ahead(tx: &Connection, now: Timestamp) -> rusqlite::Result<usize> {
+    let began_at = integer(tx, "began_at")?.map(Timestamp::from_millis);
+    if began_at.is_none_or(|began_at| began_at <= now.plus(AHEAD)) {
+        return Ok(0);
+    }
+    // `OR ROLLBACK`: nothing is kept in memory to take back half of it, however many there are.
+    let freed = "UPDATE OR ROLLBACK events SET not_before = ?1 WHERE class = ?2 AND not_before > ?1";
+    tx.execute(freed, params![now.millis(), Class::Undelivered.code()])
 }
 
 /// Writes into a fresh file that it takes the place of a damaged one: no event of it may have a number below `seq_floor`,
@@ -76,6 +99,7 @@ pub(super) fn take_place(conn: &Connection, seq_floor: i64, now: Timestamp) -> r
     let tx = conn.unchecked_transaction()?;
     put(&tx, "run", "damaged")?;
     put(&tx, "seq_floor", seq_floor)?;
+    put(&tx, "began_at", now.millis())?;
     put(&tx, "doubtful_before", now.millis())?;
     set_salvaging(&tx, Some(1))?;
     tx.commit()

@@ -335,8 +335,7 @@ impl Disk {
     /// Finishes what is queued, writes the mark of a clean stop and gives the lock back. Jobs that come later fail.
     ///
     /// Waits for the disk as long as it takes: the caller sets the deadline. If the future is dropped it goes on.
-    pub async fn close(&self, now: Timestamp) -> Result<(), JobFault> {
-        self.write_marks(now);
+    pub async fn close(&self) -> Result<(), JobFault> {
         self.0.rescue.close();
         self.0.readers.close();
         let (closed, answer) = oneshot::channel();

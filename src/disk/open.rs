@@ -196,6 +196,12 @@ fn report(recovered: &Recovered, totals: &Totals) {
             "the last run on this spool did not stop cleanly; what it may have sent is marked as a possible duplicate"
         ),
     }
+    if recovered.freed > 0 {
+        tracing::warn!(
+            events = recovered.freed,
+            "the clock was ahead when the last run began, and events were to wait by it: they are due now"
+        );
+    }
     tracing::info!(pending = totals.pending(), dead = totals.dead(), bytes = totals.bytes, "the spool is open");
 }
 

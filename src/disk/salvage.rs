@@ -38,6 +38,8 @@ const JOB_PAGES: u32 = 4096;
 const JOB_VALUES: usize = 200;
 /// The wait before a job that the disk refused is tried again.
 const REST: Duration = Duration::from_secs(1);
+/// How often a damaged file that cannot be opened is tried. Then it is left to the next start.
+const LOOKS: u32 = 5;
 
 /// Who knows that the database is damaged, and who sees to it. Shared by all that touch the file.
 #[derive(Debug)]
@@ -228,6 +230,14 @@ enum Ended {
     Closed,
 }
 
+/// Whether what can be read of a damaged file has come over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Salvaged {
+    Yes,
+    /// It could not be opened: word of it stays, for the next start.
+    NotYet,
+}
+
 struct Salvager {
     rescue: Arc<Rescue>,
 }
@@ -239,8 +249,10 @@ impl Salvager {
             return Ended::Done;
         }
         for aside in rescue.count_files() {
-            if let Err(ended) = self.salvage(&aside, generation).await {
-                return ended;
+            match self.salvage(&aside, generation).await {
+                Ok(Salvaged::Yes) => {}
+                Ok(Salvaged::NotYet) => continue,
+                Err(ended) => return ended,
             }
             if let Err(fault) = damage::salvaged(&aside) {
                 tracing::error!(%fault, "what was salvaged could not be noted as such");
@@ -253,16 +265,31 @@ impl Salvager {
         }
     }
 
-    /// One damaged file, from where the last run left it.
-    async fn salvage(&self, aside: &Path, generation: i64) -> Result<(), Ended> {
-        let name = aside.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        let mut carver = match Carver::open(aside) {
-            Ok(carver) => carver,
-            Err(error) => {
-                tracing::error!(file = %aside.display(), %error, "the damaged database cannot be read; it is kept");
-                return Ok(());
+    /// Opens a damaged file, which may be short of a handle or of a moment of its disk. `None`: it cannot be read in this run.
+    async fn open(&self, aside: &Path) -> Result<Option<Carver>, Ended> {
+        for looked in 1..=LOOKS {
+            match Carver::open(aside) {
+                Ok(carver) => return Ok(Some(carver)),
+                Err(error) if looked == LOOKS => tracing::error!(
+                    file = %aside.display(), %error,
+                    "the damaged database cannot be read: it is kept, and the next start tries again"
+                ),
+                Err(error) => {
+                    tracing::warn!(file = %aside.display(), %error, "the damaged database cannot be read yet");
+                }
             }
-        };
+            if self.rescue.closed.load(Ordering::Acquire) {
+                return Err(Ended::Closed);
+            }
+            tokio::time::sleep(REST).await;
+        }
+        Ok(None)
+    }
+
+    /// One damaged file, from where the last run left it.
+    async fn salvage(&self, aside: &Path, generation: i64) -> Result<Salvaged, Ended> {
+        let name = aside.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let Some(mut carver) = self.open(aside).await? else { return Ok(Salvaged::NotYet) };
         let key = name.clone();
         let mut progress = self.job(generation, 0, move |tx| Ok(meta::progress(tx.conn, &key)?)).await?;
         while progress.pass < 2 {
@@ -290,7 +317,7 @@ impl Salvager {
             without_payload = progress.waiting, unreadable_pages = progress.unreadable,
             "what can be read of the damaged database was taken over; the file is kept: look at the disk, then move it away"
         );
-        Ok(())
+        Ok(Salvaged::Yes)
     }
 
     fn count(&self, before: &Progress, now: &Progress) {

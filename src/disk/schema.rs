@@ -167,6 +167,8 @@ pub(super) fn open_checkpointer(file: &Path) -> rusqlite::Result<Connection> {
 fn prepare(conn: &Connection) -> rusqlite::Result<()> {
     conn.busy_timeout(BUSY)?;
     conn.set_prepared_statement_cache_capacity(STATEMENTS);
+    // What a statement may have to take back stays in memory: a container of ours has nowhere to put a temporary file.
+    conn.pragma_update(None, "temp_store", "MEMORY")?;
     // The log is brought into the file where that is meant, never because a connection ends: not into a damaged file, and
     // not through a disk that has just failed.
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
@@ -194,4 +196,24 @@ pub(super) enum Emptied {
     Yes,
     /// Somebody still reads it.
     InUse,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What `SQLite`'s documentation of `temp_store` calls MEMORY.
+    const IN_MEMORY: i64 = 2;
+
+    #[test]
+    fn no_connection_needs_a_place_for_temporary_files() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join(DATABASE_FILE);
+        std::fs::File::create(&file).unwrap();
+        let (writer, _) = open_writer(&file).unwrap();
+        for conn in [writer, open_reader(&file).unwrap(), open_checkpointer(&file).unwrap()] {
+            let store: i64 = conn.pragma_query_value(None, "temp_store", |row| row.get(0)).unwrap();
+            assert_eq!(store, IN_MEMORY);
+        }
+    }
 }

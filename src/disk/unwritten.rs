@@ -20,8 +20,8 @@ pub(super) struct Unwritten {
     waiting: Table,
     /// Those that wait, in the order in which they came.
     queue: VecDeque<EventKey>,
-    /// Its own as soon as the writer has dropped what it took.
-    writing: Arc<Table>,
+    /// Those that were taken and are not on disk yet, if any were. Its own as soon as the writer has dropped what it took.
+    writing: Option<Arc<Table>>,
 }
 
 /// Marks by slot.
@@ -42,7 +42,10 @@ pub(super) struct Taken {
 impl Unwritten {
     /// The marks of a slot; of an event whose mark is being written and has come again, both.
     pub(super) fn of_slot(&self, slot: &[u8; 16]) -> impl Iterator<Item = &Mark> {
-        [&self.waiting, &*self.writing].into_iter().filter_map(|table| table.by_slot.get(slot)).flatten()
+        std::iter::once(&self.waiting)
+            .chain(self.writing.as_deref())
+            .filter_map(|table| table.by_slot.get(slot))
+            .flatten()
     }
 
     /// Whether nothing waits to be taken.
@@ -54,7 +57,8 @@ impl Unwritten {
     pub(super) fn put(&mut self, mark: Mark, now: Timestamp) -> u64 {
         let counts =
             |old: &Mark| mark.kind == MarkKind::Processed || old.kind == MarkKind::Perhaps || old.expires_at <= now;
-        if self.writing.get(&mark.key).is_some_and(|written| !counts(written)) {
+        let written = self.writing.as_deref();
+        if written.and_then(|table| table.get(&mark.key)).is_some_and(|written| !counts(written)) {
             return 0;
         }
         match self.waiting.get_mut(&mark.key) {
@@ -65,29 +69,35 @@ impl Unwritten {
                 self.queue.push_back(mark.key);
             }
         }
+        let written = written.map_or(0, |table| table.marks);
         let mut dropped = 0;
-        while self.waiting.marks + self.writing.marks > UNWRITTEN {
+        while self.waiting.marks + written > UNWRITTEN {
             let Some(oldest) = self.queue.pop_front() else { break };
             dropped += u64::from(self.waiting.remove(&oldest));
         }
         dropped
     }
 
-    /// Everything that waits, to be written now. What was taken before must have been written or given back.
-    pub(super) fn take(&mut self) -> Taken {
+    /// Everything that waits, to be written now; `None`: what was taken before was neither written nor given back yet, and
+    /// they go on waiting.
+    pub(super) fn take(&mut self) -> Option<Taken> {
+        if self.writing.is_some() {
+            return None;
+        }
         let next = Table::with_room_for(self.waiting.marks);
-        self.writing = Arc::new(std::mem::replace(&mut self.waiting, next));
-        Taken { order: std::mem::take(&mut self.queue), table: self.writing.clone() }
+        let table = Arc::new(std::mem::replace(&mut self.waiting, next));
+        self.writing = Some(table.clone());
+        Some(Taken { order: std::mem::take(&mut self.queue), table })
     }
 
     /// What was taken is on disk. Dropping what this returns is the caller's to do where nobody waits for it.
     pub(super) fn written(&mut self) -> impl Drop + use<> {
-        std::mem::take(&mut self.writing)
+        self.writing.take().unwrap_or_default()
     }
 
     /// What was taken is not on disk.
     pub(super) fn give_back(&mut self, taken: &Taken) {
-        let writing = std::mem::take(&mut self.writing);
+        let Some(writing) = self.writing.take() else { return };
         for key in taken.order.iter().rev() {
             if let (Some(mark), None) = (writing.get(key), self.waiting.get(key)) {
                 self.waiting.add(*mark);
@@ -103,7 +113,8 @@ impl Unwritten {
             self.queue.retain(|queued| queued != key);
         }
         // What was taken stays as it is: the writer has a table of its own from here on.
-        let written = self.writing.get(key).is_some() && Arc::make_mut(&mut self.writing).remove(key);
+        let held = self.writing.as_mut().filter(|writing| writing.get(key).is_some());
+        let written = held.is_some_and(|writing| Arc::make_mut(writing).remove(key));
         waited || written
     }
 }
@@ -184,7 +195,7 @@ mod tests {
         for number in [3, 1, 2] {
             assert_eq!(unwritten.put(processed(number), NOW), 0);
         }
-        let taken = unwritten.take();
+        let taken = unwritten.take().unwrap();
         assert_eq!(written(&taken), [3, 1, 2].map(processed), "in the order in which they came");
         assert_eq!(taken.len(), 3);
         assert!(unwritten.is_empty());
@@ -197,7 +208,11 @@ mod tests {
             assert!(unwritten.remove(&processed(5).key));
         }
         unwritten.put(processed(5), NOW);
-        assert_eq!(written(&unwritten.take()), [4, 5].map(processed), "what came meanwhile is not gone with it");
+        assert_eq!(
+            written(&unwritten.take().unwrap()),
+            [4, 5].map(processed),
+            "what came meanwhile is not gone with it"
+        );
     }
 
     #[test]
@@ -206,14 +221,33 @@ mod tests {
         unwritten.put(processed(1), NOW);
         unwritten.put(mark(2, MarkKind::Perhaps, 60), NOW);
         unwritten.put(processed(3), NOW);
-        let taken = unwritten.take();
+        let taken = unwritten.take().unwrap();
         unwritten.put(processed(4), NOW);
         unwritten.put(processed(2), NOW);
         assert!(unwritten.remove(&processed(3).key), "it is being written, and known still");
         assert_eq!(known(&unwritten, 3), []);
         assert_eq!(taken.len(), 3, "the writer is not disturbed");
         unwritten.give_back(&taken);
-        assert_eq!(written(&unwritten.take()), [1, 4, 2].map(processed), "neither the doubt nor what was forgotten");
+        assert_eq!(
+            written(&unwritten.take().unwrap()),
+            [1, 4, 2].map(processed),
+            "neither the doubt nor what was forgotten"
+        );
+    }
+
+    #[test]
+    fn while_some_are_being_written_no_others_are_taken_and_none_of_them_is_lost() {
+        let mut unwritten = Unwritten::default();
+        unwritten.put(processed(1), NOW);
+        let first = unwritten.take().unwrap();
+        unwritten.put(processed(2), NOW);
+        assert!(unwritten.take().is_none());
+        assert_eq!((known(&unwritten, 1).len(), known(&unwritten, 2).len()), (1, 1));
+        assert!(unwritten.remove(&processed(1).key));
+        unwritten.put(processed(1), NOW);
+        assert!(unwritten.take().is_none(), "nor where nothing of it is left");
+        unwritten.give_back(&first);
+        assert_eq!(written(&unwritten.take().unwrap()), [2, 1].map(processed));
     }
 
     #[test]
@@ -222,7 +256,7 @@ mod tests {
         unwritten.put(processed(1), NOW);
         unwritten.put(mark(1, MarkKind::Perhaps, 90), NOW);
         assert_eq!(known(&unwritten, 1), [MarkKind::Processed]);
-        let _writing = unwritten.take();
+        let _writing = unwritten.take().unwrap();
         unwritten.put(mark(1, MarkKind::Perhaps, 90), NOW);
         assert_eq!(known(&unwritten, 1), [MarkKind::Processed]);
         assert!(unwritten.is_empty(), "it would be written over what is certain");
@@ -235,7 +269,7 @@ mod tests {
         let mut unwritten = Unwritten::default();
         let half = u32::try_from(UNWRITTEN / 2).unwrap();
         assert_eq!((0..half).map(|number| unwritten.put(processed(number), NOW)).sum::<u64>(), 0);
-        let _writing = unwritten.take();
+        let _writing = unwritten.take().unwrap();
         assert_eq!((half..2 * half).map(|number| unwritten.put(processed(number), NOW)).sum::<u64>(), 0);
         assert_eq!(unwritten.put(processed(2 * half), NOW), 1);
         assert_eq!((known(&unwritten, half).len(), known(&unwritten, half + 1).len()), (0, 1));
@@ -243,6 +277,6 @@ mod tests {
         drop(unwritten.written());
         assert_eq!(unwritten.put(processed(2 * half + 1), NOW), 0, "there is room again");
         assert!(unwritten.remove(&processed(half + 1).key) && !unwritten.remove(&processed(half + 1).key));
-        assert_eq!(unwritten.take().marks().next(), Some(&processed(half + 2)));
+        assert_eq!(unwritten.take().unwrap().marks().next(), Some(&processed(half + 2)));
     }
 }

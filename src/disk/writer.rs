@@ -39,6 +39,8 @@ use crate::telemetry::Metrics;
 pub(super) const IDLE: Duration = Duration::from_secs(1);
 /// Shortest time between two attempts to give the write-ahead log's space back to a full disk.
 const MAKE_ROOM: Duration = Duration::from_secs(1);
+/// How long the log may be in use by others before it is left to the next start as it is.
+const LAST_WORD: Duration = Duration::from_millis(200);
 /// The pause between two steps of a chore that is not done yet.
 const BREATH: Duration = Duration::from_millis(10);
 /// Pages given back to the file system in one step: 1 MiB, a few milliseconds that a commit may have to wait.
@@ -97,6 +99,9 @@ impl Writer {
                     self.commit(orders).await;
                     if let Some(closed) = close {
                         return self.close(closed).await;
+                    }
+                    if self.marks.are_left() && !self.health.has_failed() {
+                        self.write_waiting_marks().await;
                     }
                     self.tend_marks().await;
                 }
@@ -288,8 +293,14 @@ impl Writer {
 
     /// Somebody has met damage that is not one record's: a fresh file takes the place of the damaged one.
     fn see_to_damage(&mut self) {
-        let Some(what) = self.rescue.suspicion() else { return };
-        self.metrics.spool_errors_total.with_label_values(&["damage"]).inc();
+        let what = match self.rescue.suspicion() {
+            Some(what) => {
+                self.metrics.spool_errors_total.with_label_values(&["damage"]).inc();
+                what
+            }
+            None if self.health.is_to_fill() => "nothing could be put in its place yet".to_owned(),
+            None => return,
+        };
         self.readers.let_go();
         self.synced = None;
         let replaced = self.rescue.door.replace(|| self.health.replace(&what, self.next_seq, self.rescue.now()));
@@ -312,6 +323,9 @@ impl Writer {
 
     /// Nothing to do: writes the marks that a failed commit has left in memory, and looks after the file.
     async fn idle(&mut self) {
+        if self.health.is_to_fill() {
+            self.see_to_damage();
+        }
         self.write_waiting_marks().await;
         self.tend_marks().await;
         self.tidy();
@@ -374,7 +388,10 @@ impl Writer {
         };
         self.nudge.end().await;
         if let Ok(conn) = self.health.connection(&self.metrics) {
-            match super::schema::empty_log(conn) {
+            // Who reads on, as a backup does, is not waited for: the next start would have to wait too, or somebody to whom this is
+            // handed over.
+            let emptied = conn.busy_timeout(LAST_WORD).and_then(|()| super::schema::empty_log(conn));
+            match emptied {
                 Ok(Emptied::Yes) => self.space.keep_for_a_start(),
                 Ok(Emptied::InUse) => {}
                 Err(error) => tracing::warn!(%error, "the write-ahead log was not emptied; the next start reads it"),

@@ -73,6 +73,8 @@ enum NoAttempt {
     Busy,
     /// A copy of the event, which came back from disk, is being sent.
     Copy,
+    /// The shutdown wants open requests answered by now: what is sent from here on nobody may be left to settle.
+    Draining,
 }
 
 impl NoAttempt {
@@ -82,6 +84,7 @@ impl NoAttempt {
             Self::Down => "the application is considered down",
             Self::Busy => "all of the route's slots stayed taken",
             Self::Copy => "a copy of the event is being sent",
+            Self::Draining => "the gateway was shutting down",
         }
     }
 }
@@ -128,6 +131,9 @@ impl First {
         let Some(lane) = self.deliverer.lane(&self.route.name) else {
             return Box::pin(self.give_up(Processed::Not, Settled::Unavailable(Fault::Draining))).await;
         };
+        if self.deliverer.has_drained() {
+            return Box::pin(self.without_attempt(NoAttempt::Draining)).await;
+        }
         let slot = match self.slot_at_once(&lane) {
             Some(slot) => Ok(slot),
             None => Box::pin(self.slot(&lane)).await,
@@ -213,7 +219,7 @@ impl First {
 
     async fn without_attempt(self: Box<Self>, reason: NoAttempt) {
         let kept = match reason {
-            NoAttempt::Order | NoAttempt::Copy => self.buffers(),
+            NoAttempt::Order | NoAttempt::Copy | NoAttempt::Draining => self.buffers(),
             NoAttempt::Down | NoAttempt::Busy => self.absorbs(),
         };
         if kept {
@@ -223,6 +229,7 @@ impl First {
         let settled = match reason {
             NoAttempt::Order | NoAttempt::Busy | NoAttempt::Copy => Settled::Unavailable(Fault::Overloaded),
             NoAttempt::Down => Settled::AppFailed(Err(StatusCode::BAD_GATEWAY)),
+            NoAttempt::Draining => Settled::Unavailable(Fault::Draining),
         };
         self.give_up(Processed::Not, settled).await;
     }

@@ -247,6 +247,11 @@ impl Deliverer {
         self.0.wake.notify_waiters();
     }
 
+    /// Whether the moment has passed by which the shutdown wants open requests answered.
+    fn has_drained(&self) -> bool {
+        self.0.drain.borrow().is_some_and(|answered_by| answered_by <= Instant::now())
+    }
+
     /// Waits until no delivery is running, at most until `by`; says whether that came true.
     pub async fn settled(&self, by: Instant) -> Settlement {
         let all_ended = async {

@@ -5,6 +5,7 @@ mod again;
 mod first;
 mod places;
 mod queue;
+mod stopping;
 
 use std::collections::VecDeque;
 

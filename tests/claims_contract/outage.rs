@@ -104,7 +104,7 @@ async fn where_redis_was_emptied_and_the_own_table_cannot_be_read_that_is_said()
     let local = Arc::new(Embedded::new(disk.clone()));
     let store = Fallback::new(redis, local, OnStoreDown::Local, metrics);
     assert_eq!(store.claim(&known).await, Ok(Claimed::Duplicate));
-    disk.close(START).await.unwrap();
+    disk.close().await.unwrap();
     assert_eq!(store.claim(&known).await, Ok(Claimed::Unread), "Redis has never heard of it");
 }
 

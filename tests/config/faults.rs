@@ -20,6 +20,8 @@ const CASES: &[Case] = &[
     ("[server]\nheader_timeout = 10\n", Value, "server.header_timeout", 2, 18, "10"),
     ("[server]\nheader_timeout = \"0s\"\n", Value, "server.header_timeout", 2, 18, "no time"),
     ("[server]\nheader_timeout = \"4000d\"\n", Value, "server.header_timeout", 2, 18, "4000d"),
+    ("[server]\nshutdown_grace = \"2999ms\"\n", Value, "server.shutdown_grace", 2, 18, "2.999s"),
+    ("[server]\nshutdown_grace = \"0s\"\n", Value, "server.shutdown_grace", 2, 18, "0ns"),
     ("[server]\nmax_header_bytes = \"32 kilo\"\n", Value, "server.max_header_bytes", 2, 20, "32 kilo"),
     ("[server]\nmax_header_bytes = \"2MiB\"\n", Value, "server.max_header_bytes", 2, 20, "2097152"),
     (

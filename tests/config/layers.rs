@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use hookgate::config::FaultKind::{Conflict, Syntax, UnknownKey, Unreadable};
-use hookgate::config::{Environment, Layers, Origin, Place, load};
+use hookgate::config::{Environment, FaultKind, Layers, Origin, Place, load};
 use hookgate::domain::route::AckMode;
 
 use super::{ROUTE, at, check, check_with, environment, environment_with, only};
@@ -146,6 +146,33 @@ fn a_pattern_has_its_star_in_the_last_part() {
 }
 
 #[test]
+fn a_pattern_that_would_quietly_name_nothing_is_a_fault_that_says_what_a_pattern_may_be() {
+    let directory = tempfile::tempdir().unwrap();
+    put(directory.path(), "routes.d/a.toml", ROUTE);
+    let load_with = |pattern: &str| {
+        put(directory.path(), "hookgate.toml", &format!("include = [\"{pattern}\"]\n"));
+        load(Some(&directory.path().join("hookgate.toml")), &environment())
+    };
+    let patterns = ["routes.d/*a*.toml", "routes.d/**", "routes.d/?*.toml", "routes.d/[ab]*", "routes.d/{a,b}*.toml"];
+    for pattern in
+        patterns.into_iter().chain(["*.d/*.toml", "**/*.toml", "routes.?/*", "*.d/a.toml", "routes.d/?.toml"])
+    {
+        let fault = only(load_with(pattern).unwrap_err());
+        assert_eq!((fault.kind, fault.key.as_str()), (FaultKind::Value, "include[0]"), "{}", fault.line());
+        assert!(matches!(fault.place, Place::File { line: 1, column: 12, .. }), "{}", fault.line());
+        assert!(
+            fault.found.contains(pattern) && fault.expected.contains("one `*` in its last part"),
+            "{}",
+            fault.line()
+        );
+    }
+    let named = |pattern: &str| load_with(pattern).unwrap().routes.len();
+    assert_eq!((named("routes.d/*"), named("routes.d/*.toml"), named("none.d/*.toml")), (1, 1, 0));
+    put(directory.path(), "odd[1]/a?.toml", ROUTE);
+    assert_eq!((named("odd[1]/a?.toml"), named("odd[1]/*.toml")), (1, 1), "a name that is there is a name");
+}
+
+#[test]
 fn the_search_goes_from_the_command_line_to_the_system_directory() {
     let directory = tempfile::tempdir().unwrap();
     for name in ["explicit", "variable", "hookgate"] {
@@ -216,4 +243,28 @@ fn relative_paths_start_where_their_file_is() {
     let config = load(Some(&directory.path().join("sub/hookgate.toml")), &environment()).unwrap();
     assert_eq!(config.spool.path, directory.path().join("sub/spool"));
     assert_eq!(config.files[1], directory.path().join("sub/secret"));
+}
+
+#[test]
+fn each_file_of_tls_starts_where_the_file_is_that_names_it() {
+    let directory = tempfile::tempdir().unwrap();
+    put(directory.path(), "hookgate.toml", &format!("include = [\"a/tls.toml\", \"b/tls.toml\"]\n{ROUTE}"));
+    put(directory.path(), "a/tls.toml", "[server.tls]\ncert = \"own.crt\"\nclient_ca = \"ca.crt\"\n");
+    put(
+        directory.path(),
+        "b/tls.toml",
+        "[server.tls]\nkey = \"own.key\"\nalso = [{ cert = \"other.crt\", key = \"other.key\" }]\n",
+    );
+    for name in ["a/own.crt", "a/ca.crt", "b/own.key", "b/other.crt", "b/other.key"] {
+        put(directory.path(), name, "-----BEGIN CERTIFICATE-----\n");
+    }
+    let at = |name: &str| directory.path().join(name);
+    let tls = load(Some(&at("hookgate.toml")), &environment()).unwrap().server.tls.unwrap();
+    let pairs = [(at("a/own.crt"), at("b/own.key")), (at("b/other.crt"), at("b/other.key"))];
+    assert_eq!((tls.certificates, tls.client_ca), (pairs.to_vec(), Some(at("a/ca.crt"))));
+    put(&at("elsewhere"), "ca.crt", "-----BEGIN CERTIFICATE-----\n");
+    let more = [("HOOKGATE_SERVER__TLS__CLIENT_CA", "ca.crt")];
+    let environment = environment_with(&more).in_directory(at("elsewhere"));
+    let tls = load(Some(&at("hookgate.toml")), &environment).unwrap().server.tls.unwrap();
+    assert_eq!(tls.client_ca, Some(at("elsewhere/ca.crt")));
 }

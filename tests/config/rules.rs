@@ -212,3 +212,17 @@ fn a_configuration_without_a_route_is_warned_about() {
     let config = fine("");
     assert_eq!(note_of(&config, "routes").unwrap().level, NoteLevel::Warn);
 }
+
+#[test]
+fn a_network_of_mapped_addresses_is_the_plain_one() {
+    let networks = |written: &str| {
+        let text = format!("[server]\ntrusted_proxies = [{written}]\n{ROUTE}allow_from = [{written}]\n");
+        let config = fine(&text);
+        assert_eq!(config.server.trusted_proxies, config.routes[0].allow_from);
+        config.server.trusted_proxies.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(networks("\"::ffff:127.0.0.0/104\", \"::ffff:127.0.0.1\""), ["127.0.0.0/8", "127.0.0.1/32"]);
+    assert_eq!(networks("\"::ffff:0:0/96\", \"::FFFF:a00:1/128\""), ["0.0.0.0/0", "10.0.0.1/32"]);
+    let plain = ["10.0.0.0/8", "::ffff:0.0.0.0/95", "::1/128", "fd00::/8", "::/0", "64:ff9b::/96"];
+    assert_eq!(networks(&plain.map(|network| format!("{network:?}")).join(",")), plain);
+}

@@ -283,6 +283,27 @@ fn a_verify_token_that_is_blank_misplaced_or_ends_stops_the_start() {
 }
 
 #[test]
+fn only_a_secret_of_a_route_has_an_end() {
+    let ended = "{ env = \"SECRET\", until = \"2020-01-01T00:00:00Z\" }";
+    let redis = |line: &str| format!("[dedup]\nstore = \"redis\"\n[dedup.redis]\n{line}\n{ROUTE}");
+    let cases = [
+        (format!("admin_token = {ended}\n{ROUTE}"), "admin_token.until"),
+        (redis(&format!("url = {ended}")), "dedup.redis.url.until"),
+        (redis(&format!("url = [{ended}]")), "dedup.redis.url[0].until"),
+        (redis(&format!("username = {ended}")), "dedup.redis.username.until"),
+        (redis(&format!("password = {ended}")), "dedup.redis.password.until"),
+        (redis(&format!("sentinel.password = {ended}")), "dedup.redis.sentinel.password.until"),
+        (redis(&format!("sentinel.username = {ended}")), "dedup.redis.sentinel.username.until"),
+        (redis(&format!("sentinel.nodes = [{ended}]")), "dedup.redis.sentinel.nodes[0].until"),
+    ];
+    for (text, key) in cases {
+        let faults = faults(&text);
+        let found = faults.iter().find(|fault| fault.key == key);
+        assert_eq!(found.map(|fault| fault.kind), Some(UnknownKey), "{key}: {faults:?}");
+    }
+}
+
+#[test]
 fn a_handshake_that_is_off_says_how_to_turn_it_on_and_a_token_that_nobody_asks_for_is_named() {
     let off = check(&with_token("")).unwrap();
     let note = note_of(&off, "routes.a.verify_token").unwrap();

@@ -278,3 +278,21 @@ fn the_supervisor_is_told_which_process_serves() {
     assert_eq!(told().trim(), "STOPPING=1");
     assert_ne!(first, second);
 }
+
+#[test]
+fn a_hand_over_waits_for_a_spool_that_is_held_up() {
+    let mut world = world_without_app(&["ack.budget = '3s'", "ack.reserve = '1s'"]);
+    assert!(world.gateway.send(&Provider::Veedeo.sign(task("first"))).acked());
+    // A reader, as a backup is: as long as it reads, the log cannot be emptied.
+    let file = world.gateway.spool_path().join("hookgate.db");
+    let reader = rusqlite::Connection::open(file).unwrap();
+    reader.execute_batch("BEGIN; SELECT count(*) FROM events").unwrap();
+    let reads = std::thread::spawn(move || {
+        pause(Duration::from_secs(8));
+        drop(reader);
+    });
+    world.gateway.hand_over();
+    let again = || world.gateway.send(&Provider::Veedeo.sign(task("second"))).acked().then_some(());
+    eventually("the new process takes events", Duration::from_secs(10), again);
+    reads.join().unwrap();
+}

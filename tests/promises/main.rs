@@ -17,6 +17,7 @@
 mod admin_door;
 mod answers;
 mod app_faults;
+mod bare;
 mod bodies;
 mod books;
 mod canaries;

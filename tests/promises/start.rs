@@ -154,16 +154,80 @@ fn a_reload_replaces_the_token_of_operators_and_takes_it_from_nobody() {
         request = request.with("Content-Type", "application/json");
         let reply = gateway.admin(&request);
         assert_eq!(reply.status, 200, "{}", reply.text());
-        reply.json("needs_restart")
+        (reply.json("changed"), reply.json("needs_restart"))
     };
+    let (nothing, the_token) = (serde_json::json!([]), serde_json::json!(["admin_token"]));
+    assert_eq!(reload(&gateway, "the first token of operators 27182"), (nothing.clone(), nothing.clone()));
     gateway.configure(&[&token("the other token of operators 31415")]);
-    assert_eq!(reload(&gateway, "the first token of operators 27182"), serde_json::json!([]));
+    assert_eq!(reload(&gateway, "the first token of operators 27182"), (the_token.clone(), nothing.clone()));
     assert_eq!(status(&gateway, "the first token of operators 27182"), 401);
     assert_eq!(status(&gateway, "the other token of operators 31415"), 200);
     without(&gateway, "admin_token");
-    assert_eq!(reload(&gateway, "the other token of operators 31415"), serde_json::json!(["admin_token"]));
+    assert_eq!(reload(&gateway, "the other token of operators 31415"), (nothing, the_token));
     assert_eq!(gateway.admin(&Request::get("/api/status")).status, 401);
     assert_eq!(status(&gateway, "the other token of operators 31415"), 200);
+}
+
+/// What a reload says it changed, and what it says waits for a restart.
+fn reloaded(gateway: &Gateway) -> (Vec<String>, Vec<String>) {
+    let done = gateway.ask(&["reload", "--json"]);
+    assert_eq!(done.code, Some(0), "{done:?}");
+    let done: serde_json::Value = serde_json::from_str(&done.stdout).unwrap();
+    let keys = |name: &str| done[name].as_array().unwrap().iter().map(|key| key.as_str().unwrap().to_owned()).collect();
+    (keys("changed"), keys("needs_restart"))
+}
+
+fn changes(changed: &[&str], needs_restart: &[&str]) -> (Vec<String>, Vec<String>) {
+    let owned = |keys: &[&str]| keys.iter().map(|key| (*key).to_owned()).collect();
+    (owned(changed), owned(needs_restart))
+}
+
+#[test]
+fn what_waits_for_a_restart_is_told_at_every_reload_until_it_is_changed_back() {
+    let app = App::stopped();
+    let mut gateway = Gateway::prepared(Setup::new(&app.url()));
+    gateway.configure(&["server.max_connections = 1000", "dedup.on_store_down = 'local'"]);
+    gateway.restart();
+    gateway.configure(&[
+        "server.max_connections = 2000",
+        "server.body_timeout = '9s'",
+        "dedup.on_store_down = 'accept'",
+    ]);
+    let waiting = ["server.max_connections", "dedup.on_store_down"];
+    assert_eq!(reloaded(&gateway), changes(&["server"], &waiting));
+    assert_eq!(reloaded(&gateway), changes(&[], &waiting), "nothing of it is in operation yet");
+    gateway.configure(&["server.max_connections = 1000", "dedup.on_store_down = 'local'"]);
+    assert_eq!(reloaded(&gateway), changes(&[], &[]), "as at the start");
+}
+
+#[test]
+fn a_reload_tells_the_routes_and_tables_that_have_changed_and_no_others() {
+    let app = App::stopped();
+    let mut gateway = Gateway::prepared(Setup::new(&app.url()));
+    let file = gateway.folder().join("veedeo.secret");
+    std::fs::write(&file, "the first secret of veedeo, long enough").unwrap();
+    let literal =
+        |name: &str| format!("routes.{name}.secrets = [{{ literal = 'the {name} secret, which is long enough' }}]");
+    gateway.configure(&[&format!("routes.veedeo.secrets = [{{ file = '{}' }}]", file.display()), &literal("github")]);
+    gateway.restart();
+    assert_eq!(reloaded(&gateway), changes(&[], &[]), "nothing has changed");
+    std::fs::write(&file, "the other secret of veedeo, long enough").unwrap();
+    assert_eq!(reloaded(&gateway), changes(&["routes.veedeo"], &[]), "a secret's file");
+    gateway.configure(&[&literal("github").replace("which", "this one")]);
+    assert_eq!(reloaded(&gateway), changes(&["routes.github"], &[]), "a secret that is not shown");
+    gateway.configure(&[
+        "ack.budget = '9s'",
+        "passthrough.paths = ['/health']",
+        "routes.stripe.max_body_bytes = '64KiB'",
+    ]);
+    assert_eq!(reloaded(&gateway), changes(&["ack", "passthrough", "routes.stripe"], &[]));
+    without(&gateway, "routes.stripe.");
+    assert_eq!(reloaded(&gateway), changes(&["routes.stripe (gone)"], &[]));
+    gateway.configure(&["listen = '127.0.0.1:9'"]);
+    assert_eq!(reloaded(&gateway), changes(&["routes.stripe"], &["listen"]), "it is there again");
+    gateway.configure(&["passthrough.paths = []"]);
+    gateway.signal(Signal::HUP);
+    gateway.wait_for_log(&["\"reloaded\"", "passthrough", "listen"]);
 }
 
 #[test]

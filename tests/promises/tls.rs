@@ -252,6 +252,25 @@ fn certificates_that_change_are_used_and_bad_ones_are_not() {
 }
 
 #[test]
+fn files_that_wait_for_a_restart_leave_those_before_in_use_and_unasked_for() {
+    let (papers, app) = (Papers::new(), App::start());
+    let mut gateway = papers.gateway(&app, &[]);
+    papers.write("other", &["hooks.example.com"]);
+    gateway.configure(&[&papers.line("cert", "other.crt"), &papers.line("key", "other.key")]);
+    for round in 0..2 {
+        let reloaded = gateway.ask(&["reload"]);
+        assert!(reloaded.code == Some(0) && reloaded.stdout.contains("restart: server.tls"), "{round}: {reloaded:?}");
+    }
+    for file in ["first.crt", "first.key"] {
+        std::fs::remove_file(papers.path(file)).unwrap();
+    }
+    let reloaded = gateway.ask(&["reload"]);
+    assert!(reloaded.code == Some(0) && reloaded.stdout.contains("restart: server.tls"), "{reloaded:?}");
+    let reply = papers.sender(ALL, None).send(&gateway, &Provider::Veedeo.sign(task("a"))).unwrap();
+    assert!(reply.starts_with("HTTP/1.1 200"), "{reply}");
+}
+
+#[test]
 fn a_handshake_that_does_not_come_to_an_end_is_cut_at_the_heads_deadline() {
     let (papers, app) = (Papers::new(), App::start());
     let gateway = papers.gateway(&app, &["server.header_timeout = '1s'"]);

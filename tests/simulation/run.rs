@@ -315,7 +315,7 @@ impl Core {
         let attempts = self.deliverer.settled(closed_by + CLOSING / 2).await;
         let now = self.clock.now();
         self.local.abandon_all(now);
-        let closed = tokio::time::timeout_at(closed_by + CLOSING, self.disk.close(now)).await;
+        let closed = tokio::time::timeout_at(closed_by + CLOSING, self.disk.close()).await;
         if attempts == Settlement::Complete && matches!(closed, Ok(Ok(()))) { Way::Clean } else { Way::CutOff }
     }
 

@@ -1,11 +1,12 @@
 //! The tables that belong to no route: server, dedup store, spool, log, listeners.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::{Check, keys};
 use crate::config::fault::FaultKind;
-use crate::config::leaf::Size;
+use crate::config::leaf::{Name, Size, Text};
 use crate::config::raw::{RawConfig, RawDedup, RawLog, RawServer, RawSpool, RawTls};
 use crate::config::settings::{Dedup, Log, Server, ServerTls, SpoolSettings, Store, StoreKind};
 
@@ -37,6 +38,9 @@ const MOST_HEADER_BYTES: usize = 1024 * 1024;
 /// The least spool that the database and its write-ahead log fit into.
 const LEAST_SPOOL_BYTES: u64 = 1024 * 1024;
 
+/// The closing takes up to two seconds of it; what is left is for open requests.
+const LEAST_GRACE: Duration = Duration::from_secs(3);
+
 impl Check<'_> {
     pub(super) fn server_rules(&mut self, server: &Server) {
         let spans = [
@@ -44,10 +48,14 @@ impl Check<'_> {
             ("body_timeout", server.body_timeout),
             ("idle_timeout", server.idle_timeout),
             ("write_timeout", server.write_timeout),
-            ("shutdown_grace", server.shutdown_grace),
         ];
         for (key, span) in spans {
             self.longer_than_nothing(&keys(&["server", key]), span);
+        }
+        if server.shutdown_grace < LEAST_GRACE {
+            let found = format!("{:?}", server.shutdown_grace);
+            let expected = "at least 3s: two of them are kept for the closing, and open requests need the rest";
+            self.fault(FaultKind::Value, &keys(&["server", "shutdown_grace"]), found, expected);
         }
         if !(LEAST_HEADER_BYTES..=MOST_HEADER_BYTES).contains(&server.max_header_bytes) {
             let found = format!("{} bytes", server.max_header_bytes);
@@ -99,7 +107,6 @@ impl Check<'_> {
     /// Where the files of TLS are.
     pub(super) fn tls(&mut self, raw: &RawTls) -> Option<ServerTls> {
         let path = keys(&["server", "tls"]);
-        let directory = self.layers.directory(&keys(&["server", "tls", "cert"])).to_owned();
         let mut certificates = Vec::new();
         let first = std::iter::once((&raw.cert, &raw.key, path.clone()));
         let also =
@@ -108,13 +115,20 @@ impl Check<'_> {
             });
         for (cert, key, at) in first.chain(also) {
             match (cert, key) {
-                (Some(cert), Some(key)) => certificates.push((directory.join(&cert.0.0), directory.join(&key.0.0))),
+                (Some(cert), Some(key)) => {
+                    certificates.push((self.beside(&at, "cert", cert), self.beside(&at, "key", key)));
+                }
                 (None, _) => self.missing(&[at, keys(&["cert"])].concat(), "a file with a certificate, PEM"),
                 (_, None) => self.missing(&[at, keys(&["key"])].concat(), "a file with the certificate's key, PEM"),
             }
         }
-        let client_ca = raw.client_ca.as_ref().map(|file| directory.join(&file.0.0));
+        let client_ca = raw.client_ca.as_ref().map(|file| self.beside(&path, "client_ca", file));
         Some(ServerTls { certificates, client_ca, h2: raw.h2 == Some(true) }).filter(|tls| !tls.certificates.is_empty())
+    }
+
+    /// Where a file is: its path starts in the directory of the file that names it.
+    fn beside(&self, table: &[String], key: &str, file: &Text<Name>) -> PathBuf {
+        self.layers.directory(&[table, &keys(&[key])].concat()).join(&file.0.0)
     }
 
     /// A key that is known and not built yet; `how`: only if it is given so.

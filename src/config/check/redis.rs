@@ -9,7 +9,7 @@ use crate::config::fault::FaultKind;
 use crate::config::find::reason;
 use crate::config::layers::Origin;
 use crate::config::leaf::{Name, Text};
-use crate::config::raw::RawSecret;
+use crate::config::raw::RawReference;
 use crate::config::raw_redis::{RawGiven, RawRedis, RawRedisTls, RawRedisUrl, RawSentinel};
 use crate::config::settings::RedisSettings;
 use crate::config::source::KeyPath;
@@ -90,7 +90,7 @@ impl Check<'_> {
         Some(url)
     }
 
-    fn login(&mut self, path: &[String], user: Option<&RawGiven>, password: Option<&RawSecret>) -> Login {
+    fn login(&mut self, path: &[String], user: Option<&RawGiven>, password: Option<&RawReference>) -> Login {
         let inside = |key: &str| path.iter().cloned().chain([key.to_owned()]).collect::<KeyPath>();
         Login {
             user: user.and_then(|user| self.given(&inside("username"), user)),
@@ -106,7 +106,7 @@ impl Check<'_> {
     }
 
     /// A secret with the file it was read from, if it was.
-    fn live(&mut self, path: &[String], raw: &RawSecret) -> Option<LiveSecret> {
+    fn live(&mut self, path: &[String], raw: &RawReference) -> Option<LiveSecret> {
         let before = self.files.len();
         let (secret, _) = self.secret(path, raw)?;
         Some(LiveSecret { secret, file: self.files.get(before).cloned() })

@@ -18,9 +18,7 @@ use crate::config::fault::FaultKind;
 use crate::config::find::reason;
 use crate::config::layers::Origin;
 use crate::config::leaf::{Name, RequestPath, Text};
-use crate::config::raw::{
-    RawAck, RawApp, RawConfig, RawDelivery, RawGrowing, RawRetries, RawRoute, RawRouteDedup, RawSecret,
-};
+use crate::config::raw::{RawAck, RawApp, RawConfig, RawDelivery, RawGrowing, RawRetries, RawRoute, RawRouteDedup};
 use crate::config::settings::Server;
 use crate::config::source::KeyPath;
 use crate::domain::breaker::BreakerPolicy;
@@ -56,9 +54,9 @@ impl Check<'_> {
         let methods: Vec<_> = whole.methods.iter().flatten().map(|method| method.0.clone()).collect();
         let max_body_bytes = whole.max_body_bytes?.length();
         self.route_rules(name, &methods, max_body_bytes);
-        let verify_token = whole.verify_token.map(RawSecret::from);
+        let verify_token = whole.verify_token.as_ref();
         let verify_token =
-            verify_token.and_then(|raw| self.secret(&keys(&["routes", name, "verify_token"]), &raw)).map(|(it, _)| it);
+            verify_token.and_then(|raw| self.secret(&keys(&["routes", name, "verify_token"]), raw)).map(|(it, _)| it);
         let (path, provider) = given?;
         let (raw_scheme, scheme) = scheme?;
         let secrets = self.ready(name, &scheme, secrets?);

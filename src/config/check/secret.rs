@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 use super::{Check, keys};
 use crate::config::fault::FaultKind;
 use crate::config::find::reason;
-use crate::config::raw::RawSecret;
+use crate::config::raw::{RawPlaces, RawSecret};
 use crate::domain::scheme::Scheme;
 use crate::domain::secret::{RouteSecret, Secret, SecretOrigin};
 use crate::domain::time::Timestamp;
@@ -73,8 +73,13 @@ impl Check<'_> {
     }
 
     /// The bytes of one secret and where they came from.
-    pub(super) fn secret(&mut self, path: &[String], raw: &RawSecret) -> Option<(Secret, SecretOrigin)> {
-        let origin = match (&raw.env, &raw.file, &raw.credential, &raw.literal) {
+    pub(super) fn secret<'r>(
+        &mut self,
+        path: &[String],
+        raw: impl Into<RawPlaces<'r>>,
+    ) -> Option<(Secret, SecretOrigin)> {
+        let raw: RawPlaces<'_> = raw.into();
+        let origin = match (raw.env, raw.file, raw.credential, raw.literal) {
             (Some(name), None, None, None) => SecretOrigin::Env(name.0.0.clone()),
             (None, Some(file), None, None) => SecretOrigin::File(file.0.0.clone()),
             (None, None, Some(name), None) => SecretOrigin::Credential(name.0.0.clone()),
@@ -97,7 +102,7 @@ impl Check<'_> {
             SecretOrigin::Credential(name) => self.read_credential(path, name)?,
             SecretOrigin::Literal => {
                 self.warn(path, "it is written into the configuration; that is for development only".to_owned());
-                raw.literal.as_ref()?.0.clone().into_bytes()
+                raw.literal?.0.clone().into_bytes()
             }
         };
         let bytes = Zeroizing::new(bytes);

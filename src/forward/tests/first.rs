@@ -467,25 +467,3 @@ async fn after_a_stop_that_was_not_clean_what_may_be_older_is_sent_flagged_for_t
         assert_eq!(world.seen().last().unwrap().flagged, flagged, "after {age:?}");
     }
 }
-
-#[tokio::test(start_paused = true)]
-async fn at_the_shutdown_open_requests_are_answered_by_the_moment_given_and_no_later_for_a_disk_that_stalls() {
-    for (commit, word, took) in [(0, "spooled", 3000), (60, "unavailable spool_failed", 3700)] {
-        let world = world(|_| {});
-        world.does([(seconds(20), answered(200))]);
-        *world.slowness.commit.lock().unwrap() = seconds(commit);
-        let begins = async {
-            world.at(seconds(1)).await;
-            world.deliverer.drain(Instant::now() + seconds(2));
-        };
-        let (told, ()) = tokio::join!(world.send(1), begins);
-        assert_eq!(told, (word.to_owned(), Duration::from_millis(took)));
-        assert_eq!(world.ends(seconds(5)).await, Settlement::CutOff, "the attempt goes on");
-        let from = Instant::now();
-        assert_eq!(world.ends(LONG).await, Settlement::Complete);
-        let left = seconds(20).saturating_sub(from - world.began);
-        let took = from.elapsed();
-        assert!(took >= left && (commit > 0 || took < left + SHARED), "it ends with the last of them: {took:?}");
-        assert_eq!(world.ends(Duration::ZERO).await, Settlement::Complete, "nothing runs");
-    }
-}

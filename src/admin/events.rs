@@ -186,7 +186,7 @@ impl AdminState {
         Ok((found.iter().map(|(_, answered)| row(answered)).collect(), next))
     }
 
-    /// A page of the events on disk that memory does not know, in the order in which they were received.
+    /// A page of the events on disk that were not listed from memory, in the order in which they were received.
     async fn on_disk(&self, asked: &Asked, span: Span, after: Option<EventId>, limit: usize) -> Result<Page, Problem> {
         let (state, reason) = match asked.reason.as_deref() {
             None => (None, None),
@@ -215,8 +215,16 @@ impl AdminState {
         };
         let found = self.spool.list(filter).await?;
         let next = found.last().filter(|_| found.len() >= limit).map(|last| Cursor::Disk(Some(last.id)));
-        let unknown = found.iter().filter(|listed| self.recent.of_event(listed.id).is_empty());
-        Ok((unknown.map(Row::of_listed).collect(), next))
+        Ok((found.iter().filter_map(|listed| self.unlisted(listed, asked.reason.as_deref())).collect(), next))
+    }
+
+    /// The row of an event on disk, unless it was listed from memory: there an event that was taken and died later has
+    /// no reason, or that of an answer.
+    fn unlisted(&self, listed: &Listed, asked: Option<&str>) -> Option<Row> {
+        let answers = self.recent.of_event(listed.id);
+        let Some(first) = answers.first() else { return Some(Row::of_listed(listed)) };
+        let was_listed = asked.is_none_or(|word| answers.iter().any(|answered| answered.reason == Some(word)));
+        (!was_listed).then(|| Row { reason: reason(listed), ..Row::of_answered(first, Some(listed)) })
     }
 
     /// What the spool says of these events, as far as it has them.

@@ -256,6 +256,22 @@ async fn events_are_those_of_memory_and_then_those_of_the_disk() {
 }
 
 #[tokio::test]
+async fn an_event_that_was_taken_and_died_is_found_by_what_it_died_of() {
+    let world = world(None);
+    let old = world.put_dead(1, "veedeo").await;
+    let taken = world.put_dead(50, "veedeo").await;
+    let told = world.put_dead(51, "veedeo").await;
+    world.recent.push(answered(1, "spooled", Some(taken)));
+    world.recent.push(answered(2, "duplicate", Some(taken)));
+    world.recent.push(Answered { reason: Some("app_rejected"), ..answered(3, "app_rejected", Some(told)) });
+    let found = world.get("/api/events?reason=app_rejected").await;
+    assert_eq!(names(&found, "id"), [told.to_string(), old.to_string(), taken.to_string()]);
+    assert_eq!(names(&found, "reason"), ["app_rejected"; 3]);
+    assert_eq!(names(&found, "disposition"), ["app_rejected", "", "spooled"]);
+    assert_eq!(names(&world.get("/api/events").await, "id").len(), 4, "each answer once, and what is only on disk");
+}
+
+#[tokio::test]
 async fn an_event_is_shown_without_what_proves_its_sender() {
     let world = world(None);
     let id = world.put_dead(7, "veedeo").await;

@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::{Loaded, Reread, wiring};
 use crate::admin::{Control, Explained, ReloadRefused, Reloaded, RouteFacts};
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Config, Store};
 use crate::disk::Disk;
 use crate::domain::route::Route;
 use crate::domain::scheme::Carries;
@@ -53,6 +53,8 @@ pub(super) struct Core {
 /// What is remembered of the configuration that was read last. All of it is in operation but for what needs a restart.
 pub(super) struct Current {
     pub(super) routes: Vec<Arc<Route>>,
+    /// What is secret of the shared store.
+    store: Vec<Secret>,
     /// As TOML, without a secret.
     pub(super) text: String,
 }
@@ -120,7 +122,11 @@ impl Core {
 impl Current {
     /// What is remembered of `loaded`.
     pub(super) fn of(loaded: &Loaded) -> Self {
-        Self { routes: loaded.config.routes.clone(), text: loaded.text.clone() }
+        let store = match &loaded.config.dedup.store {
+            Store::Embedded => Vec::new(),
+            Store::Redis(settings) => settings.link.secrets().cloned().collect(),
+        };
+        Self { routes: loaded.config.routes.clone(), store, text: loaded.text.clone() }
     }
 
     fn names(&self) -> impl Iterator<Item = &str> {
@@ -135,6 +141,9 @@ impl Current {
             if new.contains_key(key) || !key.contains('.') { key.clone() } else { format!("{key} (gone)") }
         };
         let mut changed: BTreeSet<String> = old.keys().chain(new.keys()).filter(differ).map(named).collect();
+        if !self.store.iter().map(Secret::expose).eq(next.store.iter().map(Secret::expose)) {
+            changed.insert("dedup".to_owned());
+        }
         for route in &next.routes {
             let before = self.routes.iter().find(|before| before.name == route.name);
             if before.is_some_and(|before| reads_otherwise(before, route)) {

@@ -154,6 +154,15 @@ impl ClaimStore for Fallback {
         answer
     }
 
+    async fn prolong(&self, claim: &Claim) {
+        // It is its owner's still. Whatever Redis says, the attempt goes on.
+        if self.is_up()
+            && let Err(fault) = self.shared.redis.decide(claim).await
+        {
+            self.shared.go_down(&fault);
+        }
+    }
+
     async fn mark(&self, claim: &Claim, ttl: Duration) -> Result<(), StoreFault> {
         self.local.remember_processed(claim, ttl);
         if self.is_up() {

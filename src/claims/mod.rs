@@ -33,6 +33,9 @@ const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// The longest. A thousand events that wait cost Redis some two thousand questions a second.
 const LOOK_AGAIN_AT_MOST: Duration = Duration::from_millis(500);
 
+/// How long a claim outlasts the attempt it is prolonged for: what the attempt came to is to be written by then.
+const AFTER_ATTEMPT: Duration = Duration::from_secs(10);
+
 /// The front: single flight here, the store behind.
 #[derive(Clone)]
 pub struct Claims {
@@ -178,6 +181,17 @@ impl Claims {
             asked.since = Instant::now();
             asked.claim.now = self.clock.at(asked.since);
             first = self.store.claim_at_once(&asked.claim);
+        }
+    }
+
+    /// Keeps others from an event whose attempt may go on until `until`, where that is past its lease.
+    pub async fn prolong(&self, held: &mut Held, until: Instant) {
+        let Some(claim) = &mut held.lease else { return };
+        if until + AFTER_ATTEMPT > held.since + claim.lease {
+            held.since = Instant::now();
+            claim.lease = (until + AFTER_ATTEMPT).saturating_duration_since(held.since);
+            claim.now = self.clock.at(held.since);
+            self.store.prolong(claim).await;
         }
     }
 

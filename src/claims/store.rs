@@ -156,6 +156,9 @@ pub trait ClaimStore: Send + Sync + std::fmt::Debug {
     fn claim_at_once(&self, _claim: &Claim) -> Option<Result<Claimed, StoreFault>> {
         None
     }
+    /// Holds an owner's claim for the claim's lease from its `now` on: it is still at it. A store that cannot be asked lets the
+    /// claim lapse when it would have; one that nobody shares has nothing to do, for nobody comes past the owner.
+    async fn prolong(&self, _claim: &Claim) {}
     /// Marks an event as processed for `ttl` from the claim's `now`. True whoever holds the claim by now.
     async fn mark(&self, claim: &Claim, ttl: Duration) -> Result<(), StoreFault>;
     /// The same where nothing has to be waited for; [`Marked::NotYet`]: something has, and nothing was done.

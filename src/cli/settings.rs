@@ -6,27 +6,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde_json::Value;
-use toml_edit::{DocumentMut, Item};
-use zeroize::Zeroizing;
 
 use super::output::say;
 use super::{Context, Exit, Failure};
 use crate::config::report::{self, Look};
-use crate::config::{
-    self, CONFIG_VARIABLE, Config, ConfigFault, ConfigFaults, Environment, Layers, Origin, Place, SEARCH,
-};
+use crate::config::{self, CONFIG_VARIABLE, Config, ConfigFault, ConfigFaults, Layers, SEARCH};
 use crate::config::{PREFIX, ShowFormat, ShowOrigins, TOKEN_VARIABLE};
 use crate::domain::route::Route;
 use crate::domain::secret::Secret;
-
-/// The key of the admin listener's token.
-const TOKEN_KEY: &str = "admin_token";
-
-/// Of the listener's own address; on the command line it is also the address that is asked.
-const ADMIN_VARIABLE: &str = "HOOKGATE_ADMIN";
-
-/// Where systemd has put the credentials of a service.
-const CREDENTIALS_VARIABLE: &str = "CREDENTIALS_DIRECTORY";
 
 /// The configuration as written, merged: every value that is not secret.
 pub(super) struct Settings(Value);
@@ -100,42 +87,9 @@ impl Context {
             return None;
         }
         let layers = Layers::read(self.file.as_deref(), &self.environment);
-        let broken = |faults: ConfigFaults| first(faults.iter()).unwrap_or_default();
-        let token = layers.map_err(broken).and_then(|layers| self.token_of(&layers));
-        token.unwrap_or_else(|why| {
-            say(&format!("hookgate: asked without an admin token: {why}"));
+        layers.and_then(|layers| layers.admin_token()).unwrap_or_else(|faults| {
+            say(&format!("hookgate: asked without an admin token: {}", first(&faults)));
             None
-        })
-    }
-
-    /// What `admin_token` means, checked alone: the routes' secrets need not be there.
-    fn token_of(&self, layers: &Layers) -> Result<Option<Secret>, String> {
-        // The address that is asked may be written as no listener's is: that fault is none here.
-        let of_address = Place::Variable(ADMIN_VARIABLE.to_owned());
-        let broken = |faults: &ConfigFaults| first(faults.iter().filter(|fault| fault.place != of_address));
-        if let Some(why) = Settings::of(layers).err().as_ref().and_then(broken) {
-            return Err(why);
-        }
-        let key = [TOKEN_KEY.to_owned()];
-        let place = layers.origin(&key);
-        let written = match &place {
-            Origin::Given(Place::File { name, .. }) => Written::read(name)?,
-            Origin::Given(Place::Variable(_) | Place::Nowhere) | Origin::Default => Written::default(),
-        };
-        let forms = ["ENV", "FILE", "CREDENTIAL", "LITERAL"].map(|form| format!("{TOKEN_VARIABLE}__{form}"));
-        let by_variable = forms.first().and_then(|name| self.variable(name));
-        let asked =
-            forms.into_iter().chain([CREDENTIALS_VARIABLE.to_owned()]).chain(written.variable).chain(by_variable);
-        let variables = asked.filter_map(|name| {
-            let value = self.environment.get(&name)?.to_owned();
-            Some((name, value))
-        });
-        let environment = Environment::of(self.environment.now(), variables).in_directory(layers.directory(&key));
-        let checked = Layers::of_text(TOKEN_KEY, &written.text, &environment).and_then(|layers| layers.check());
-        checked.map(|config| config.admin_token).map_err(|faults| {
-            let what = faults.iter().next().map(ToString::to_string).unwrap_or_default();
-            // Its lines are those of the text that was cut out.
-            if let Origin::Given(place) = place { format!("{place}: {what}") } else { what }
         })
     }
 
@@ -186,34 +140,13 @@ impl Settings {
     }
 }
 
-/// A key of a file as it is written there, and nothing else of that file.
-#[derive(Default)]
-struct Written {
-    text: Zeroizing<String>,
-    /// The variable that it names.
-    variable: Option<String>,
-}
-
-impl Written {
-    fn read(file: &str) -> Result<Self, String> {
-        let text = std::fs::read_to_string(file).map_err(|error| format!("cannot read {file}: {error}"))?;
-        let whole = Zeroizing::new(text).parse::<DocumentMut>();
-        let whole = whole.map_err(|error| format!("{file}: not valid TOML: {}", error.message()))?;
-        let Some(item) = whole.get(TOKEN_KEY) else { return Ok(Self::default()) };
-        let variable = item.get("env").and_then(Item::as_str).map(str::to_owned);
-        let mut alone = DocumentMut::new();
-        alone.insert(TOKEN_KEY, item.clone());
-        Ok(Self { text: Zeroizing::new(alone.to_string()), variable })
-    }
-}
-
 /// The first of some faults in a line, and how many there are besides.
-fn first<'a>(mut faults: impl Iterator<Item = &'a ConfigFault>) -> Option<String> {
-    let line = faults.next()?.line();
-    Some(match faults.count() {
-        0 => line,
-        more => format!("{line}, and {more} more: `hookgate validate`"),
-    })
+fn first(faults: &ConfigFaults) -> String {
+    let line = faults.iter().next().map(ConfigFault::line).unwrap_or_default();
+    match faults.len() {
+        0 | 1 => line,
+        more => format!("{line}, and {} more: `hookgate validate`", more - 1),
+    }
 }
 
 /// A listener on every address is reached on loopback.

@@ -11,7 +11,7 @@ use super::output::{bytes, put, put_json, say};
 use super::{Context, Exit, Outcome};
 use crate::app::{redis_settings, tls_settings};
 use crate::claims::redis::{Server, inspect};
-use crate::config::{self, Config, ConfigFault, ConfigFaults, Note, NoteLevel, Store, report};
+use crate::config::{Config, ConfigFault, ConfigFaults, Layers, Note, NoteLevel, Store, report};
 use crate::gateway::tls::{Tls, TlsFault};
 
 /// Longest wait for the dedup store.
@@ -24,7 +24,11 @@ pub(super) fn validate(context: &Context, asked: &Validate) -> Outcome {
         if asked.files.is_empty() { vec![context.file.as_deref()] } else { named().collect() };
     let mut exit = Exit::Ok;
     for file in files {
-        let verdict = match config::load(file, &context.environment) {
+        let read = Layers::read(file, &context.environment).and_then(|layers| {
+            let config = layers.check()?;
+            if asked.no_environment { Ok(config) } else { with_tls(&layers, config) }
+        });
+        let verdict = match read {
             Ok(config) => accepted(file, config, asked)?,
             Err(faults) => refused(context, file, &faults, asked)?,
         };
@@ -37,11 +41,6 @@ pub(super) fn validate(context: &Context, asked: &Validate) -> Outcome {
 
 fn accepted(file: Option<&Path>, mut config: Config, asked: &Validate) -> Outcome {
     let mut spool = None;
-    if let (Some(files), false) = (&config.server.tls, asked.no_environment)
-        && let Err(fault) = Tls::check(&tls_settings(files))
-    {
-        return bad_tls(file, &config, &fault, asked);
-    }
     if !asked.no_environment {
         let found = look_at_spool(&config);
         config.notes.extend(found.warning);
@@ -63,16 +62,15 @@ fn accepted(file: Option<&Path>, mut config: Config, asked: &Validate) -> Outcom
     Ok(exit)
 }
 
-/// The configuration is in order and the files that it names for TLS are not.
-fn bad_tls(file: Option<&Path>, config: &Config, fault: &TlsFault, asked: &Validate) -> Outcome {
-    if asked.json {
-        let found = json!({ "key": "server.tls", "kind": "value", "found": fault.found, "expected": fault.expected,
-            "file": fault.path.display().to_string() });
-        put_json(&json!({ "file": name_of(file, config), "ok": false, "faults": [found], "notes": [] }))?;
-    } else {
-        say(&format!("hookgate: server.tls: {fault}"));
+/// The configuration, if the files that it names for TLS are in order too.
+fn with_tls(layers: &Layers, config: Config) -> Result<Config, ConfigFaults> {
+    if let Some(files) = &config.server.tls
+        && let Err(TlsFault { path, found, expected }) = Tls::check(&tls_settings(files))
+    {
+        let found = format!("{}: {found}", path.display());
+        return Err(layers.wrong_value(&files.key_of(&path), found, expected.to_owned()));
     }
-    Ok(Exit::BadConfiguration)
+    Ok(config)
 }
 
 fn refused(context: &Context, file: Option<&Path>, faults: &ConfigFaults, asked: &Validate) -> Outcome {

@@ -115,6 +115,12 @@ impl Layers {
         source.map_or(self.environment.directory(), |source| &source.directory)
     }
 
+    /// A value that was found to be wrong when it was used.
+    #[must_use]
+    pub fn wrong_value(&self, path: &[String], found: String, expected: String) -> ConfigFaults {
+        ConfigFaults::one(self.fault(FaultKind::Value, path, found, expected))
+    }
+
     /// A fault of a key. Its place is that of the key, or of the nearest table around it that was given.
     pub(super) fn fault(&self, kind: FaultKind, path: &[String], found: String, expected: String) -> ConfigFault {
         let aim = match kind {
@@ -144,6 +150,11 @@ impl Layers {
     /// The variable that gave a key or a table around it.
     pub(super) fn variable(&self, path: &[String]) -> Option<&str> {
         self.variables.name_of(path)
+    }
+
+    /// What a variable says that was read as the list or table of exactly this key.
+    pub(super) fn variable_text(&self, path: &[String]) -> Option<&str> {
+        self.variables.text_of(path)
     }
 
     /// `include` anywhere but in the main file.

@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use super::fault::{ConfigFault, FaultKind};
 use super::layers::{Layers, shown};
 use super::source::{KeyPath, dotted, lone_value};
-use super::variables::variable_for;
+use super::variables::{looks_structured, variable_for};
 
 /// Reads a table as a `T`. What could not be read is left out of the `T`, and of the table that comes back with it.
 /// `key` gives the key of the configuration for a path within the table.
@@ -89,14 +89,18 @@ impl Reading<'_> {
         }
     }
 
-    /// A variable is text: where the key wants a number or a truth value, the text is read as one.
+    /// A variable is text: where the key wants a number or a truth value, the text is read as one; where it wants text,
+    /// what was read as a list or table is text again.
     fn convert(&mut self, path: &[String]) -> bool {
         let key = (self.key)(path);
         if self.layers.variable(&key).is_none() || !self.converted.insert(path.to_vec()) {
             return false;
         }
         let Some(value) = find(&mut self.value, path) else { return false };
-        let read = value.as_str().and_then(lone_value).filter(|read| matches!(read, Value::Num(..) | Value::Bool(..)));
+        let read = match value.as_str() {
+            Some(text) => lone_value(text).filter(|read| matches!(read, Value::Num(..) | Value::Bool(..))),
+            None => self.layers.variable_text(&key).map(Value::from),
+        };
         let Some(read) = read else { return false };
         *value = read;
         true
@@ -115,7 +119,14 @@ impl Reading<'_> {
 
     fn fault(&mut self, error: &figment::Error) -> ConfigFault {
         let key = (self.key)(&self.original(&error.path));
-        let found = find(&mut self.value, &error.path).map_or_else(String::new, |value| shown(&key, value));
+        let mut found = String::new();
+        if let Some(value) = find(&mut self.value, &error.path) {
+            found = shown(&key, value);
+            if self.layers.variable(&key).is_some() && value.as_str().is_some_and(looks_structured) {
+                // It may hold a secret, and nothing can tell.
+                "not a valid TOML list or table".clone_into(&mut found);
+            }
+        }
         match &error.kind {
             Kind::UnknownField(name, known) => {
                 let mut fault =

@@ -1,7 +1,7 @@
 //! The configuration, checked: what the rest of the program works with. How it was written is no longer visible here.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -82,6 +82,23 @@ pub struct ServerTls {
     pub client_ca: Option<PathBuf>,
     /// Whether HTTP/2 is offered.
     pub h2: bool,
+}
+
+impl ServerTls {
+    /// The key that names a file, as its parts.
+    #[must_use]
+    pub fn key_of(&self, file: &Path) -> Vec<String> {
+        let named = self.certificates.iter().enumerate().find_map(|(place, (cert, key))| {
+            let part = if cert == file { "cert" } else { (key == file).then_some("key")? };
+            Some((place, part))
+        });
+        let also = |place: usize| place.checked_sub(1).map(|place| ["also".to_owned(), place.to_string()]);
+        let inside = match named {
+            Some((place, part)) => also(place).into_iter().flatten().chain([part.to_owned()]).collect(),
+            None => vec!["client_ca".to_owned()],
+        };
+        ["server", "tls"].map(str::to_owned).into_iter().chain(inside).collect()
+    }
 }
 
 /// How repeated events are recognised; the ttl belongs to the route.

@@ -1,13 +1,15 @@
 //! The layer of environment variables: `HOOKGATE_ACK__BUDGET=10s` is `ack.budget`, `__` nests.
 //!
-//! A value is text as it stands; one that begins with `[` or `{` is read as a TOML list or table. Not read as keys:
-//! `HOOKGATE_CONFIG`, `HOOKGATE_ADMIN_TOKEN` and every other variable that the configuration names as a secret, and
-//! what Kubernetes sets for a service called `hookgate` (`HOOKGATE_SERVICE_HOST`, `HOOKGATE_PORT_8080_TCP`, …).
+//! A value is text as it stands; one that is a TOML list or table is read as such, but where its key wants text. Not
+//! read as keys: `HOOKGATE_CONFIG`, `HOOKGATE_ADMIN_TOKEN` and every other variable that the configuration names as a
+//! secret, `HOOKGATE_ADMIN` where it is a URL, which only commands take, and what Kubernetes sets for a service called
+//! `hookgate` (`HOOKGATE_SERVICE_HOST`, `HOOKGATE_PORT_8080_TCP`, …).
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use figment::value::{Dict, Map, Tag, Value};
 use figment::{Metadata, Profile, Provider};
+use zeroize::Zeroizing;
 
 use super::environment::Environment;
 use super::fault::{ConfigFault, FaultKind, Place};
@@ -20,10 +22,15 @@ pub const PREFIX: &str = "HOOKGATE_";
 /// The variable that usually holds the token of API; never read as a key.
 pub const TOKEN_VARIABLE: &str = "HOOKGATE_ADMIN_TOKEN";
 
+/// The address of the admin listener: a key, and for commands whom to ask, which may be a URL.
+const ADMIN_VARIABLE: &str = "HOOKGATE_ADMIN";
+
 /// The variables that are part of the configuration.
 pub(super) struct Variables {
     dict: Dict,
     names: BTreeMap<KeyPath, String>,
+    /// What was read as a list or table, as it stands there.
+    texts: BTreeMap<KeyPath, Zeroizing<String>>,
 }
 
 impl Variables {
@@ -33,20 +40,24 @@ impl Variables {
         let ours = ours.filter(|(name, rest, _)| {
             *name != CONFIG_VARIABLE && *name != TOKEN_VARIABLE && !is_of_kubernetes(rest) && !ignored.contains(*name)
         });
-        let read: Vec<_> = ours
-            .map(|(name, rest, value)| (name, rest, value.to_str().ok_or("not UTF-8 text").and_then(read_value)))
-            .collect();
-        let values = read.iter().filter_map(|(_, _, value)| value.as_ref().ok());
-        let secrets: BTreeSet<String> = values.flat_map(variables_named).collect();
-        let mut variables = Self { dict: Dict::new(), names: BTreeMap::new() };
-        for (name, rest, value) in read.into_iter().filter(|(name, _, _)| !secrets.contains(*name)) {
+        let ours = ours.filter(|(name, _, _)| *name != ADMIN_VARIABLE || url_to_ask(environment).is_none());
+        let read: Vec<_> = ours.map(|(name, rest, value)| (name, rest, value.to_str())).collect();
+        let values = read.iter().filter_map(|(_, _, text)| structured((*text)?));
+        let secrets: BTreeSet<String> = values.flat_map(|value| variables_named(&value)).collect();
+        let mut variables = Self { dict: Dict::new(), names: BTreeMap::new(), texts: BTreeMap::new() };
+        for (name, rest, text) in read.into_iter().filter(|(name, _, _)| !secrets.contains(*name)) {
             let path: KeyPath = rest.split("__").map(str::to_lowercase).collect();
-            match value {
-                Ok(value) => variables.put(name, &path, value),
-                Err(found) => faults.push(variable_fault(name, &path, found)),
+            match text {
+                Some(text) => variables.put(name, path, text),
+                None => faults.push(variable_fault(name, &path, "not UTF-8 text")),
             }
         }
         variables
+    }
+
+    /// What a variable says that was read as the list or table of exactly this key.
+    pub(super) fn text_of(&self, path: &[String]) -> Option<&str> {
+        self.texts.get(path).map(|text| text.as_str())
     }
 
     /// The variable that gave a key or a part of its value.
@@ -55,9 +66,13 @@ impl Variables {
         exact.filter(|_| contains(&self.dict, path)).map(String::as_str)
     }
 
-    fn put(&mut self, name: &str, path: &[String], value: Value) {
-        self.names.insert(path.to_vec(), name.to_owned());
-        put(&mut self.dict, path, value);
+    fn put(&mut self, name: &str, path: KeyPath, text: &str) {
+        let structure = structured(text);
+        if structure.is_some() {
+            self.texts.insert(path.clone(), Zeroizing::new(text.to_owned()));
+        }
+        put(&mut self.dict, &path, structure.unwrap_or_else(|| Value::from(text)));
+        self.names.insert(path, name.to_owned());
     }
 }
 
@@ -88,11 +103,19 @@ pub(super) fn variables_named(value: &Value) -> Vec<String> {
     }
 }
 
-fn read_value(text: &str) -> Result<Value, &'static str> {
-    if text.starts_with(['[', '{']) {
-        return lone_value(text).ok_or("not a valid TOML list or table");
-    }
-    Ok(Value::from(text))
+/// The list or table that a text is, if it is one.
+fn structured(text: &str) -> Option<Value> {
+    if looks_structured(text) { lone_value(text) } else { None }
+}
+
+/// Whether a text begins like a list or table.
+pub(super) fn looks_structured(text: &str) -> bool {
+    text.starts_with(['[', '{'])
+}
+
+/// The URL in the variable of the admin listener's address, if it is one.
+pub(super) fn url_to_ask(environment: &Environment) -> Option<&str> {
+    environment.get(ADMIN_VARIABLE)?.to_str().filter(|text| text.contains("://"))
 }
 
 fn put(dict: &mut Dict, path: &[String], value: Value) {
@@ -146,7 +169,7 @@ fn variable_fault(name: &str, path: &[String], found: &str) -> ConfigFault {
         place: Place::Variable(name.to_owned()),
         key: path.join("."),
         found: found.to_owned(),
-        expected: "text, or a TOML list or table".to_owned(),
+        expected: "text".to_owned(),
         suggestion: None,
         snippet: None,
     }

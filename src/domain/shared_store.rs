@@ -24,6 +24,19 @@ impl StoreLink {
     }
 }
 
+impl StoreLink {
+    /// All that is secret of it, as it was read last: addresses, users, passwords.
+    pub fn secrets(&self) -> impl Iterator<Item = &Secret> {
+        let watched = match &self.place {
+            Place::Watched { login, .. } => Some(login),
+            Place::One(_) | Place::Cluster(_) => None,
+        };
+        let logins = watched.into_iter().chain([&self.login]);
+        let said = logins.flat_map(|login| login.user.iter().chain(&login.password));
+        self.place.addresses().chain(said).map(|live| &live.secret)
+    }
+}
+
 /// Where a shared store is.
 #[derive(Clone, Debug)]
 pub enum Place {

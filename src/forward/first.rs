@@ -269,8 +269,7 @@ impl First {
                 self.deliverer.0.claims.accept(self.held, self.route.dedup_ttl).await;
             }
             Outcome::Rejected(answer) if self.passes_rejections() => {
-                self.copy_to_dead_letters(error).await;
-                self.give_up(Processed::Not, Settled::AppRejected(answer)).await;
+                Box::pin(self.pass_on_rejection(answer, error)).await;
             }
             Outcome::Rejected(_) => self.bury(error).await,
             Outcome::Failed(_) | Outcome::Unreachable(_) | Outcome::Unknown { .. } if self.absorbs() => {
@@ -337,9 +336,11 @@ impl First {
         Some((lane, place))
     }
 
-    /// The sender was told that nothing is promised, and the attempt is still running: only its outcome is recorded.
-    async fn settle_unkept(self: Box<Self>, attempt: JoinHandle<(Outcome, BreakerState)>) {
+    /// The sender was told that nothing is promised, and the attempt is still running: only its outcome is recorded. Until
+    /// then nobody else is to send the event.
+    async fn settle_unkept(mut self: Box<Self>, attempt: JoinHandle<(Outcome, BreakerState)>) {
         let claims = self.deliverer.0.claims.clone();
+        claims.prolong(&mut self.held, self.began + self.route.app.attempt_timeout).await;
         match attempt.await {
             Ok((Outcome::Accepted(_), _)) => claims.accept(self.held, self.route.dedup_ttl).await,
             Ok((Outcome::Rejected(_) | Outcome::Failed(_) | Outcome::Unreachable(_), _)) => {

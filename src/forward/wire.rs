@@ -273,7 +273,9 @@ impl Answer {
             let lines = Lines(head.headers);
             self.status = status;
             self.framing = Framing::of(status, lines, asks_for_head);
-            self.stays_open = lines.stay_open(head.version == Some(1)) && status != StatusCode::SWITCHING_PROTOCOLS;
+            self.stays_open = lines.stay_open(head.version == Some(1))
+                && status != StatusCode::SWITCHING_PROTOCOLS
+                && !(status == StatusCode::NO_CONTENT && lines.announce_a_body());
             self.headers = lines.end_to_end().ok_or_else(odd)?;
             came.advance(length);
             return Ok(Head::Whole);
@@ -398,6 +400,13 @@ impl Framing {
 struct Lines<'a>(&'a [httparse::Header<'a>]);
 
 impl<'a> Lines<'a> {
+    /// Whether they say that a body follows. Where there is to be none (204) it may come all the same, and would be taken for
+    /// the beginning of the next answer.
+    fn announce_a_body(self) -> bool {
+        self.options("transfer-encoding").next().is_some()
+            || self.options("content-length").any(|length| length.iter().any(|digit| *digit != b'0'))
+    }
+
     /// What the lines with this lower-case name say, item by item.
     fn options(self, name: &'static str) -> impl Iterator<Item = &'a [u8]> {
         let said = self.0.iter().filter(|line| line.name.eq_ignore_ascii_case(name));

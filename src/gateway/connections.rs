@@ -123,13 +123,14 @@ impl Connection {
         self.phase.store(phase.to_number(self.opened), Ordering::Relaxed);
     }
 
-    /// When a request whose first byte was read at `began` arrived: its sender may have waited to be accepted.
+    /// When a request whose first byte was read at `began` arrived: its sender may have waited to be accepted, the first one
+    /// of a connection that is. What it let pass between then and its request is its own.
     pub(crate) fn arrived(&self, began: Instant) -> Instant {
         if self.waited.load(Ordering::Relaxed) == 0 {
             return began;
         }
         let waited = Duration::from_nanos(self.waited.swap(0, Ordering::Relaxed));
-        self.opened.checked_sub(waited).map_or(began, |since| since.min(began))
+        began.checked_sub(waited).unwrap_or(began)
     }
 
     /// Comes when the table wants an idle connection gone.

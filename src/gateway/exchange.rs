@@ -17,7 +17,7 @@ use super::connections::{Connection, Phase};
 use super::forgeries;
 use super::forwarded::Origin;
 use super::guard::Guard;
-use super::receive::{Received, Whole};
+use super::receive::{LetIn, Received, Whole};
 use super::reply::Reply;
 use super::request::Request;
 use super::site::Site;
@@ -37,6 +37,9 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Bodies up to this size leave in one piece with their head.
 const ONE_PIECE: usize = 16 * 1024;
 
+/// A shorter wait to be accepted takes nothing from a sender.
+const A_MOMENT: Duration = Duration::from_millis(100);
+
 /// What becomes of a connection behind a reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum After {
@@ -49,6 +52,9 @@ pub(super) enum After {
 /// Who asks, how, and since when.
 struct Asked {
     origin: Origin,
+    /// Its first byte was read.
+    began: Instant,
+    /// The same, or before it, if its sender had to wait to be accepted.
     arrived: Instant,
     /// The length of its body, as far as it was read.
     body_bytes: usize,
@@ -80,6 +86,7 @@ impl Gateway {
         let origin = Origin::of(peer, &request.headers, &site.trusted_proxies, at, chance);
         let mut asked = Asked {
             origin,
+            began,
             arrived: connection.arrived(began),
             body_bytes: 0,
             is_head: request.method == Method::HEAD,
@@ -128,6 +135,12 @@ impl Gateway {
             Err(Unread::Refused(Refusal::BodyTooLarge)) if cap < route.max_body_bytes => {
                 return Settled::Unavailable(Fault::Overloaded).into();
             }
+            // What it had no time for because it waited for us is not its doing.
+            Err(Unread::Refused(Refusal::RequestTimeout))
+                if asked.has_waited(let_in) && Instant::now() >= answer_by =>
+            {
+                return Settled::Unavailable(Fault::Overloaded).into();
+            }
             Err(unread) => return Settled::from(unread).into(),
         };
         asked.body_bytes = body.len();
@@ -135,6 +148,10 @@ impl Gateway {
         let is_watched = poll_fn(|cx| Poll::Ready(guard.will_ring(cx, Deliverer::look_by(answer_by)))).await;
         let watched = if is_watched { Watched::Yes } else { Watched::No };
         let whole = Whole { source, arrived: asked.arrived, here: Instant::now(), series, watched };
+        if whole.here >= answer_by {
+            // There is no time left to do anything with it.
+            return Settled::Unavailable(Fault::Overloaded).into();
+        }
         if let Some(settled) = self.turn_away(route, &whole, let_in) {
             return settled.into();
         }
@@ -200,6 +217,13 @@ impl Gateway {
         };
         self.recent.push(answered);
         if taken { after } else { After::Closes }
+    }
+}
+
+impl Asked {
+    /// Whether some of the time before its answer is due went by because it had to wait for us.
+    fn has_waited(&self, let_in: LetIn) -> bool {
+        let_in == LetIn::AtItsTurn || self.began.saturating_duration_since(self.arrived) >= A_MOMENT
     }
 }
 

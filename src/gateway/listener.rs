@@ -3,7 +3,7 @@
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::Poll;
@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use pingora::apps::HttpServerApp;
 use pingora::protocols::http::ServerSession;
+use pingora::protocols::l4::ext::get_tcp_info;
 use pingora::proxy::{HttpProxy, http_proxy};
 use pingora::server::configuration::ServerConf;
 use tokio::io::AsyncWriteExt;
@@ -171,7 +172,8 @@ impl Door {
             let Some(accepted) = accepted else { return self.admit_queue(&listener, here.as_ref()).await };
             match accepted {
                 Ok((stream, remote)) => {
-                    let waited = (Instant::now() < queue_is_read).then_some(waiting_since);
+                    let now = Instant::now();
+                    let waited = if now < queue_is_read { asked_since(&stream, waiting_since, now) } else { None };
                     self.admit(here.as_ref(), stream, remote, waited);
                 }
                 Err(error) => {
@@ -345,6 +347,14 @@ impl Door {
     pub async fn closed(&self) {
         self.connections.all_closed().await;
     }
+}
+
+/// Since when the sender of a connection that is accepted `now` has waited, at most since `earliest`: since its bytes came, as
+/// the system says (tcp(7), `TCP_INFO`). None have: it has not asked yet.
+fn asked_since(stream: &TcpStream, earliest: Instant, now: Instant) -> Option<Instant> {
+    let Ok(info) = get_tcp_info(stream.as_raw_fd()) else { return Some(earliest) };
+    let ago = Duration::from_millis(info.tcpi_last_data_recv.into());
+    (info.tcpi_bytes_received > 0).then(|| now.checked_sub(ago).map_or(earliest, |since| since.max(earliest)))
 }
 
 /// Says that there is no room, to a sender that will come again.

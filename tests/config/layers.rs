@@ -74,10 +74,38 @@ fn variables_that_are_no_keys_are_left_alone() {
 fn a_variable_that_is_not_a_value_is_a_fault_and_not_shown() {
     let environment = environment_with(&[("HOOKGATE_ACK__REPLY", "{ status = ")]);
     let fault = only(check_with(ROUTE, &environment).unwrap_err());
-    assert_eq!(
-        fault.line(),
-        "HOOKGATE_ACK__REPLY: `ack.reply` is not a valid TOML list or table; expected text, or a TOML list or table"
-    );
+    assert_eq!(fault.line(), "HOOKGATE_ACK__REPLY: `ack.reply` is not a valid TOML list or table; expected a table");
+    for broken in ["[{ literal = \"SECRETVALUE\" }", "{ a = { literal = \"SECRETVALUE\" }"] {
+        for name in ["HOOKGATE_ROUTES", "HOOKGATE_ROUTES__A__SECRETS", "HOOKGATE_LISTEN"] {
+            let faults = check_with(ROUTE, &environment_with(&[(name, broken)])).unwrap_err();
+            let line = faults.plain();
+            assert!(
+                line.contains(name) && line.contains("not a valid TOML") && !line.contains("SECRETVALUE"),
+                "{line}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_variable_is_text_where_its_key_wants_text_whatever_it_begins_with() {
+    for body in ["{}", "[]", "{\"ok\":true}", "[\"ok\"]", "{ ok = true }", "{"] {
+        let environment = environment_with(&[("HOOKGATE_ACK__REPLY__BODY", body)]);
+        let config = check_with(ROUTE, &environment).unwrap();
+        assert_eq!(config.routes[0].ack.reply.body, body);
+    }
+    let environment = environment_with(&[("HOOKGATE_ACK__REPLY", "{ status = 202, body = \"{}\" }")]);
+    assert_eq!(check_with(ROUTE, &environment).unwrap().routes[0].ack.reply.body, "{}", "a table is one all the same");
+}
+
+#[test]
+fn a_url_that_commands_ask_is_not_the_address_of_a_listener() {
+    let environment = environment_with(&[("HOOKGATE_ADMIN", "http://127.0.0.1:9999")]);
+    let config = check_with(ROUTE, &environment).unwrap();
+    assert_eq!(config.admin, "127.0.0.1:9465".parse().unwrap());
+    assert!(config.notes.iter().any(|note| note.key == "admin" && note.text.contains("HOOKGATE_ADMIN")));
+    let address = environment_with(&[("HOOKGATE_ADMIN", "127.0.0.1:9999")]);
+    assert_eq!(check_with(ROUTE, &address).unwrap().admin, "127.0.0.1:9999".parse().unwrap());
 }
 
 #[test]

@@ -176,6 +176,28 @@ fn who_comes_while_a_slow_answer_holds_the_hand_over_up_is_answered_in_time() {
 }
 
 #[test]
+fn a_hand_over_takes_from_senders_what_they_waited_and_blames_none_of_them() {
+    // Of the 2 s that senders have this one takes more than one.
+    let mut world = world_with(&["ack.budget = '3s'", "ack.reserve = '1s'"]);
+    world.app.first([Act::Never]);
+    assert_eq!(world.veedeo(task("held up")).text(), "{\"received\":true}");
+    let address = world.gateway.address();
+    let (head, body) = Provider::Veedeo.sign(task("half")).bytes();
+    let (mut half, mut silent) = world.gateway.hand_over_while(|gateway| {
+        gateway.wait_for_log(&["stopping", "HandOver"]);
+        pause(Duration::from_millis(500));
+        let (mut half, silent) = (Line::open(&address).unwrap(), Line::open(&address).unwrap());
+        half.raw(&[&head[..], &body[..9]].concat()).unwrap();
+        (half, silent)
+    });
+    let reply = silent.send(&Provider::Veedeo.sign(task("silent"))).unwrap();
+    assert_eq!(reply.text(), "{\"app\":200}", "who had asked for nothing has waited for nothing");
+    let reply = half.read(Duration::from_secs(5)).unwrap();
+    assert_eq!((reply.status, reply.reason().as_str()), (503, "overloaded"), "it had no time left for its body");
+    world.gateway.wait_for_empty_spool(Duration::from_secs(20));
+}
+
+#[test]
 fn who_asks_for_a_hand_over_twice_gets_one() {
     let mut world = world();
     assert_eq!(world.veedeo(task(1)).text(), "{\"app\":200}");

@@ -5,10 +5,12 @@ use std::time::{Duration, Instant};
 
 use crate::outage::assert_spooled;
 use crate::world::act::{Act, Gate, accept, answer};
-use crate::world::app::Seen;
+use crate::world::app::{App, Seen};
 use crate::world::clock::{always, eventually, pause};
 use crate::world::events::task;
+use crate::world::gateway::Gateway;
 use crate::world::sender::Line;
+use crate::world::setup::Setup;
 use crate::world::sign::Provider;
 use crate::world::{World, at_once, world_with};
 
@@ -21,8 +23,6 @@ const DRAINED: Duration = Duration::from_secs(15);
 fn slow_world(act: Act) -> World {
     let world = world_with(&BUDGET);
     world.app.always(act);
-    // A connection of the first moments may have waited since before the start, and its budget counts from there.
-    pause(Duration::from_millis(200));
     world
 }
 
@@ -41,6 +41,22 @@ fn a_slow_application_is_called_once_and_its_late_success_settles_the_event() {
     let seen = world.app.only();
     assert_eq!((seen.attempt(), seen.flagged(), seen.answered), (1, false, Some(200)));
     assert!(world.gateway.rows(&["dlq", "list"]).is_empty());
+}
+
+#[test]
+fn who_connects_as_the_gateway_starts_and_asks_later_has_all_of_his_time() {
+    let app = App::start();
+    let mut gateway = Gateway::prepared(Setup::new(&app.url()).with(&BUDGET));
+    let address = gateway.address();
+    let mut line = std::thread::scope(|scope| {
+        let first = scope.spawn(|| eventually("it listens", Duration::from_secs(20), || Line::open(&address).ok()));
+        gateway.restart();
+        first.join().unwrap()
+    });
+    pause(Duration::from_millis(2300));
+    let reply = line.send(&Provider::Veedeo.sign(task(1))).unwrap();
+    assert_eq!(reply.text(), "{\"app\":200}");
+    assert_eq!(gateway.metrics().count("hookgate_ack_budget_exceeded_total", &[("route", "veedeo")]), 0);
 }
 
 #[test]

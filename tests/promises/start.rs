@@ -231,6 +231,20 @@ fn a_reload_tells_the_routes_and_tables_that_have_changed_and_no_others() {
 }
 
 #[test]
+fn a_reload_tells_that_the_password_of_the_shared_store_has_changed() {
+    let app = App::stopped();
+    let password = |text: &str| format!("dedup.redis.password = {{ literal = '{text}' }}");
+    let address = "dedup.redis.url = 'redis://127.0.0.1:1'";
+    let mut gateway = Gateway::prepared(Setup::new(&app.url()));
+    gateway.configure(&["dedup.store = 'redis'", address, &password("the first password")]);
+    gateway.restart();
+    assert_eq!(reloaded(&gateway), changes(&[], &[]));
+    gateway.configure(&[&password("the other password")]);
+    assert_eq!(reloaded(&gateway), changes(&["dedup"], &[]));
+    assert_eq!(reloaded(&gateway), changes(&[], &[]));
+}
+
+#[test]
 fn a_reload_changes_when_an_application_counts_as_down_and_forgets_it_with_its_route() {
     let app = App::stopped();
     let mut gateway = Gateway::prepared(

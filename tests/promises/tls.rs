@@ -311,9 +311,16 @@ fn files_that_cannot_be_used_stop_the_start_and_are_named() {
         let lines = [papers.line("cert", cert), papers.line("key", key)];
         let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
         let mut gateway = Gateway::prepared(Setup::new(&app.url()).with(&lines));
-        let validated = gateway.run(&["validate", "-c", &gateway.configuration_path().to_string_lossy()]);
+        let file = gateway.configuration_path().to_string_lossy().into_owned();
+        let validated = gateway.run(&["validate", "--json", "-c", &file]);
         assert_eq!(validated.code, Some(78), "{validated:?}");
-        assert!(format!("{validated:?}").contains(said), "{validated:?}");
+        let seen: serde_json::Value = serde_json::from_str(&validated.stdout).unwrap();
+        let fault = &seen["faults"][0];
+        assert!(fault["found"].as_str().unwrap().contains(said), "{fault}");
+        let written = std::fs::read_to_string(&file).unwrap();
+        let line = fault["line"].as_u64().unwrap();
+        let (_, line) = (1..).zip(written.lines()).find(|(number, _)| *number == line).unwrap();
+        assert!(line.starts_with(fault["key"].as_str().unwrap()), "{line} {fault}");
         gateway.launch();
         let status = gateway.wait_for_end(Duration::from_secs(20));
         let told = gateway.said().join("\n");

@@ -96,6 +96,22 @@ fn a_gateway_that_pauses_longer_than_its_lease_is_taken_over_from_with_a_flag() 
 }
 
 #[test]
+fn an_attempt_that_outlasts_its_senders_time_keeps_its_event_from_the_other_gateway() {
+    let pair = pair(&["ack.mode = 'sync'", "ack.budget = '2s'", "ack.reserve = '1s'"]);
+    // The lease is 12 s long; an attempt may take 60.
+    pair.app.first([accept().after(Duration::from_secs(16))]);
+    let began = Instant::now();
+    assert_eq!(pair.send(0, task(1)).status, 504);
+    pause(Duration::from_secs(13).saturating_sub(began.elapsed()));
+    let reply = pair.send(1, task(1));
+    assert_eq!((reply.status, reply.reason().as_str()), (503, "in_flight_elsewhere"));
+    eventually("it is known there that it was processed", Duration::from_secs(10), || {
+        (pair.send(1, task(1)).status == 200).then_some(())
+    });
+    assert_eq!(pair.app.count(), 1);
+}
+
+#[test]
 fn who_was_overtaken_before_it_had_sent_sends_flagged_as_well() {
     let pair = pair(&["ack.budget = '2s'", "ack.reserve = '1s'", "app.max_in_flight = 1"]);
     let gate = Gate::closed();

@@ -1,6 +1,6 @@
 //! The tables that belong to no route: server, dedup store, spool, log, listeners.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -9,6 +9,7 @@ use crate::config::fault::FaultKind;
 use crate::config::leaf::{Name, Size, Text};
 use crate::config::raw::{RawConfig, RawDedup, RawLog, RawServer, RawSpool, RawTls};
 use crate::config::settings::{Dedup, Log, Server, ServerTls, SpoolSettings, Store, StoreKind};
+use crate::config::variables::url_to_ask;
 
 pub(super) fn server(raw: &RawServer) -> Option<Server> {
     Some(Server {
@@ -143,10 +144,18 @@ impl Check<'_> {
         let given = [("listen", &raw.listen), ("telemetry", &raw.telemetry), ("admin", &raw.admin)];
         let addresses: Vec<(&str, SocketAddr)> =
             given.into_iter().filter_map(|(key, text)| text.as_ref().map(|text| (key, text.0))).collect();
+        if url_to_ask(&self.layers.environment).is_some() {
+            let text = "HOOKGATE_ADMIN is a URL: commands ask there, and the listener's address it is not";
+            self.note(&keys(&["admin"]), text.to_owned());
+        }
         for (index, (key, address)) in addresses.iter().enumerate() {
-            let before = addresses.iter().take(index).find(|(_, other)| other == address && address.port() != 0);
-            if let Some((other, _)) = before {
-                let found = format!("{address}, which `{other}` has too");
+            let before = addresses.iter().take(index).find(|(_, other)| meet(*other, *address));
+            if let Some((other, there)) = before {
+                let found = if there == address {
+                    format!("{address}, which `{other}` has too")
+                } else {
+                    format!("{address}, which `{other}` has too: it is {there}")
+                };
                 self.fault(FaultKind::Conflict, &keys(&[key]), found, "an address of its own");
             }
             if *key == "admin" && !address.ip().to_canonical().is_loopback() && !has_token {
@@ -157,4 +166,12 @@ impl Check<'_> {
             }
         }
     }
+}
+
+/// Whether two listeners would want the same port of the same address. One on every IPv6 address is on every IPv4
+/// address too (`net.ipv6.bindv6only` is 0).
+fn meet(one: SocketAddr, other: SocketAddr) -> bool {
+    let (here, there) = (one.ip().to_canonical(), other.ip().to_canonical());
+    let covers = |all: IpAddr, ip: IpAddr| all.is_unspecified() && (all.is_ipv6() || ip.is_ipv4());
+    one.port() == other.port() && one.port() != 0 && (here == there || covers(here, there) || covers(there, here))
 }

@@ -16,11 +16,15 @@ use serde::de::DeserializeOwned;
 use super::defaults;
 use super::fault::{ConfigFault, ConfigFaults, FaultKind};
 use super::layers::Layers;
-use super::raw::RawConfig;
+use super::raw::{RawConfig, RawReference};
 use super::read::read;
 use super::settings::{Config, Note, NoteLevel, Server};
 use super::source::{KeyPath, dotted};
 use crate::domain::scheme::{PARTS, RawScheme};
+use crate::domain::secret::Secret;
+
+/// The key of the admin listener's token.
+const ADMIN_TOKEN: &str = "admin_token";
 
 /// One check of one configuration: what it reads and what it finds.
 pub(super) struct Check<'a> {
@@ -71,29 +75,48 @@ impl Layers {
         for (name, parts) in &mut parts {
             *parts = self.read_parts(name, std::mem::take(parts), &mut faults).1;
         }
+        let mut check = Check::of(self, clean, faults);
+        let config = check.config(&raw, &parts);
+        ConfigFaults::check(check.faults)?;
+        config.ok_or_else(|| ConfigFaults::one(self.fault(FaultKind::Missing, &[], String::new(), String::new())))
+    }
+
+    /// The token of the admin listener, resolved, and no other secret; `None` if none is given. What it takes besides is
+    /// that every key is known and of its type: a token under a name that is none would be taken for no token.
+    pub fn admin_token(&self) -> Result<Option<Secret>, ConfigFaults> {
+        let clean = self.readable()?;
+        let Some(raw) = clean.get(ADMIN_TOKEN).cloned().and_then(|raw| raw.deserialize::<RawReference>().ok()) else {
+            return Ok(None);
+        };
+        let mut check = Check::of(self, clean, Vec::new());
+        let token = check.secret(&keys(&[ADMIN_TOKEN]), &raw);
+        ConfigFaults::check(check.faults)?;
+        Ok(token.map(|(secret, _)| secret))
+    }
+}
+
+impl<'a> Check<'a> {
+    fn of(layers: &'a Layers, clean: Dict, faults: Vec<ConfigFault>) -> Self {
         let base = defaults::layer().map(|source| source.dict).unwrap_or_default();
         let delivery = base.get("delivery").and_then(Value::as_dict);
         let retries = delivery.and_then(|delivery| delivery.get("retries")).and_then(Value::as_dict).cloned();
-        let mut check = Check {
-            layers: self,
+        Self {
+            layers,
             clean: defaults::lay(base, clean),
             faults,
             notes: Vec::new(),
             noted: HashSet::new(),
             retries: retries.unwrap_or_default(),
             builtin: BTreeMap::new(),
-            files: self.files.clone(),
-        };
-        let config = check.config(&raw, &parts);
-        ConfigFaults::check(check.faults)?;
-        config.ok_or_else(|| ConfigFaults::one(self.fault(FaultKind::Missing, &[], String::new(), String::new())))
+            files: layers.files.clone(),
+        }
     }
 }
 
 impl Check<'_> {
     fn config(&mut self, raw: &RawConfig, parts: &Parts) -> Option<Config> {
         let whole: RawConfig = typed(self.clean.clone())?;
-        let admin_token = raw.admin_token.as_ref().and_then(|token| self.secret(&keys(&["admin_token"]), token));
+        let admin_token = raw.admin_token.as_ref().and_then(|token| self.secret(&keys(&[ADMIN_TOKEN]), token));
         let tls = whole.server.tls.as_ref().and_then(|tls| self.tls(tls));
         let server = global::server(&whole.server).map(|server| Server { tls, ..server });
         let dedup = self.dedup(&whole.dedup);

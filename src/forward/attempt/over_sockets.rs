@@ -350,7 +350,12 @@ async fn a_connection_serves_the_next_attempt_where_both_know_that_it_can() {
     let no_more = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n".to_vec();
     let unasked = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\nmore".to_vec();
     let switched = b"HTTP/1.1 101 Switching\r\nContent-Length: 0\r\n\r\n".to_vec();
+    let nothing = |line: &str| Says::This(format!("HTTP/1.1 204 No Content\r\n{line}\r\n").into_bytes());
     for (first, connections) in [
+        (nothing(""), 1),
+        (nothing("Content-Length: 0\r\n"), 1),
+        (nothing("Content-Length: 2\r\n"), 2),
+        (nothing("Transfer-Encoding: chunked\r\n"), 2),
         (Says::This(answer(3)), 1),
         (Says::This(answer(100_000)), 1),
         (Says::This(no_more), 2),

@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{CUT_COMMIT, First, Watched};
+use super::{CUT_COMMIT, First};
 use crate::claims::Suspicion;
 use crate::claims::store::Processed;
 use crate::domain::fault::Fault;
-use crate::domain::outcome::Settled;
-use crate::forward::Deliverer;
+use crate::domain::outcome::{AppAnswer, Settled};
 use crate::forward::limits::{Lane, Place};
+use crate::forward::{COMMIT_ALLOWANCE, Deliverer};
 use crate::spool::{Appended, DeadReason, Entry, Mark, NewEntry, Possible, Replay, SpoolFault};
 
 impl First {
@@ -120,22 +120,26 @@ impl First {
         commit.await
     }
 
-    /// A copy for the operator of what the application rejected. Its sender is told the rejection, so nothing is
-    /// promised and a copy that cannot be written is only logged.
-    pub(super) async fn copy_to_dead_letters(&self, error: String) {
+    /// The sender is told what the application said of its event, and the operator has a copy: before that if the disk takes it
+    /// soon, else behind it. Nothing was promised.
+    pub(super) async fn pass_on_rejection(self: Box<Self>, answer: AppAnswer, error: String) {
+        let told = Settled::AppRejected(answer);
         if !self.buffers() {
-            return;
+            return self.give_up(Processed::Not, told).await;
         }
+        let deliverer = self.deliverer.clone();
         let state = Entry::Dead { reason: DeadReason::AppRejected };
-        let entry = self.entry(state, 1, Possible::No, error);
-        let copy = self.deliverer.0.spool.append(entry, None);
-        let fault = match self.while_waiting(Watched::No, copy).await {
-            Some(Ok(())) => return self.deliverer.count_burial(&self.route.name, state),
-            Some(Err(fault)) => fault.to_string(),
-            None => "the disk did not take it in time".to_owned(),
+        let mut copy = pin!(deliverer.copy_to_dead_letters(self.entry(state, 1, Possible::No, error)));
+        let is_there = tokio::select! {
+            biased;
+            () = &mut copy => true,
+            () = tokio::time::sleep_until(self.deadline.min(Instant::now() + COMMIT_ALLOWANCE)) => false,
+            () = self.drained(CUT_COMMIT) => false,
         };
-        self.deliverer.0.metrics.dead_letter_copies_lost_total.with_label_values(&[&*self.route.name]).inc();
-        tracing::warn!(route = %self.route.name, event = %self.event.id, fault, "no dead-letter copy of a rejected event");
+        self.give_up(Processed::Not, told).await;
+        if !is_there {
+            copy.await;
+        }
     }
 
     pub(super) fn entry(
@@ -160,6 +164,18 @@ pub(crate) struct Said {
 const SAY_AGAIN: Duration = Duration::from_secs(60);
 
 impl Deliverer {
+    /// A copy for the operator of what the application rejected. One that cannot be written is only logged.
+    pub(super) async fn copy_to_dead_letters(&self, copy: NewEntry) {
+        let (event, state) = (copy.event.clone(), copy.state);
+        match self.0.spool.append(copy, None).await {
+            Ok(()) => self.count_burial(&event.route, state),
+            Err(fault) => {
+                self.0.metrics.dead_letter_copies_lost_total.with_label_values(&[&*event.route]).inc();
+                tracing::warn!(route = %event.route, event = %event.id, %fault, "no dead-letter copy of a rejected event");
+            }
+        }
+    }
+
     /// What a sender is told whose event the disk does not take. Why stands in no answer: it is said once in a while.
     pub(super) fn not_taken(&self, fault: SpoolFault) -> Settled {
         let mut said = self.0.said.lock().unwrap_or_else(PoisonError::into_inner);

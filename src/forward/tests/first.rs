@@ -239,11 +239,21 @@ async fn a_disk_that_stalls_keeps_no_sender_waiting_and_what_it_takes_in_the_end
     *world.slowness.commit.lock().unwrap() = Duration::ZERO;
     world.at(LONG).await;
     assert_eq!((world.sendings().len(), world.spool.totals().pending(), world.released().len()), (2, 0, 0));
-    // A rejection is passed on without its copy when that takes longer than the application may.
-    world.does([(seconds(1), answered(422))]);
-    *world.slowness.commit.lock().unwrap() = seconds(60);
-    assert_eq!(world.send(2).await, says("app_rejected 422", 27));
-    assert_eq!(world.metrics.dead_letter_copies_lost_total.with_label_values(&["r"]).get(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rejection_waits_a_second_for_its_copy_and_the_copy_as_long_as_it_takes() {
+    for (app_takes, told_after) in [(1, 2), (27, 28)] {
+        let world = world(|_| {});
+        world.does([(seconds(app_takes), answered(422))]);
+        *world.slowness.commit.lock().unwrap() = seconds(60);
+        assert_eq!(world.send(1).await, says("app_rejected 422", told_after));
+        *world.slowness.commit.lock().unwrap() = Duration::ZERO;
+        assert_eq!(world.released(), [Processed::Not], "it may come again, mended");
+        world.at(LONG).await;
+        assert_eq!(world.metrics.dead_letter_copies_lost_total.with_label_values(&["r"]).get(), 0);
+        assert_eq!((world.sendings().len(), world.buried(DeadReason::AppRejected)), (1, 1));
+    }
 }
 
 #[tokio::test(start_paused = true)]

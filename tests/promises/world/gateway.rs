@@ -215,16 +215,23 @@ impl Gateway {
 
     /// Has it hand over to a new process, waits for its end in peace, and looks after the new one from then on.
     pub(crate) fn hand_over(&mut self) {
+        self.hand_over_while(|_| ());
+    }
+
+    /// The same, and does something when the old process has been told.
+    pub(crate) fn hand_over_while<T>(&mut self, meanwhile: impl FnOnce(&Self) -> T) -> T {
         // The new process becomes a child of this one when its parent ends.
         rustix::process::set_child_subreaper(Some(rustix::process::getpid())).expect("a process may look after others");
         let before = self.log(&["handed over"]).len();
         self.signal(Signal::QUIT);
+        let done = meanwhile(self);
         let running = self.running.as_mut().expect("the gateway runs");
         let status = running.child.wait(Duration::from_secs(60)).expect("the old process ends");
         assert!(status.success(), "after SIGQUIT: {status}");
         let line = eventually("the new process is named", READY, || self.log(&["handed over"]).get(before).cloned());
         let line: serde_json::Value = serde_json::from_str(&line).expect("a line in JSON");
         self.adopt(line["process"].as_i64().expect("the new process's number"));
+        done
     }
 
     /// Looks after a process that the gateway has started.

@@ -377,6 +377,8 @@ fn without_a_gateway_everything_that_asks_one_is_unreachable() {
     let edited = Desk::new();
     edited.write("hookgate.toml", "listen = ");
     edited.run(&["healthcheck"]).failed(69, "127.0.0.1:9464 is not ready");
+    let elsewhere = edited.command(&["healthcheck"]).env("HOOKGATE_TELEMETRY", "0.0.0.0:7").output().unwrap();
+    Said::of(elsewhere).failed(69, "127.0.0.1:7 is not ready");
     desk.run(&["dedup", "check", "veedeo", "17"]).failed(2, "64 hex digits");
     desk.run(&["status", "--admin", "https://x"]).failed(2, "not an admin address");
 }
@@ -568,6 +570,12 @@ fn the_spool_of_a_stopped_gateway_is_read() {
     assert_eq!(desk.run(&["dlq", "export", "--spool", &spool]).lines()[0]["method"], "POST");
     assert_eq!(desk.run(&["status", "--json", "--spool", &spool]).lines()[0]["spool"]["dead"], 1);
     desk.run(&["dlq", "list", "--spool", "none"]).failed(1, "none");
+    for command in ["dlq list", "status", "dlq export"] {
+        let words: Vec<&str> = command.split_whitespace().chain(["--spool", &spool]).collect();
+        let said = desk.command(&words).env("HOOKGATE_ADMIN", "127.0.0.1:7").output().unwrap();
+        Said::of(said).ok("");
+        desk.run(&[words, vec!["--admin", "127.0.0.1:7"]].concat()).failed(2, "--admin");
+    }
 }
 
 /// Changes the spool's database behind its owner's back.

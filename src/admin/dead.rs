@@ -6,6 +6,7 @@ use std::task::{Context, Poll};
 
 use axum::Json;
 use axum::body::{Body, Bytes};
+use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use axum::http::{HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
@@ -56,8 +57,9 @@ pub(super) struct Page {
 /// `GET /api/dead-letters`: oldest first.
 pub(super) async fn list(
     State(state): State<Arc<AdminState>>,
-    Query(asked): Query<Asked>,
+    asked: Result<Query<Asked>, QueryRejection>,
 ) -> Result<Json<Page>, Problem> {
+    let Query(asked) = asked?;
     let limit = page(asked.limit);
     let found = state.spool.list(asked.filter(&state, limit)?).await?;
     let next = found.last().filter(|_| found.len() >= limit).map(|last| last.id.to_string());
@@ -89,9 +91,9 @@ enum SignaturesAsked {
 /// half an export does not look like a whole one.
 pub(super) async fn export(
     State(state): State<Arc<AdminState>>,
-    Query(asked): Query<ExportAsked>,
+    asked: Result<Query<ExportAsked>, QueryRejection>,
 ) -> Result<Response, Problem> {
-    let ExportAsked { route, reason, since, until, cursor, signatures } = asked;
+    let Query(ExportAsked { route, reason, since, until, cursor, signatures }) = asked?;
     let signatures = match signatures {
         SignaturesAsked::Hidden => Signatures::Hidden,
         SignaturesAsked::Kept => Signatures::Kept,

@@ -7,6 +7,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use axum::Json;
+use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
@@ -138,8 +139,9 @@ impl Row {
 /// `GET /api/events`.
 pub(super) async fn list(
     State(state): State<Arc<AdminState>>,
-    Query(asked): Query<Asked>,
+    asked: Result<Query<Asked>, QueryRejection>,
 ) -> Result<Json<Value>, Problem> {
+    let Query(asked) = asked?;
     let now = state.clock.now();
     let bound = |text: &Option<String>| text.as_deref().map(|text| moment(text, now)).transpose();
     let (since, until) = (bound(&asked.since)?, bound(&asked.until)?);

@@ -53,7 +53,7 @@ use crate::domain::explain::Explanation;
 use crate::domain::scheme::Carries;
 use crate::domain::secret::Secret;
 use crate::spool::Spool;
-use crate::telemetry::http::{Bounded, MOST_CONNECTIONS};
+use crate::telemetry::http::{Bounded, MOST_CONNECTIONS, serve_on};
 use crate::telemetry::logs::Level;
 use crate::telemetry::{Metrics, Recent};
 
@@ -184,6 +184,6 @@ pub async fn serve(
     router: Router,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
-    let bounded = Bounded::new(listener, MOST_CONNECTIONS, LONGEST_CONNECTION);
-    axum::serve(bounded, router).with_graceful_shutdown(shutdown).await
+    serve_on(Bounded::new(listener, MOST_CONNECTIONS, LONGEST_CONNECTION), router, shutdown).await;
+    Ok(())
 }

@@ -3,7 +3,8 @@
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::de::Error;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::domain::event::EventId;
 use crate::domain::outcome::Settled;
@@ -36,9 +37,18 @@ pub struct DeadFilter {
     /// Received before this moment: RFC 3339, or `2h` for two hours ago.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub until: Option<String>,
-    /// Only these events.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    /// Only these events; left out, all.
+    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "at_least_one")]
     pub ids: Vec<String>,
+}
+
+/// A list that is given and empty is not one that is left out.
+fn at_least_one<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    let ids = Vec::deserialize(deserializer)?;
+    if ids.is_empty() {
+        return Err(D::Error::custom("an empty list of `ids` means no event: leave it out to mean all"));
+    }
+    Ok(ids)
 }
 
 /// What is wrong with a filter; a sentence for the operator.

@@ -390,6 +390,30 @@ async fn nothing_is_dropped_without_saying_how_many() {
 }
 
 #[tokio::test]
+async fn an_empty_list_of_events_is_not_all_of_them() {
+    let world = world(None);
+    let id = world.put_dead(1, "veedeo").await;
+    for (act, more) in [("retry", Value::Null), ("drop", json!(1))] {
+        for way in ["dry_run", "job"] {
+            let body = json!({ "filter": { "ids": [] }, way: true, "expected_count": more });
+            let (status, problem) = world.ask("POST", &format!("/api/dead-letters/{act}"), body).await;
+            assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "{act} {way}: {problem}");
+            assert!(problem["detail"].as_str().unwrap().contains("leave it out to mean all"), "{problem}");
+        }
+    }
+    assert_eq!(world.state_of(id).await, Some(State::Dead));
+}
+
+#[tokio::test]
+async fn a_query_that_makes_no_sense_is_a_problem_like_others() {
+    let world = world(None);
+    for path in ["/api/events?limit=x", "/api/dead-letters?limit=x", "/api/dead-letters/export?q=1"] {
+        let (status, problem) = world.ask("GET", path, Value::Null).await;
+        assert_eq!((status, &problem["status"]), (StatusCode::BAD_REQUEST, &json!(400)), "{path}: {problem}");
+    }
+}
+
+#[tokio::test]
 async fn a_reload_that_is_refused_says_why() {
     let world = world(None);
     let (status, problem) = world.ask("POST", "/-/reload", Value::Null).await;

@@ -18,7 +18,7 @@ use crate::domain::secret::Secret;
 use crate::forward::Deliverer;
 use crate::gateway::Gateway;
 use crate::gateway::listener::Door;
-use crate::gateway::tls::Tls;
+use crate::gateway::tls::{Tls, TlsFault};
 use crate::spool::Spool;
 use crate::telemetry::Metrics;
 use crate::telemetry::http::Readiness;
@@ -71,9 +71,7 @@ impl Core {
         let next = Current::of(&loaded);
         let config = &loaded.config;
         let needs_restart = self.waiting(config);
-        // Other files take a restart: those in use say nothing about this configuration.
-        let tls = self.tls.as_ref().filter(|_| !needs_restart.iter().any(|key| key == "server.tls"));
-        let looked = tls.map_or(Ok(()), |tls| tls.look().map_err(|fault| fault.to_string()));
+        let looked = self.look_at_tls(config, &needs_restart).map_err(|fault| fault.to_string());
         let usable = looked.and_then(|()| wiring::reconfigure(&self.stores, config).map_err(|fault| fault.to_string()));
         if let Err(detail) = usable {
             self.metrics.config_last_reload_successful.set(0);
@@ -97,6 +95,17 @@ impl Core {
         let asked = wiring::fixed(config);
         let pairs = self.fixed.iter().zip(&asked);
         pairs.filter(|(old, new)| old != new).map(|((key, _), _)| (*key).to_owned()).collect()
+    }
+
+    /// Whether the files of TLS can be used: those in use, read anew if they have changed, or those that wait for a restart,
+    /// which is to take them.
+    fn look_at_tls(&self, config: &Config, needs_restart: &[String]) -> Result<(), TlsFault> {
+        let others = needs_restart.iter().any(|key| key == "server.tls");
+        match (&self.tls, &config.server.tls) {
+            (_, Some(files)) if others => Tls::check(&wiring::tls_settings(files)),
+            (Some(tls), _) if !others => tls.look(),
+            (Some(_) | None, _) => Ok(()),
+        }
     }
 
     /// A token takes the place of another; whether it is another. Nobody gets in without one where there was one: the

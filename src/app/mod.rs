@@ -99,9 +99,12 @@ pub enum StartFault {
     /// Nothing could be taken over.
     #[error(transparent)]
     Handover(#[from] HandoverFault),
-    /// The dedup store cannot be set up.
+    /// The dedup store that is configured is none.
     #[error("cannot set up the dedup store: {0}")]
     Dedup(String),
+    /// The dedup store does not answer, and may not be missing.
+    #[error("cannot do without the dedup store: {0}")]
+    NoStore(String),
     /// The files of TLS cannot be used.
     #[error("cannot serve TLS: {0}")]
     Tls(#[from] TlsFault),

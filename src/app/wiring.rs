@@ -11,7 +11,7 @@ use crate::buffers::Buffers;
 use crate::claims::Claims;
 use crate::claims::embedded::Embedded;
 use crate::claims::fallback::Fallback;
-use crate::claims::redis::{Redis, Settings};
+use crate::claims::redis::{Redis, Settings, look_over};
 use crate::claims::store::{ClaimStore, StoreFault};
 use crate::clock::Clock;
 use crate::config::{Config, LogFormat, LogLevel, RedisSettings, ServerTls, Store};
@@ -149,16 +149,18 @@ pub(super) async fn required_store(config: &Config, metrics: &Arc<Metrics>) -> R
     let redis = Redis::new(redis_settings(settings), metrics.clone());
     let answer = match redis {
         Ok(redis) => redis.answers_within(STORE_PATIENCE).await,
-        Err(fault) => Err(fault),
+        Err(fault) => return Err(StartFault::Dedup(fault.to_string())),
     };
-    answer.map_err(|fault| StartFault::Dedup(format!("{fault}; and `dedup.on_store_down` is refuse")))
+    answer.map_err(|fault| StartFault::NoStore(format!("{fault}; and `dedup.on_store_down` is refuse")))
 }
 
 /// Puts what a reload may change of the shared store into operation. Settings that cannot be change nothing.
 pub(super) fn reconfigure(stores: &Stores, config: &Config) -> Result<(), StoreFault> {
     match (&stores.shared, &config.dedup.store) {
         (Some(shared), Store::Redis(settings)) => shared.configure(redis_settings(settings)),
-        (Some(_) | None, Store::Redis(_) | Store::Embedded) => Ok(()),
+        // It waits for a restart, which is to take it.
+        (None, Store::Redis(settings)) => look_over(&redis_settings(settings)),
+        (Some(_) | None, Store::Embedded) => Ok(()),
     }
 }
 

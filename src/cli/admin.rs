@@ -18,6 +18,7 @@ use super::args::Door;
 use super::output::say;
 use super::settings::reachable;
 use super::{Context, Exit, Failure};
+use crate::config::ADMIN_VARIABLE;
 use crate::telemetry::NO_ROUTE;
 
 /// Longest wait for a connection.
@@ -67,8 +68,9 @@ pub(super) fn wait_on_threads<T>(work: impl Future<Output = Result<T, Failure>>)
 impl Admin {
     /// The gateway that the command line or the configuration names.
     pub(super) fn of(context: &Context, door: &Door) -> Result<Self, Failure> {
-        let base = match door.admin.as_deref().filter(|text| !text.is_empty()) {
-            Some(text) => base_of(text)?,
+        let named = door.admin.clone().filter(|text| !text.is_empty());
+        let base = match named.or_else(|| context.variable(ADMIN_VARIABLE)) {
+            Some(text) => base_of(&text)?,
             None => format!("http://{}", context.listener("admin", USUAL)?),
         };
         let authorization = match context.admin_token() {

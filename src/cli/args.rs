@@ -254,9 +254,9 @@ pub(super) struct Explain {
 /// How the admin listener is reached.
 #[derive(Clone, Debug, Args)]
 pub(super) struct Door {
-    /// Address of the admin listener [default: the configuration's `admin`]. Its token: `HOOKGATE_ADMIN_TOKEN`, else the
-    /// configuration's
-    #[arg(long, env = "HOOKGATE_ADMIN", value_name = "URL")]
+    /// Address of the admin listener [env: `HOOKGATE_ADMIN`] [default: the configuration's `admin`]. Its token:
+    /// `HOOKGATE_ADMIN_TOKEN`, else the configuration's
+    #[arg(long, value_name = "URL")]
     pub(super) admin: Option<String>,
 }
 

@@ -24,7 +24,9 @@ pub(super) fn run(context: &Context, asked: Run) -> Outcome {
     match app::run(&loaded, reread, Succession { program, inherited }) {
         Ok(Stopped::Orderly | Stopped::CutShort) => Ok(Exit::Ok),
         Ok(Stopped::Unsucceeded) => Err(Failure::failed("handed over to a process that does not serve")),
-        Err(fault @ StartFault::Tls(_)) => Err(Failure::new(Exit::BadConfiguration, fault.to_string())),
+        Err(fault @ (StartFault::Tls(_) | StartFault::Dedup(_))) => {
+            Err(Failure::new(Exit::BadConfiguration, fault.to_string()))
+        }
         // A damaged spool is set aside and the gateway starts: that is a line of the log and a metric, not a fault.
         Err(fault) => Err(Failure::failed(fault.to_string())),
     }

@@ -215,7 +215,8 @@ fn judged(status: StatusCode, wanted: Wanted) -> Exit {
     match wanted {
         Wanted::Acceptance if status.is_success() => Exit::Ok,
         Wanted::Acceptance if status.is_client_error() => Exit::Refused,
-        Wanted::Refusal if status.is_client_error() => Exit::Ok,
+        // Another 4xx says that it came to nobody who judges signatures.
+        Wanted::Refusal if status == StatusCode::UNAUTHORIZED => Exit::Ok,
         Wanted::Acceptance | Wanted::Refusal => Exit::Failed,
     }
 }
@@ -252,7 +253,9 @@ mod tests {
         assert_eq!(judged(StatusCode::UNAUTHORIZED, Wanted::Acceptance), Exit::Refused);
         assert_eq!(judged(StatusCode::SERVICE_UNAVAILABLE, Wanted::Acceptance), Exit::Failed);
         assert_eq!(judged(StatusCode::UNAUTHORIZED, Wanted::Refusal), Exit::Ok);
-        assert_eq!(judged(StatusCode::OK, Wanted::Refusal), Exit::Failed);
+        for other in [StatusCode::OK, StatusCode::NOT_FOUND, StatusCode::METHOD_NOT_ALLOWED] {
+            assert_eq!(judged(other, Wanted::Refusal), Exit::Failed);
+        }
     }
 
     #[test]

@@ -64,10 +64,12 @@ impl Context {
 
     /// Where one of the listeners is to be reached: its key in the configuration, its variable, else its default.
     pub(super) fn listener(&self, key: &str, usual: SocketAddr) -> Result<SocketAddr, Failure> {
-        let given = match self.settings()? {
-            Some(settings) => settings.text(key),
-            None => self.variable(&format!("{PREFIX}{}", key.to_uppercase())),
-        };
+        // It counts more than a file, which may be broken by now.
+        let variable = self.variable(&format!("{PREFIX}{}", key.to_uppercase()));
+        if let Some(address) = variable.as_ref().and_then(|text| text.parse().ok()) {
+            return Ok(reachable(address));
+        }
+        let given = self.settings()?.map_or(variable, |settings| settings.text(key));
         let address = match given {
             Some(text) => text.parse().map_err(|_| {
                 Failure::new(Exit::BadConfiguration, format!("`{key}` is {text:?}, expected an address and a port"))

@@ -10,7 +10,7 @@ use super::args::Validate;
 use super::output::{bytes, put, put_json, say};
 use super::{Context, Exit, Outcome};
 use crate::app::{redis_settings, tls_settings};
-use crate::claims::redis::{Server, inspect};
+use crate::claims::redis::{Server, inspect, look_over};
 use crate::config::{Config, ConfigFault, ConfigFaults, Layers, Note, NoteLevel, Store, report};
 use crate::gateway::tls::{Tls, TlsFault};
 
@@ -26,6 +26,7 @@ pub(super) fn validate(context: &Context, asked: &Validate) -> Outcome {
     for file in files {
         let read = Layers::read(file, &context.environment).and_then(|layers| {
             let config = layers.check()?;
+            let config = with_store(&layers, config)?;
             if asked.no_environment { Ok(config) } else { with_tls(&layers, config) }
         });
         let verdict = match read {
@@ -60,6 +61,17 @@ fn accepted(file: Option<&Path>, mut config: Config, asked: &Validate) -> Outcom
         }
     }
     Ok(exit)
+}
+
+/// The configuration, if its shared store is one that can be asked.
+fn with_store(layers: &Layers, config: Config) -> Result<Config, ConfigFaults> {
+    if let Store::Redis(settings) = &config.dedup.store
+        && let Err(fault) = look_over(&redis_settings(settings))
+    {
+        let key = ["dedup", "redis"].map(str::to_owned);
+        return Err(layers.wrong_value(&key, format!("unusable: {fault}"), "the way to a Redis".to_owned()));
+    }
+    Ok(config)
 }
 
 /// The configuration, if the files that it names for TLS are in order too.

@@ -32,7 +32,7 @@ pub use settings::{
     Config, Dedup, Log, LogFormat, LogLevel, Note, NoteLevel, RedisSettings, Server, ServerTls, SpoolSettings, Store,
 };
 pub use show::{ShowFormat, ShowOrigins, show};
-pub use variables::{PREFIX, TOKEN_VARIABLE};
+pub use variables::{ADMIN_VARIABLE, PREFIX, TOKEN_VARIABLE};
 
 /// Finds, merges and checks the configuration. `explicit` is the file that the command line names.
 pub fn load(explicit: Option<&Path>, environment: &Environment) -> Result<Config, ConfigFaults> {

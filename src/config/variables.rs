@@ -2,13 +2,15 @@
 //!
 //! A value is text as it stands; one that is a TOML list or table is read as such, but where its key wants text. Not
 //! read as keys: `HOOKGATE_CONFIG`, `HOOKGATE_ADMIN_TOKEN` and every other variable that the configuration names as a
-//! secret, `HOOKGATE_ADMIN` where it is a URL, which only commands take, and what Kubernetes sets for a service called
-//! `hookgate` (`HOOKGATE_SERVICE_HOST`, `HOOKGATE_PORT_8080_TCP`, …).
+//! secret, `HOOKGATE_ADMIN` where it is a URL or has a host's name, which only commands take, and what Kubernetes sets for
+//! a service called `hookgate` (`HOOKGATE_SERVICE_HOST`, `HOOKGATE_PORT_8080_TCP`, …).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 
 use figment::value::{Dict, Map, Tag, Value};
 use figment::{Metadata, Profile, Provider};
+use http::uri::Authority;
 use zeroize::Zeroizing;
 
 use super::environment::Environment;
@@ -22,8 +24,8 @@ pub const PREFIX: &str = "HOOKGATE_";
 /// The variable that usually holds the token of API; never read as a key.
 pub const TOKEN_VARIABLE: &str = "HOOKGATE_ADMIN_TOKEN";
 
-/// The address of the admin listener: a key, and for commands whom to ask, which may be a URL.
-const ADMIN_VARIABLE: &str = "HOOKGATE_ADMIN";
+/// The address of the admin listener: a key, and for commands whom to ask, which may be a URL or have a host's name.
+pub const ADMIN_VARIABLE: &str = "HOOKGATE_ADMIN";
 
 /// The variables that are part of the configuration.
 pub(super) struct Variables {
@@ -40,7 +42,7 @@ impl Variables {
         let ours = ours.filter(|(name, rest, _)| {
             *name != CONFIG_VARIABLE && *name != TOKEN_VARIABLE && !is_of_kubernetes(rest) && !ignored.contains(*name)
         });
-        let ours = ours.filter(|(name, _, _)| *name != ADMIN_VARIABLE || url_to_ask(environment).is_none());
+        let ours = ours.filter(|(name, _, _)| *name != ADMIN_VARIABLE || place_to_ask(environment).is_none());
         let read: Vec<_> = ours.map(|(name, rest, value)| (name, rest, value.to_str())).collect();
         let values = read.iter().filter_map(|(_, _, text)| structured((*text)?));
         let secrets: BTreeSet<String> = values.flat_map(|value| variables_named(&value)).collect();
@@ -113,9 +115,13 @@ pub(super) fn looks_structured(text: &str) -> bool {
     text.starts_with(['[', '{'])
 }
 
-/// The URL in the variable of the admin listener's address, if it is one.
-pub(super) fn url_to_ask(environment: &Environment) -> Option<&str> {
-    environment.get(ADMIN_VARIABLE)?.to_str().filter(|text| text.contains("://"))
+/// What the variable of the admin listener's address says, if that can be asked and not listened on: a URL, or a host's name
+/// and a port.
+pub(super) fn place_to_ask(environment: &Environment) -> Option<&str> {
+    let text = environment.get(ADMIN_VARIABLE)?.to_str()?;
+    let authority = || text.parse::<Authority>().ok().filter(|place| place.port_u16().is_some());
+    let has_name = || authority().is_some_and(|place| place.host().bytes().any(|byte| byte.is_ascii_alphabetic()));
+    (text.contains("://") || (text.parse::<SocketAddr>().is_err() && has_name())).then_some(text)
 }
 
 fn put(dict: &mut Dict, path: &[String], value: Value) {

@@ -4,7 +4,7 @@
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::task::{Context, Poll};
@@ -16,6 +16,10 @@ use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
 use axum::serve::Listener;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -114,12 +118,38 @@ pub async fn serve(
     router: Router,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
-    let bounded = Bounded::new(listener, MOST_CONNECTIONS, LONGEST_CONNECTION);
-    axum::serve(bounded, router).with_graceful_shutdown(shutdown).await
+    serve_on(Bounded::new(listener, MOST_CONNECTIONS, LONGEST_CONNECTION), router, shutdown).await;
+    Ok(())
+}
+
+/// The same on a listener that is bounded otherwise. Who sends no request within [`SILENCE`] gives his place to another.
+pub async fn serve_on(mut listener: Bounded, router: Router, shutdown: impl Future<Output = ()> + Send + 'static) {
+    let open = GracefulShutdown::new();
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(listener.silence);
+    let mut shutdown = pin!(shutdown);
+    loop {
+        let (stream, _) = tokio::select! {
+            biased;
+            () = &mut shutdown => break,
+            accepted = listener.accept() => accepted,
+        };
+        let service = TowerToHyperService::new(router.clone());
+        let connection = open.watch(http.serve_connection(TokioIo::new(stream), service));
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "a connection of an operator or a scraper broke off");
+            }
+        });
+    }
+    drop(listener);
+    open.shutdown().await;
 }
 
 /// Scrapers and probes are few; whoever is beyond this waits in the kernel's queue.
 pub const MOST_CONNECTIONS: usize = 64;
+/// Longest wait for the head of a request, the next one of a connection among them.
+const SILENCE: Duration = Duration::from_secs(10);
 /// A connection ends after this, whatever it does; scrapers open the next one.
 pub const LONGEST_CONNECTION: Duration = Duration::from_secs(60);
 
@@ -139,13 +169,14 @@ pub struct Bounded {
     listener: TcpListener,
     places: Arc<Semaphore>,
     longest: Duration,
+    silence: Duration,
 }
 
 impl Bounded {
     /// At most `most` connections at once, each cut after `longest`.
     #[must_use]
     pub fn new(listener: TcpListener, most: usize, longest: Duration) -> Self {
-        Self { listener, places: Arc::new(Semaphore::new(most)), longest }
+        Self { listener, places: Arc::new(Semaphore::new(most)), longest, silence: SILENCE }
     }
 }
 
@@ -276,6 +307,28 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn who_says_nothing_gives_his_place_to_another() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let pages = router(Arc::new(Metrics::new(&[]).unwrap()), Readiness::default());
+        let silence = Duration::from_millis(50);
+        let bounded = Bounded { silence, ..Bounded::new(listener, 1, LONGEST_CONNECTION) };
+        let served = tokio::spawn(serve_on(bounded, pages, std::future::pending()));
+        let mut idle = TcpStream::connect(address).await.unwrap();
+        for begun in ["GET /livez HTTP/1.1\r\nHost: x\r\n\r\n", "GET /livez HTTP/1.1\r\n", ""] {
+            idle.write_all(begun.as_bytes()).await.unwrap();
+            let mut next = TcpStream::connect(address).await.unwrap();
+            next.write_all(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+            let mut start = [0; 12];
+            let answered = tokio::time::timeout(Duration::from_secs(10), next.read_exact(&mut start)).await;
+            assert!(answered.is_ok_and(|read| read.is_ok()) && start == *b"HTTP/1.1 200", "{begun:?}");
+            drop(next);
+            idle = TcpStream::connect(address).await.unwrap();
+        }
+        served.abort();
+    }
+
+    #[tokio::test]
     async fn it_ends_when_told_to() {
         let world = world().await;
         world.get("/livez").await;
@@ -289,7 +342,7 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let pages = router(Arc::new(Metrics::new(&[]).unwrap()), Readiness::default());
         let bounded = Bounded::new(listener, 1, Duration::from_millis(50));
-        let served = tokio::spawn(async { axum::serve(bounded, pages).await });
+        let served = tokio::spawn(async { serve_on(bounded, pages, std::future::pending()).await });
         let mut silent = TcpStream::connect(address).await.unwrap();
         let mut next = TcpStream::connect(address).await.unwrap();
         next.write_all(b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use hookgate::config::FaultKind::{Conflict, Syntax, UnknownKey, Unreadable};
-use hookgate::config::{Environment, FaultKind, Layers, Origin, Place, load};
+use hookgate::config::{Environment, FaultKind, Layers, NoteLevel, Origin, Place, load};
 use hookgate::domain::route::AckMode;
 
 use super::{ROUTE, at, check, check_with, environment, environment_with, only};
@@ -100,10 +100,15 @@ fn a_variable_is_text_where_its_key_wants_text_whatever_it_begins_with() {
 
 #[test]
 fn a_url_that_commands_ask_is_not_the_address_of_a_listener() {
-    let environment = environment_with(&[("HOOKGATE_ADMIN", "http://127.0.0.1:9999")]);
-    let config = check_with(ROUTE, &environment).unwrap();
-    assert_eq!(config.admin, "127.0.0.1:9465".parse().unwrap());
-    assert!(config.notes.iter().any(|note| note.key == "admin" && note.text.contains("HOOKGATE_ADMIN")));
+    for to_ask in ["http://127.0.0.1:9999", "localhost:9999", "gateway.internal:9999"] {
+        let config = check_with(ROUTE, &environment_with(&[("HOOKGATE_ADMIN", to_ask)])).unwrap();
+        assert_eq!(config.admin, "127.0.0.1:9465".parse().unwrap());
+        let of_it = config.notes.iter().find(|note| note.key == "admin").unwrap();
+        assert!(of_it.level == NoteLevel::Warn && of_it.text.contains("HOOKGATE_ADMIN"), "{of_it:?}");
+    }
+    for wrong in ["127.0.0.1", "127.0.0.1:99999", "0.0.0.0:94x", "9465", ""] {
+        assert!(check_with(ROUTE, &environment_with(&[("HOOKGATE_ADMIN", wrong)])).is_err(), "{wrong}");
+    }
     let address = environment_with(&[("HOOKGATE_ADMIN", "127.0.0.1:9999")]);
     assert_eq!(check_with(ROUTE, &address).unwrap().admin, "127.0.0.1:9999".parse().unwrap());
 }

@@ -10,7 +10,7 @@ use hookgate::config::{Config, Layers, NoteLevel, ShowFormat, ShowOrigins, Store
 use hookgate::domain::secret::SecretOrigin;
 use hookgate::domain::shared_store::Place;
 
-use super::{CANARY, ROUTE, at, check, check_with, environment, environment_with, fault, faults, note_of};
+use super::{CANARY, ROUTE, at, check, check_with, environment, environment_with, fault, faults, note_of, only};
 
 fn with_secrets(secrets: &str) -> String {
     ROUTE.replace("{ env = \"SECRET\" }", secrets)
@@ -338,4 +338,19 @@ fn a_redis_password_from_a_file_is_known_with_its_file() {
     let layers = Layers::of_text("hookgate.toml", &text, &environment()).unwrap();
     let shown = show(&layers, ShowFormat::Toml, ShowOrigins::No).unwrap();
     assert!(shown.contains("url = [{ env = \"NODE\" }, \"redis://b\"]"), "{shown}");
+}
+
+#[test]
+fn an_admin_token_that_no_header_can_hold_stops_the_start() {
+    for (token, said) in [("ends with a blank ", "white space"), ("\\nbegins so", "white space"), ("a\\nb", "control")]
+    {
+        let text = format!("admin_token = {{ literal = \"{token}\" }}\n{ROUTE}");
+        let fault = only(check(&text).unwrap_err());
+        assert_eq!((fault.kind, fault.key.as_str()), (Secret, "admin_token"));
+        assert!(fault.found.contains(said) && !fault.line().contains("ends with a"), "{}", fault.line());
+        let layers = Layers::of_text("hookgate.toml", &text, &environment()).unwrap();
+        assert!(layers.admin_token().is_err(), "commands say so too");
+    }
+    let text = format!("admin_token = {{ literal = \"with blanks and !\" }}\n{ROUTE}");
+    assert!(check(&text).is_ok());
 }

@@ -245,6 +245,32 @@ fn a_reload_tells_that_the_password_of_the_shared_store_has_changed() {
 }
 
 #[test]
+fn an_address_of_redis_that_cannot_be_read_is_a_fault_at_every_door() {
+    let app = App::stopped();
+    // The password has a character that ends the name of a host.
+    let lines = ["dedup.store = 'redis'", "dedup.redis.url = { literal = 'redis://:can/ary@127.0.0.1:1' }"];
+    let mut gateway = Gateway::prepared(Setup::new(&app.url()));
+    gateway.restart();
+    gateway.configure(&lines);
+    let file = gateway.configuration_path().to_string_lossy().into_owned();
+    let validated = gateway.run(&["validate", "--no-environment", "-c", &file]);
+    let reloaded = gateway.ask(&["reload"]);
+    gateway.stop();
+    gateway.launch();
+    let status = gateway.wait_for_end(Duration::from_secs(20));
+    let told = gateway.said().join("\n");
+    for (code, said) in [
+        (validated.code, format!("{validated:?}")),
+        (reloaded.code, format!("{reloaded:?}")),
+        (status.code(), told.clone()),
+    ] {
+        assert_eq!(code, Some(78), "{said}");
+        assert!(said.contains("dedup.redis") && said.contains("%2F"), "{said}");
+        assert!(!said.contains("can/ary") && !said.contains("ary@"), "{said}");
+    }
+}
+
+#[test]
 fn a_reload_changes_when_an_application_counts_as_down_and_forgets_it_with_its_route() {
     let app = App::stopped();
     let mut gateway = Gateway::prepared(

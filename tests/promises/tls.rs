@@ -261,6 +261,11 @@ fn files_that_wait_for_a_restart_leave_those_before_in_use_and_unasked_for() {
         let reloaded = gateway.ask(&["reload"]);
         assert!(reloaded.code == Some(0) && reloaded.stdout.contains("restart: server.tls"), "{round}: {reloaded:?}");
     }
+    gateway.configure(&[&papers.line("cert", "typo.crt")]);
+    let refused = gateway.ask(&["reload"]);
+    assert!(refused.code == Some(78) && format!("{refused:?}").contains("typo.crt"), "no start takes it: {refused:?}");
+    assert_eq!(gateway.metrics().count("hookgate_config_last_reload_successful", &[]), 0);
+    gateway.configure(&[&papers.line("cert", "other.crt")]);
     for file in ["first.crt", "first.key"] {
         std::fs::remove_file(papers.path(file)).unwrap();
     }

@@ -56,6 +56,11 @@ pub struct Redis {
     complained: AtomicBool,
 }
 
+/// Whether a store could be reached by `settings`, as far as they alone can say. Reads the files they name, connects to nothing.
+pub fn look_over(settings: &Settings) -> Result<(), StoreFault> {
+    settings::resolve(&settings.link).map(|_| ())
+}
+
 impl Redis {
     /// The store that `settings` describe. Reads the files they name, and connects to nothing yet.
     pub fn new(settings: impl Into<Settings>, metrics: Arc<Metrics>) -> Result<Self, StoreFault> {

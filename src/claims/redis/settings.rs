@@ -70,7 +70,10 @@ pub(super) struct Resolved {
 pub(super) fn resolve(link: &StoreLink) -> Result<Resolved, StoreFault> {
     let targets: Option<Vec<Target>> = link.place.addresses().map(|url| target(&current(url))).collect();
     // An address may hold a password: no part of it is repeated.
-    let bad = || StoreFault::Failed(format!("{} is not a redis:// or rediss:// address", key_of(&link.place)));
+    let bad = || {
+        let what = "is no redis:// or rediss:// address that can be read; in a password, / is written %2F, ? %3F, # %23, @ %40, % %25";
+        StoreFault::Failed(format!("{} {what}", key_of(&link.place)))
+    };
     let targets = targets.ok_or_else(bad)?;
     let first = targets.first().ok_or_else(bad)?;
     let encrypted = first.encrypted;

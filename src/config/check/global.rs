@@ -9,7 +9,7 @@ use crate::config::fault::FaultKind;
 use crate::config::leaf::{Name, Size, Text};
 use crate::config::raw::{RawConfig, RawDedup, RawLog, RawServer, RawSpool, RawTls};
 use crate::config::settings::{Dedup, Log, Server, ServerTls, SpoolSettings, Store, StoreKind};
-use crate::config::variables::url_to_ask;
+use crate::config::variables::place_to_ask;
 
 pub(super) fn server(raw: &RawServer) -> Option<Server> {
     Some(Server {
@@ -144,9 +144,10 @@ impl Check<'_> {
         let given = [("listen", &raw.listen), ("telemetry", &raw.telemetry), ("admin", &raw.admin)];
         let addresses: Vec<(&str, SocketAddr)> =
             given.into_iter().filter_map(|(key, text)| text.as_ref().map(|text| (key, text.0))).collect();
-        if url_to_ask(&self.layers.environment).is_some() {
-            let text = "HOOKGATE_ADMIN is a URL: commands ask there, and the listener's address it is not";
-            self.note(&keys(&["admin"]), text.to_owned());
+        if place_to_ask(&self.layers.environment).is_some() {
+            let text =
+                "HOOKGATE_ADMIN has a scheme or a host's name: commands ask there, and a listener's address it is not";
+            self.warn(&keys(&["admin"]), text.to_owned());
         }
         for (index, (key, address)) in addresses.iter().enumerate() {
             let before = addresses.iter().take(index).find(|(_, other)| meet(*other, *address));

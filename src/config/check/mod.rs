@@ -89,9 +89,9 @@ impl Layers {
             return Ok(None);
         };
         let mut check = Check::of(self, clean, Vec::new());
-        let token = check.secret(&keys(&[ADMIN_TOKEN]), &raw);
+        let token = check.admin_token(&raw);
         ConfigFaults::check(check.faults)?;
-        Ok(token.map(|(secret, _)| secret))
+        Ok(token)
     }
 }
 
@@ -116,7 +116,7 @@ impl<'a> Check<'a> {
 impl Check<'_> {
     fn config(&mut self, raw: &RawConfig, parts: &Parts) -> Option<Config> {
         let whole: RawConfig = typed(self.clean.clone())?;
-        let admin_token = raw.admin_token.as_ref().and_then(|token| self.secret(&keys(&[ADMIN_TOKEN]), token));
+        let admin_token = raw.admin_token.as_ref().and_then(|token| self.admin_token(token));
         let tls = whole.server.tls.as_ref().and_then(|tls| self.tls(tls));
         let server = global::server(&whole.server).map(|server| Server { tls, ..server });
         let dedup = self.dedup(&whole.dedup);
@@ -142,7 +142,7 @@ impl Check<'_> {
             listen: whole.listen?.0,
             telemetry: whole.telemetry?.0,
             admin: whole.admin?.0,
-            admin_token: admin_token.map(|(secret, _)| secret),
+            admin_token,
             server: server?,
             dedup: dedup?,
             spool: spool?,

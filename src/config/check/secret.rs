@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 use super::{Check, keys};
 use crate::config::fault::FaultKind;
 use crate::config::find::reason;
-use crate::config::raw::{RawPlaces, RawSecret};
+use crate::config::raw::{RawPlaces, RawReference, RawSecret};
 use crate::domain::scheme::Scheme;
 use crate::domain::secret::{RouteSecret, Secret, SecretOrigin};
 use crate::domain::time::Timestamp;
@@ -70,6 +70,20 @@ impl Check<'_> {
             }
         }
         ready
+    }
+
+    /// The token of the admin listener, which a header has to hold (RFC 9110 section 5.5): one that none can would let nobody in.
+    pub(super) fn admin_token(&mut self, raw: &RawReference) -> Option<Secret> {
+        let path = keys(&["admin_token"]);
+        let (token, origin) = self.secret(&path, raw)?;
+        let bytes = token.expose();
+        let edges = [bytes.first(), bytes.last()].into_iter().flatten().any(u8::is_ascii_whitespace);
+        if edges || bytes.iter().any(u8::is_ascii_control) {
+            let what = if edges { "with white space at an end" } else { "with a control character inside" };
+            self.fault(FaultKind::Secret, &path, format!("{what} ({origin})"), "a token that a header can hold");
+            return None;
+        }
+        Some(token)
     }
 
     /// The bytes of one secret and where they came from.

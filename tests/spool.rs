@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking, in its helpers too")]
 
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -837,4 +837,90 @@ async fn what_waits_by_a_clock_that_was_right_goes_on_waiting_over_a_restart() {
         assert_eq!((run.due(now).await.len(), run.due(later).await.len()), (0, 1));
         run.disk.close().await.unwrap();
     }
+}
+
+/// What the events of a start are flagged with, after this was done to the folder of a spool with two of them.
+async fn flags_after(done: impl AsyncFn(&Path, &Path, World) -> PathBuf) -> (PreviousStop, Vec<Possible>) {
+    let dir = tempfile::tempdir().unwrap();
+    let (spool, copy) = (dir.path().join("spool"), dir.path().join("copy.db"));
+    let first = world(&spool);
+    for number in [1, 2] {
+        first.spool.append(pending(event(number)), None).await.unwrap();
+    }
+    let spool = done(&spool, &copy, first).await;
+    let again = world(&spool);
+    let mut flags = Vec::new();
+    for id in again.due(START).await {
+        flags.push(again.spool.load(id).await.unwrap().unwrap().possible_duplicate);
+    }
+    (again.previous, flags)
+}
+
+/// Puts a copy in place of the database, as the manual says.
+fn put_back(spool: &Path, copy: &Path) -> PathBuf {
+    std::fs::copy(copy, spool.join("hookgate.db")).unwrap();
+    for log in ["hookgate.db-wal", "hookgate.db-shm"] {
+        let removed = std::fs::remove_file(spool.join(log));
+        assert!(removed.is_ok() || removed.unwrap_err().kind() == std::io::ErrorKind::NotFound);
+    }
+    spool.to_owned()
+}
+
+fn copy_beside(spool: &Path, copy: &Path) {
+    let text = format!("VACUUM INTO '{}'", copy.display());
+    Connection::open(spool.join("hookgate.db")).unwrap().execute_batch(&text).unwrap();
+}
+
+#[tokio::test]
+async fn what_waits_in_a_copy_that_is_put_back_may_have_been_sent_since() {
+    let flagged = (PreviousStop::Unclean { stopped_before: START }, vec![Possible::Duplicate; 2]);
+    let clean = (PreviousStop::Clean, vec![Possible::No; 2]);
+    let taken_beside_and_stopped = flags_after(async |spool, copy, first| {
+        copy_beside(spool, copy);
+        first.disk.close().await.unwrap();
+        put_back(spool, copy)
+    });
+    assert_eq!(taken_beside_and_stopped.await, flagged);
+    let taken_beside_and_killed = flags_after(async |spool, copy, first| {
+        copy_beside(spool, copy);
+        first.crash(spool).await;
+        put_back(spool, copy)
+    });
+    assert_eq!(taken_beside_and_killed.await, flagged);
+    let taken_while_it_stood = flags_after(async |spool, copy, first| {
+        first.disk.close().await.unwrap();
+        std::fs::copy(spool.join("hookgate.db"), copy).unwrap();
+        world(spool).disk.close().await.unwrap();
+        put_back(spool, copy)
+    });
+    assert_eq!(taken_while_it_stood.await, flagged);
+    let put_where_nothing_was = flags_after(async |spool, copy, first| {
+        copy_beside(spool, copy);
+        first.disk.close().await.unwrap();
+        let empty = spool.with_file_name("empty");
+        std::fs::create_dir(&empty).unwrap();
+        put_back(&empty, copy)
+    });
+    assert_eq!(put_where_nothing_was.await, flagged);
+    let told_so = flags_after(async |spool, _, first| {
+        first.crash(spool).await;
+        let told = "UPDATE meta SET value = 'restored' WHERE key IN ('run', 'boot')";
+        assert!(std::fs::read_to_string("docs/OPERATIONS.md").unwrap().contains(told));
+        Connection::open(spool.join("hookgate.db")).unwrap().execute(told, []).unwrap();
+        spool.to_owned()
+    });
+    assert_eq!(told_so.await, flagged, "a snapshot of all of it");
+
+    let stopped = flags_after(async |spool, _, first| {
+        first.disk.close().await.unwrap();
+        spool.to_owned()
+    });
+    assert_eq!(stopped.await, clean);
+    let moved = flags_after(async |spool, _, first| {
+        first.disk.close().await.unwrap();
+        let elsewhere = spool.with_file_name("elsewhere");
+        std::fs::rename(spool, &elsewhere).unwrap();
+        elsewhere
+    });
+    assert_eq!(moved.await, clean, "the folder as a whole");
 }

@@ -103,7 +103,7 @@ pub enum StartFault {
     #[error("cannot set up the dedup store: {0}")]
     Dedup(String),
     /// The dedup store does not answer, and may not be missing.
-    #[error("cannot do without the dedup store: {0}")]
+    #[error("cannot set up the dedup store: {0}")]
     NoStore(String),
     /// The files of TLS cannot be used.
     #[error("cannot serve TLS: {0}")]

@@ -1,4 +1,5 @@
-//! The lock that keeps two processes from one spool. It is advisory and ends with the process, however that ends.
+//! The lock that keeps two processes from one spool. It is advisory and ends with the process, however that ends. Its file
+//! says who has it; and, after a clean stop, which stop that was: a copy of the database that is put back knows of another.
 
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
@@ -22,7 +23,9 @@ const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// Held as long as the value lives.
 #[derive(Debug)]
 pub(super) struct Lock {
-    _file: File,
+    file: File,
+    /// The stop that the last holder noted.
+    pub(super) last_stop: Option<String>,
 }
 
 impl Lock {
@@ -52,27 +55,38 @@ impl Lock {
                 Err(error) => return Err(io("lock")(error.into())),
             }
         }
-        match note(&mut file) {
+        let last_stop = read(&mut file).lines().nth(1).map(str::to_owned);
+        match note(&mut file, &format!("{}\n", std::process::id())) {
             // The number is for people. It takes no room that it did not have, but in a new file.
             Err(error) if error.kind() == ErrorKind::StorageFull => {}
             noted => noted.map_err(io("write"))?,
         }
-        Ok(Self { _file: file })
+        Ok(Self { file, last_stop })
+    }
+
+    /// Notes a clean stop by the name that the database has for it. Where that fails the next start takes the database for a copy,
+    /// and flags what waits.
+    pub(super) fn note_stop(&mut self, stop: &str) -> std::io::Result<()> {
+        note(&mut self.file, &format!("{}\n{stop}\n", std::process::id()))?;
+        self.file.sync_data()
     }
 }
 
-/// Writes the process's number over that of the last one.
-fn note(file: &mut File) -> std::io::Result<()> {
-    let text = format!("{}\n", std::process::id());
+/// Writes a text over what is there.
+fn note(file: &mut File, text: &str) -> std::io::Result<()> {
+    file.seek(SeekFrom::Start(0))?;
     file.write_all(text.as_bytes())?;
     file.set_len(u64::try_from(text.len()).unwrap_or(u64::MAX))
 }
 
-fn holder(file: &mut File) -> String {
+/// What is there, as far as it is text of ours.
+fn read(file: &mut File) -> String {
     let mut text = String::new();
-    let read = file.seek(SeekFrom::Start(0)).and_then(|_| file.take(32).read_to_string(&mut text));
-    match (read, text.trim().parse::<u32>()) {
-        (Ok(_), Ok(pid)) => format!("process {pid}"),
-        (Ok(_) | Err(_), _) => "another process".to_owned(),
-    }
+    let read = file.seek(SeekFrom::Start(0)).and_then(|_| file.take(128).read_to_string(&mut text));
+    if read.is_ok() { text } else { String::new() }
+}
+
+fn holder(file: &mut File) -> String {
+    let pid = read(file).lines().next().and_then(|line| line.parse::<u32>().ok());
+    pid.map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"))
 }

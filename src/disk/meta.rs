@@ -1,5 +1,5 @@
-//! The file's memory of itself: whether the last stop was clean, in which boot of the machine it ran, and up to which
-//! event a crash left doubt.
+//! The file's memory of itself: whether the last stop was clean and which it was, in which boot of the machine it ran, and
+//! up to which event a crash left doubt.
 
 use std::time::Duration;
 
@@ -26,6 +26,29 @@ pub(super) struct Recovered {
     pub(super) salvaging: bool,
     /// Events that were to wait by a clock that was ahead, and are due now.
     pub(super) freed: usize,
+    /// Whether the file is a copy from before the last run's end.
+    pub(super) restored: bool,
+}
+
+/// What is known of the last run beside the file.
+#[derive(Clone, Debug)]
+pub(super) struct Beside {
+    /// The clean stop that was noted beside the file.
+    pub(super) stop: Option<String>,
+    /// Whether the file has a write-ahead log: after a crash it has one.
+    pub(super) has_log: bool,
+}
+
+impl Beside {
+    /// Whether a file that ended its last run as `run` and `stopped` say was put here from elsewhere. Where they go together
+    /// they may be here from elsewhere too: then nothing ran since.
+    fn shows_a_copy(&self, run: &str, stopped: Option<&str>) -> bool {
+        match run {
+            "clean" => stopped.is_some() && stopped != self.stop.as_deref(),
+            "began" => !self.has_log,
+            _ => false,
+        }
+    }
 }
 
 /// How far ahead of this start the last one may have been by its clock without being taken for wrong: clocks are corrected
@@ -50,11 +73,18 @@ pub(super) struct Progress {
 
 /// Reads how the last run ended, makes its cut-off attempts due again, and notes that this run has begun. Durable.
 /// `boot`: the machine's name for this boot; `None` counts as another one.
-pub(super) fn begin_run(conn: &mut Connection, now: Timestamp, boot: Option<String>) -> rusqlite::Result<Recovered> {
+pub(super) fn begin_run(
+    conn: &mut Connection,
+    now: Timestamp,
+    boot: Option<String>,
+    beside: &Beside,
+) -> rusqlite::Result<Recovered> {
     let tx = conn.transaction()?;
-    let previous = match text(&tx, "run")?.as_deref() {
+    let (run, stopped) = (text(&tx, "run")?, text(&tx, "stopped")?);
+    let restored = run.as_deref().is_some_and(|run| beside.shows_a_copy(run, stopped.as_deref()));
+    let previous = match run.as_deref() {
         None => PreviousStop::First,
-        Some("clean") => PreviousStop::Clean,
+        Some("clean") if !restored => PreviousStop::Clean,
         Some(_) => PreviousStop::Unclean { stopped_before: now },
     };
     if matches!(previous, PreviousStop::Unclean { .. }) {
@@ -64,8 +94,9 @@ pub(super) fn begin_run(conn: &mut Connection, now: Timestamp, boot: Option<Stri
     let last_seq: i64 = tx.query_row("SELECT coalesce(max(seq), 0) FROM events", [], |row| row.get(0))?;
     let mut doubtful_through = number(&tx, "doubtful_through")?;
     let rebooted = boot.is_none() || text(&tx, "boot")? != boot;
-    if rebooted && matches!(previous, PreviousStop::Unclean { .. }) {
-        // That an attempt had begun is written without a sync: after a crash of the machine it may be lost.
+    if (rebooted || restored) && matches!(previous, PreviousStop::Unclean { .. }) {
+        // That an attempt had begun is written without a sync: after a crash of the machine it may be lost. A copy knows nothing of
+        // what came after it.
         doubtful_through = doubtful_through.max(last_seq);
         put(&tx, "doubtful_through", doubtful_through)?;
     }
@@ -78,7 +109,7 @@ pub(super) fn begin_run(conn: &mut Connection, now: Timestamp, boot: Option<Stri
     put(&tx, "boot", boot.unwrap_or_default())?;
     tx.commit()?;
     let next_seq = last_seq.max(doubtful_through).saturating_add(1).max(seq_floor);
-    Ok(Recovered { previous, doubtful_through, next_seq, cut_off, doubtful_before, salvaging, freed })
+    Ok(Recovered { previous, doubtful_through, next_seq, cut_off, doubtful_before, salvaging, freed, restored })
 }
 
 /// Makes due what waits for a moment of a clock that was wrong: where the last run began in the future, undelivered events
@@ -140,9 +171,12 @@ pub(super) fn put_progress(conn: &Connection, name: &str, progress: &Progress) -
     put(conn, &format!("salvage {name}"), format!("{pass} {page} {events} {marks} {waiting} {unreadable}"))
 }
 
-/// Notes that nothing was left half-way. Durable if the connection syncs.
-pub(super) fn mark_clean(conn: &Connection) -> rusqlite::Result<()> {
-    put(conn, "run", "clean")
+/// Notes that nothing was left half-way, and which stop this is. Durable if the connection syncs.
+pub(super) fn mark_clean(conn: &Connection, stop: &str) -> rusqlite::Result<()> {
+    let tx = conn.unchecked_transaction()?;
+    put(&tx, "stopped", stop)?;
+    put(&tx, "run", "clean")?;
+    tx.commit()
 }
 
 /// Writes something, to show that writing works.

@@ -18,7 +18,7 @@ use super::keeper::Nudge;
 use super::lock::Lock;
 use super::marks::Marks;
 use super::merge::{IN_MEMORY, Order};
-use super::meta::{self, Recovered};
+use super::meta::{self, Beside, Recovered};
 use super::packed::Entry;
 use super::readers::{READERS, Readers};
 use super::salvage::Rescue;
@@ -44,6 +44,7 @@ struct Ready {
 struct Start {
     now: Timestamp,
     boot: Option<String>,
+    beside: Beside,
 }
 
 pub(super) fn open(
@@ -56,7 +57,8 @@ pub(super) fn open(
     let lock = Lock::take(&settings.path)?;
     let file = settings.path.join(DATABASE_FILE);
     damage::finish(&file)?;
-    let ready = open_file(&file, &settings, &Start { now, boot: engine.boot() }, &metrics)?;
+    let beside = Beside { stop: lock.last_stop.clone(), has_log: damage::with_suffix(&file, "-wal").exists() };
+    let ready = open_file(&file, &settings, &Start { now, boot: engine.boot(), beside }, &metrics)?;
     let Ready { conn, recovered, totals, unmerged, order, log_lost } = ready;
     report(&recovered, &totals);
     let marks = Arc::new(Marks::new(unmerged, engine.marks_in_memory(IN_MEMORY), metrics.clone()));
@@ -175,11 +177,11 @@ fn ready(file: &Path, max_bytes: u64, start: &Start, log_lost: damage::LogLost) 
         // A million events a millisecond: none of the damaged file has a higher number.
         meta::take_place(&conn, start.now.millis().saturating_mul(1 << 20), start.now)?;
     }
-    let recovered = match meta::begin_run(&mut conn, start.now, start.boot.clone()) {
+    let recovered = match meta::begin_run(&mut conn, start.now, start.boot.clone(), &start.beside) {
         Err(error) if Trouble::of_file(&error) == Trouble::NoRoom => {
             // A full disk: the write-ahead log of the last run may hold what room there is.
             schema::empty_log(&conn)?;
-            meta::begin_run(&mut conn, start.now, start.boot.clone())?
+            meta::begin_run(&mut conn, start.now, start.boot.clone(), &start.beside)?
         }
         begun => begun?,
     };
@@ -190,6 +192,10 @@ fn ready(file: &Path, max_bytes: u64, start: &Start, log_lost: damage::LogLost) 
 
 fn report(recovered: &Recovered, totals: &Totals) {
     match recovered.previous {
+        PreviousStop::Unclean { .. } if recovered.restored => tracing::warn!(
+            "the spool's file is not as the last run left it: a copy of it was put back, or that run had no time to end; what waits \
+             is marked as a possible duplicate"
+        ),
         PreviousStop::First | PreviousStop::Clean => {}
         PreviousStop::Unclean { .. } => tracing::warn!(
             attempts_cut_off = recovered.cut_off,

@@ -268,16 +268,17 @@ impl Rx<'_> {
 
     /// Marks on disk, expired ones included that wait to be deleted. One that two runs have counts twice.
     pub fn count_marks(&self) -> Result<u64, JobFault> {
-        let batches = self.conn.query_row(
-            "SELECT EXISTS (SELECT 1 FROM sqlite_master WHERE name = 'mark_batches')",
-            [],
-            |row| row.get::<_, bool>(0),
-        )?;
+        // One picture: between two a batch may become part of a run, and would count twice.
+        let tx = self.conn.unchecked_transaction()?;
+        let batches =
+            tx.query_row("SELECT EXISTS (SELECT 1 FROM sqlite_master WHERE name = 'mark_batches')", [], |row| {
+                row.get::<_, bool>(0)
+            })?;
         if !batches {
             // A file of version 1, which no gateway has opened since.
-            return Ok(self.conn.query_row("SELECT count(*) FROM marks", [], |row| row.get(0))?);
+            return Ok(tx.query_row("SELECT count(*) FROM marks", [], |row| row.get(0))?);
         }
-        let unmerged: HashSet<EventKey> = self::batches(self.conn)?.into_iter().map(|(key, _)| key).collect();
-        Ok(count(self.conn)? + u64::try_from(unmerged.len()).unwrap_or(u64::MAX))
+        let unmerged: HashSet<EventKey> = self::batches(&tx)?.into_iter().map(|(key, _)| key).collect();
+        Ok(count(&tx)? + u64::try_from(unmerged.len()).unwrap_or(u64::MAX))
     }
 }

@@ -407,7 +407,9 @@ impl Writer {
     fn mark_clean(&mut self) -> Result<(), JobFault> {
         let conn = self.health.connection(&self.metrics)?;
         sync_for(conn, Urgency::Durable, &mut self.synced)?;
-        Ok(super::meta::mark_clean(conn)?)
+        let stop = format!("{:032x}", fastrand::u128(..));
+        super::meta::mark_clean(conn, &stop)?;
+        self.lock.note_stop(&stop).map_err(|error| JobFault::Failed(format!("the stop could not be noted: {error}")))
     }
 }
 

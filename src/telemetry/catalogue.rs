@@ -168,7 +168,11 @@ pub const CATALOGUE: &[Spec] = &[
     gauge("config_last_reload_timestamp_seconds", &[], "When the configuration in force was loaded."),
     gauge("secrets_loaded_timestamp_seconds", &["route"], "When the route's secrets were last read."),
     gauge("clock_suspect", &[], "1 while this machine's clock disagrees with its senders."),
-    counter("log_lines_dropped_total", &[], "Log lines held back by rate limits."),
+    counter(
+        "log_lines_dropped_total",
+        &[],
+        "Log lines not written: held back by rate limits, or the reader of stderr stalls.",
+    ),
     counter("http_server_errors_total", &[], "Errors the HTTP server reported; their text is withheld from the log."),
 ];
 

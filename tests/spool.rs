@@ -431,6 +431,42 @@ async fn a_file_that_is_no_database_is_put_aside_and_a_fresh_one_takes_over() {
     assert_eq!(world.due(START).await, [event(1).id]);
 }
 
+/// Spoils the root page of an index that the start reads.
+fn spoil(spool: &Path) {
+    let file = spool.join("hookgate.db");
+    let page: usize = Connection::open(&file)
+        .unwrap()
+        .query_row("SELECT rootpage FROM sqlite_master WHERE name = 'events_totals'", [], |row| row.get(0))
+        .unwrap();
+    let mut bytes = std::fs::read(&file).unwrap();
+    bytes.get_mut((page - 1) * 4096..page * 4096).unwrap().fill(0xA5);
+    std::fs::write(&file, bytes).unwrap();
+}
+
+#[tokio::test]
+async fn what_comes_over_from_a_damaged_file_leaves_the_disk_its_room() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = world(dir.path());
+    for number in 1..=20 {
+        first.spool.append(pending(event(number)), None).await.unwrap();
+    }
+    first.disk.close().await.unwrap();
+    spoil(dir.path());
+    let short = DiskSettings { min_free_bytes: u64::MAX, ..settings(dir.path()) };
+    let second = try_world(short, START).unwrap();
+    // Longer than one try.
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    assert!(second.disk.is_salvaging());
+    assert_eq!(second.metrics.spool_salvaged_total.with_label_values(&["event"]).get(), 0);
+    assert!(second.due(START).await.is_empty());
+    second.disk.close().await.unwrap();
+    let third = world(dir.path());
+    while third.disk.is_salvaging() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(third.due(START).await.len(), 20);
+}
+
 #[tokio::test]
 async fn what_can_be_read_of_a_damaged_database_is_taken_over() {
     let dir = tempfile::tempdir().unwrap();
@@ -440,15 +476,7 @@ async fn what_can_be_read_of_a_damaged_database_is_taken_over() {
     }
     first.disk.put_mark(Mark::new(&event(500), START.plus(DAY)), START);
     first.disk.close().await.unwrap();
-    let file = dir.path().join("hookgate.db");
-    // The root page of an index that the start reads.
-    let page: usize = Connection::open(&file)
-        .unwrap()
-        .query_row("SELECT rootpage FROM sqlite_master WHERE name = 'events_totals'", [], |row| row.get(0))
-        .unwrap();
-    let mut bytes = std::fs::read(&file).unwrap();
-    bytes[(page - 1) * 4096..page * 4096].fill(0xA5);
-    std::fs::write(&file, bytes).unwrap();
+    spoil(dir.path());
 
     let second = world(dir.path());
     assert_eq!(second.damage_counted(), 1);
@@ -826,6 +854,18 @@ async fn what_was_to_wait_by_a_clock_that_was_ahead_is_due_once_the_clock_has_be
 }
 
 #[tokio::test]
+async fn a_clock_that_went_ahead_in_mid_run_is_seen_by_what_came_last() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = world_at(dir.path(), START);
+    let ahead = START.plus(DAY);
+    let last = Event { received_at: ahead, ..event(1) };
+    first.spool.append(entry(last, Entry::Pending { not_before: ahead.plus(DAY) }), None).await.unwrap();
+    first.crash(dir.path()).await;
+    let second = world_at(dir.path(), START.plus(Duration::from_secs(600)));
+    assert_eq!(second.due(START.plus(Duration::from_secs(600))).await.len(), 1);
+}
+
+#[tokio::test]
 async fn what_waits_by_a_clock_that_was_right_goes_on_waiting_over_a_restart() {
     let dir = tempfile::tempdir().unwrap();
     let later = START.plus(DAY);
@@ -894,6 +934,13 @@ async fn what_waits_in_a_copy_that_is_put_back_may_have_been_sent_since() {
         put_back(spool, copy)
     });
     assert_eq!(taken_while_it_stood.await, flagged);
+    let taken_while_it_stood_and_killed = flags_after(async |spool, copy, first| {
+        first.disk.close().await.unwrap();
+        std::fs::copy(spool.join("hookgate.db"), copy).unwrap();
+        world(spool).crash(spool).await;
+        put_back(spool, copy)
+    });
+    assert_eq!(taken_while_it_stood_and_killed.await, flagged);
     let put_where_nothing_was = flags_after(async |spool, copy, first| {
         copy_beside(spool, copy);
         first.disk.close().await.unwrap();
@@ -923,4 +970,27 @@ async fn what_waits_in_a_copy_that_is_put_back_may_have_been_sent_since() {
         elsewhere
     });
     assert_eq!(moved.await, clean, "the folder as a whole");
+}
+
+#[tokio::test]
+async fn a_start_that_fails_does_not_make_a_copy_of_the_spool() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = world(dir.path());
+    first.spool.append(pending(event(1)), None).await.unwrap();
+    first.disk.close().await.unwrap();
+    let version = |number: u32| {
+        let conn = Connection::open(dir.path().join("hookgate.db")).unwrap();
+        conn.pragma_update(None, "user_version", number).unwrap();
+    };
+    let known: u32 = {
+        let conn = Connection::open(dir.path().join("hookgate.db")).unwrap();
+        conn.pragma_query_value(None, "user_version", |row| row.get(0)).unwrap()
+    };
+    for _ in 0..2 {
+        version(known + 97);
+        assert!(matches!(try_world(settings(dir.path()), START), Err(DiskFault::TooNew { .. })));
+        version(known);
+    }
+    let second = world(dir.path());
+    assert_eq!(second.previous, PreviousStop::Clean);
 }

@@ -43,6 +43,19 @@ pub(super) struct Asked {
     cursor: Option<String>,
 }
 
+impl Asked {
+    /// The filter for the requests in memory.
+    fn in_memory(&self, span: Span) -> RecentFilter {
+        RecentFilter {
+            route: self.route.clone(),
+            disposition: self.disposition.clone(),
+            reason: self.reason.clone(),
+            since: span.0,
+            until: span.1,
+        }
+    }
+}
+
 /// Where a listing goes on: in memory before this number, or on disk behind this event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Cursor {
@@ -172,13 +185,7 @@ type Span = (Option<Timestamp>, Option<Timestamp>);
 impl AdminState {
     /// A page of the requests answered last, each with where its event is now.
     async fn in_memory(&self, asked: &Asked, span: Span, before: u64, limit: usize) -> Result<Page, Problem> {
-        let filter = RecentFilter {
-            route: asked.route.clone(),
-            disposition: asked.disposition.clone(),
-            reason: asked.reason.clone(),
-            since: span.0,
-            until: span.1,
-        };
+        let filter = asked.in_memory(span);
         let found = self.recent.list(&filter, Some(before), limit);
         let ids: Vec<EventId> = found.iter().filter_map(|(_, answered)| answered.event).collect();
         let stored = self.listed(ids).await?;
@@ -217,15 +224,16 @@ impl AdminState {
         };
         let found = self.spool.list(filter).await?;
         let next = found.last().filter(|_| found.len() >= limit).map(|last| Cursor::Disk(Some(last.id)));
-        Ok((found.iter().filter_map(|listed| self.unlisted(listed, asked.reason.as_deref())).collect(), next))
+        let in_memory = asked.in_memory(span);
+        Ok((found.iter().filter_map(|listed| self.unlisted(listed, &in_memory)).collect(), next))
     }
 
     /// The row of an event on disk, unless it was listed from memory: there an event that was taken and died later has
     /// no reason, or that of an answer.
-    fn unlisted(&self, listed: &Listed, asked: Option<&str>) -> Option<Row> {
+    fn unlisted(&self, listed: &Listed, asked: &RecentFilter) -> Option<Row> {
         let answers = self.recent.of_event(listed.id);
         let Some(first) = answers.first() else { return Some(Row::of_listed(listed)) };
-        let was_listed = asked.is_none_or(|word| answers.iter().any(|answered| answered.reason == Some(word)));
+        let was_listed = answers.iter().any(|answered| asked.wants(answered));
         (!was_listed).then(|| Row { reason: reason(listed), ..Row::of_answered(first, Some(listed)) })
     }
 

@@ -15,7 +15,7 @@
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, IntoRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Command};
 use std::time::Duration;
@@ -109,6 +109,17 @@ impl Successor {
         told.map_err(io_fault("the new process cannot be told to go on"))?;
         self.hear(SERVING, SERVING_WITHIN).await?;
         Ok(process)
+    }
+
+    /// Leaves it to itself: the spool is closed when this process has ended, and with that the line. Until then the line stays open,
+    /// however long the end takes.
+    pub(super) fn leave(mut self) -> u32 {
+        let process = self.child.take().map_or(0, |child| child.id());
+        if let Ok(line) = self.line.get_ref().as_fd().try_clone_to_owned() {
+            // Closed by the system, behind the lock's file.
+            let _until_the_end = line.into_raw_fd();
+        }
+        process
     }
 
     async fn hear(&mut self, word: &str, within: Duration) -> Result<(), HandoverFault> {

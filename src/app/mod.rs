@@ -135,6 +135,15 @@ pub enum Stop {
     HandOver,
 }
 
+/// What a stop leaves of the spool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SpoolLeft {
+    /// Another process may open it.
+    Closed,
+    /// Its disk stalls: this process has it until it ends.
+    InUse,
+}
+
 /// How a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stopped {
@@ -378,7 +387,7 @@ impl Running {
     /// Stops: no new connections, every open request answered, attempts waited for, the disk closed.
     ///
     /// Dropped half-way, the disk is not marked as cleanly closed and the next start flags what may have been sent.
-    pub async fn stop(&self, how: Stop) {
+    pub async fn stop(&self, how: Stop) -> SpoolLeft {
         let core = &self.core;
         let closed_by = Instant::now() + self.grace_of(how).saturating_sub(CLOSING);
         if how == Stop::HandOver {
@@ -403,11 +412,12 @@ impl Running {
         self.side_stop.send_replace(true);
         // Whoever takes over can do nothing before the spool is closed, and would give up if it were told of it too soon.
         let patience = if how == Stop::HandOver { CLOSED_FOR_ANOTHER } else { CLOSING };
-        self.close_disk(attempts, closed_by + patience).await;
+        let closed = self.close_disk(attempts, closed_by + patience).await;
         core.door.cut();
         for side in self.sides.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
             side.abort();
         }
+        closed
     }
 
     /// How long a stop may take. A hand-over must leave the senders who wait for the next process half their budget.
@@ -426,7 +436,7 @@ impl Running {
 
 impl Running {
     /// Closes the disk. What is still claimed was cut off: the next start flags it.
-    async fn close_disk(&self, attempts: Settlement, by: Instant) {
+    async fn close_disk(&self, attempts: Settlement, by: Instant) -> SpoolLeft {
         if attempts == Settlement::CutOff {
             tracing::warn!("some attempts were still running at the end of the grace; they are repeated, flagged");
         }
@@ -435,8 +445,12 @@ impl Running {
         match tokio::time::timeout_at(by, self.core.disk.close()).await {
             Ok(Ok(())) => {}
             Ok(Err(fault)) => tracing::warn!(?fault, "the disk was not closed cleanly; nothing is lost"),
-            Err(_) => tracing::warn!("the disk did not close in time; nothing is lost"),
+            Err(_) => {
+                tracing::warn!("the disk did not close in time; nothing is lost");
+                return SpoolLeft::InUse;
+            }
         }
+        SpoolLeft::Closed
     }
 }
 

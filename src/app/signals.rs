@@ -7,7 +7,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 pub(super) use sd_notify::NotifyState as State;
 
 use super::handover::{HandoverFault, Successor};
-use super::{Running, StartFault, Stop, Stopped};
+use super::{Running, SpoolLeft, StartFault, Stop, Stopped};
 use crate::config::Program;
 
 /// Serves until a signal ends it; SIGHUP reloads.
@@ -37,9 +37,9 @@ pub(super) async fn serve_until_told(mut signals: Signals, running: &Running, pr
     }
     let mut successor = successor;
     let mut stopping = pin!(running.stop(how));
-    loop {
+    let spool = loop {
         tokio::select! {
-            () = &mut stopping => break,
+            spool = &mut stopping => break spool,
             () = signals.again() => {
                 if let Some(successor) = successor.take() {
                     // The first word to end: nobody is to go on, and what runs here still ends in its time.
@@ -52,9 +52,9 @@ pub(super) async fn serve_until_told(mut signals: Signals, running: &Running, pr
                 return Stopped::CutShort;
             }
         }
-    }
+    };
     tracing::info!("stopped");
-    succeeded(successor).await
+    succeeded(successor, spool).await
 }
 
 /// What became of preparing a new process.
@@ -82,8 +82,14 @@ async fn prepared(signals: &mut Signals, running: &Running, program: &Program) -
     }
 }
 
-async fn succeeded(successor: Option<Successor>) -> Stopped {
+async fn succeeded(successor: Option<Successor>, spool: SpoolLeft) -> Stopped {
     let Some(successor) = successor else { return Stopped::Orderly };
+    if spool == SpoolLeft::InUse {
+        let process = successor.leave();
+        tracing::warn!(process, "handed over to a process that goes on when this one has ended: the disk stalls");
+        tell_supervisor(&[State::MainPid(process)]);
+        return Stopped::Orderly;
+    }
     match successor.release().await {
         Ok(process) => {
             tracing::info!(process, "handed over");

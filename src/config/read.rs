@@ -122,7 +122,8 @@ impl Reading<'_> {
         let mut found = String::new();
         if let Some(value) = find(&mut self.value, &error.path) {
             found = shown(&key, value);
-            if self.layers.variable(&key).is_some() && value.as_str().is_some_and(looks_structured) {
+            let is_text = self.layers.variable(&key).is_some() && self.layers.variable_text(&key).is_none();
+            if is_text && value.as_str().is_some_and(looks_structured) {
                 // It may hold a secret, and nothing can tell.
                 "not a valid TOML list or table".clone_into(&mut found);
             }

@@ -69,7 +69,7 @@ pub async fn play(length: Length, mut out: impl Write + Send) -> Result<(), Demo
     if length == Length::Stay {
         tokio::signal::ctrl_c().await.map_err(|error| setup(&error))?;
     }
-    running.stop(Stop::Quick).await;
+    let _left = running.stop(Stop::Quick).await;
     if held == acts.len() { Ok(()) } else { Err(DemoFault::ActsFailed { held, all: acts.len() }) }
 }
 

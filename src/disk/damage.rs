@@ -46,7 +46,11 @@ pub(super) fn check_log(file: &Path, now: Timestamp, damaged: &dyn Fn(&str)) -> 
         }
     };
     let aside = with_suffix(&log, &format!(".damaged-{}", now.millis()));
-    fs::copy(&log, &aside).map_err(io("copy"))?;
+    fs::copy(&log, &aside).map_err(|error| {
+        // Half of it would be made again at each start, and take what room there is.
+        let _gone = fs::remove_file(&aside);
+        io("copy")(error)
+    })?;
     damaged(&format!("{lost}; a copy of the log is {}", aside.display()));
     Ok(LogLost::Yes)
 }
@@ -69,12 +73,22 @@ pub(super) const UNSALVAGED: &str = ".unsalvaged";
 /// Renames the file and its log, so that they can still be read together, and leaves word that they are to be salvaged.
 /// Yields the new name. A crash at any moment leaves what [`finish`] ends.
 pub(super) fn put_aside(file: &Path, now: Timestamp) -> Result<PathBuf, DiskFault> {
-    let aside = with_suffix(file, &format!("{ASIDE}{}", now.millis()));
-    let word = with_suffix(&aside, UNSALVAGED);
+    let aside = name_aside(file, now);
+    put_aside_as(file, &aside)?;
+    Ok(aside)
+}
+
+/// What a file that is put aside now is called.
+pub(super) fn name_aside(file: &Path, now: Timestamp) -> PathBuf {
+    with_suffix(file, &format!("{ASIDE}{}", now.millis()))
+}
+
+/// The same under a name that is known.
+pub(super) fn put_aside_as(file: &Path, aside: &Path) -> Result<(), DiskFault> {
+    let word = with_suffix(aside, UNSALVAGED);
     File::create(&word).map_err(|error| DiskFault::Io { what: "create", path: word, error })?;
     sync_directory(file)?;
-    rename(file, &aside)?;
-    Ok(aside)
+    rename(file, aside)
 }
 
 /// The log first: as long as the database has its old name, nothing takes its place.
@@ -85,23 +99,23 @@ fn rename(file: &Path, aside: &Path) -> Result<(), DiskFault> {
     }
     for suffix in ["-wal", ""] {
         let (from, to) = (with_suffix(file, suffix), with_suffix(aside, suffix));
-        if from.exists() {
+        // A log that is there already is the damaged file's: one that came about since, for somebody looked into the file meanwhile,
+        // is nothing beside it.
+        if from.exists() && !to.exists() {
             fs::rename(&from, &to).map_err(|error| DiskFault::Io { what: "rename", path: from, error })?;
         }
     }
     sync_directory(file)
 }
 
-/// The damaged file that was put aside last, if the database or its log has left its place for it.
-pub(super) fn moved(file: &Path) -> Option<PathBuf> {
-    let aside = unsalvaged(file).pop()?;
-    let begun = !file.exists() || (!aside.exists() && with_suffix(&aside, "-wal").exists());
-    begun.then_some(aside)
+/// Whether the database or its log has left its place for the damaged file `aside`.
+pub(super) fn has_moved(file: &Path, aside: &Path) -> bool {
+    !file.exists() || (!aside.exists() && with_suffix(aside, "-wal").exists())
 }
 
 /// Ends what a crash interrupted: a database whose log was put aside already, and word of one that was not.
 pub(super) fn finish(file: &Path) -> Result<(), DiskFault> {
-    for aside in unsalvaged(file) {
+    for aside in unsalvaged(file)? {
         if !aside.exists() && with_suffix(&aside, "-wal").exists() {
             rename(file, &aside)?;
         } else if !aside.exists() {
@@ -112,15 +126,16 @@ pub(super) fn finish(file: &Path) -> Result<(), DiskFault> {
 }
 
 /// Damaged files that wait to be salvaged, the oldest first.
-pub(super) fn unsalvaged(file: &Path) -> Vec<PathBuf> {
+pub(super) fn unsalvaged(file: &Path) -> Result<Vec<PathBuf>, DiskFault> {
     let name = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let (directory, ours) = (file.parent().unwrap_or(file), name(file) + ASIDE);
-    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
-    let words = entries.map(|entry| name(&entry.path())).filter(|name| name.starts_with(&ours));
+    let entries = fs::read_dir(directory).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+    let entries = entries.map_err(|error| DiskFault::Io { what: "list", path: directory.to_owned(), error })?;
+    let words = entries.iter().map(|entry| name(&entry.path())).filter(|name| name.starts_with(&ours));
     let mut found: Vec<PathBuf> =
         words.filter_map(|name| Some(directory.join(name.strip_suffix(UNSALVAGED)?))).collect();
     found.sort();
-    found
+    Ok(found)
 }
 
 /// Takes the word back.
@@ -304,6 +319,25 @@ mod tests {
         file.read_exact_at(&mut piece, at).unwrap();
         let piece: Vec<u8> = piece.into_iter().map(with).collect();
         file.write_all_at(&piece, at).unwrap();
+    }
+
+    #[test]
+    fn a_log_that_was_put_aside_is_not_written_over_by_one_that_came_about_since() {
+        let directory = tempfile::tempdir().unwrap();
+        let (conn, log) = database(directory.path(), 0, 20);
+        let file = directory.path().join("a.db");
+        conn.set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).unwrap();
+        drop(conn);
+        let aside = name_aside(&file, Timestamp::from_millis(7));
+        File::create(with_suffix(&aside, UNSALVAGED)).unwrap();
+        // As far as it came when the disk failed; then somebody looked into the file.
+        fs::rename(&log, with_suffix(&aside, "-wal")).unwrap();
+        let kept = fs::metadata(with_suffix(&aside, "-wal")).unwrap().len();
+        File::create(&log).unwrap();
+        finish(&file).unwrap();
+        assert!(aside.exists() && kept > FRAME);
+        assert_eq!(fs::metadata(with_suffix(&aside, "-wal")).unwrap().len(), kept);
+        assert_eq!(unsalvaged(&file).unwrap(), [aside]);
     }
 
     #[test]

@@ -125,13 +125,16 @@ impl Health {
 
     fn put_in_place(&mut self, seq_floor: i64, now: Timestamp) -> Result<PathBuf, JobFault> {
         let failed = |fault: DiskFault| JobFault::Failed(fault.to_string());
-        let moved = match self.vacant.clone() {
-            Some(aside) => damage::finish(&self.file).map(|()| aside),
-            None => damage::put_aside(&self.file, now),
+        let (aside, moved) = if let Some(aside) = self.vacant.clone() {
+            (aside, damage::finish(&self.file))
+        } else {
+            let aside = damage::name_aside(&self.file, now);
+            let moved = damage::put_aside_as(&self.file, &aside);
+            (aside, moved)
         };
         // From here on nothing else may be opened under its name, whatever fails: it would be without its log, or not ours.
-        self.vacant = moved.as_ref().ok().cloned().or_else(|| damage::moved(&self.file));
-        let aside = moved.map_err(failed)?;
+        self.vacant = Some(aside.clone()).filter(|aside| moved.is_ok() || damage::has_moved(&self.file, aside));
+        moved.map_err(failed)?;
         open::create(&self.file).map_err(failed)?;
         let (mut conn, _) = schema::open_writer(&self.file)?;
         meta::take_place(&conn, seq_floor, now)?;
@@ -144,6 +147,11 @@ impl Health {
             self.state = State::Mended { since: Instant::now() };
         }
         Ok(aside)
+    }
+
+    /// Whether a damaged file was put aside, or has begun to be, and nothing is in its place.
+    pub(super) const fn is_vacant(&self) -> bool {
+        self.vacant.is_some()
     }
 
     /// Whether a failed disk waits to be tried again.
@@ -220,7 +228,7 @@ mod tests {
         let mut health = Health::new(file.clone(), conn, LogWatch::of_nobody(), None).unwrap();
         // What a failure between the two leaves.
         let aside = damage::put_aside(&file, NOW).unwrap();
-        assert_eq!(damage::moved(&file), Some(aside.clone()));
+        assert!(damage::has_moved(&file, &aside));
         health.vacant = Some(aside.clone());
         health.give_up("no handle was left");
         assert!(!health.is_to_fill(), "not at once");
@@ -230,7 +238,7 @@ mod tests {
         assert!(health.connection(&metrics).is_err());
         assert!(health.is_to_fill());
         assert_eq!(health.replace("it is to be filled", 77, NOW).unwrap(), aside);
-        assert!(!health.is_to_fill() && !health.has_failed() && damage::moved(&file).is_none());
+        assert!(!health.is_to_fill() && !health.has_failed() && !damage::has_moved(&file, &aside));
         let conn = health.connection(&metrics).unwrap();
         assert!(meta::is_salvaging(conn).unwrap());
     }

@@ -56,12 +56,23 @@ impl Lock {
             }
         }
         let last_stop = read(&mut file).lines().nth(1).map(str::to_owned);
-        match note(&mut file, &format!("{}\n", std::process::id())) {
+        // A start that fails from here on takes nothing from what the next one has to know.
+        let noted = last_stop.as_ref().map_or_else(String::new, |stop| format!("{stop}\n"));
+        match note(&mut file, &format!("{}\n{noted}", std::process::id())) {
             // The number is for people. It takes no room that it did not have, but in a new file.
             Err(error) if error.kind() == ErrorKind::StorageFull => {}
             noted => noted.map_err(io("write"))?,
         }
         Ok(Self { file, last_stop })
+    }
+
+    /// A run has begun: the database does not count as stopped any more, and what it was called when it was is nobody's name.
+    pub(super) fn note_run(&mut self) -> std::io::Result<()> {
+        match note(&mut self.file, &format!("{}\n", std::process::id())) {
+            // It is new, and says nothing.
+            Err(error) if error.kind() == ErrorKind::StorageFull => Ok(()),
+            noted => noted,
+        }
     }
 
     /// Notes a clean stop by the name that the database has for it. Where that fails the next start takes the database for a copy,

@@ -112,11 +112,13 @@ pub(super) fn begin_run(
     Ok(Recovered { previous, doubtful_through, next_seq, cut_off, doubtful_before, salvaging, freed, restored })
 }
 
-/// Makes due what waits for a moment of a clock that was wrong: where the last run began in the future, undelivered events
+/// Makes due what waits for a moment of a clock that was wrong: where the last run was in the future, undelivered events
 /// wait by its time, for as long as it was ahead. Says how many they are.
 fn free_of_a_clock_ahead(tx: &Connection, now: Timestamp) -> rusqlite::Result<usize> {
-    let began_at = integer(tx, "began_at")?.map(Timestamp::from_millis);
-    if began_at.is_none_or(|began_at| began_at <= now.plus(AHEAD)) {
+    let newest = tx.query_row("SELECT received_at FROM events ORDER BY seq DESC LIMIT 1", [], |row| row.get(0));
+    let seen = [integer(tx, "began_at")?, integer(tx, "stopped_at")?, newest.optional()?];
+    let last = seen.into_iter().flatten().max().map(Timestamp::from_millis);
+    if last.is_none_or(|last| last <= now.plus(AHEAD)) {
         return Ok(0);
     }
     // `OR ROLLBACK`: nothing is kept in memory to take back half of it, however many there are.
@@ -172,8 +174,9 @@ pub(super) fn put_progress(conn: &Connection, name: &str, progress: &Progress) -
 }
 
 /// Notes that nothing was left half-way, and which stop this is. Durable if the connection syncs.
-pub(super) fn mark_clean(conn: &Connection, stop: &str) -> rusqlite::Result<()> {
+pub(super) fn mark_clean(conn: &Connection, stop: &str, now: Timestamp) -> rusqlite::Result<()> {
     let tx = conn.unchecked_transaction()?;
+    put(&tx, "stopped_at", now.millis())?;
     put(&tx, "stopped", stop)?;
     put(&tx, "run", "clean")?;
     tx.commit()

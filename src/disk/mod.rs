@@ -7,7 +7,7 @@
 //! | `schema`, `meta` | the tables; the file's memory of itself |
 //! | `damage`, `carve`, `salvage`, `takeover` | a damaged file: put aside, read without `SQLite`, taken over |
 //! | `writer`, `batch`, `job`, `health` | group commit; what a job is; what happens when the disk fails |
-//! | `keeper` | checkpoints off the commit path |
+//! | `keeper`, `upkeep` | checkpoints off the commit path; syncing, pages given back |
 //! | `engine` | threads, or the tasks of a simulation |
 //! | `door` | who opens the file while the writer may put it aside |
 //! | `readers`, `inspect` | reads with a deadline; reads of a command, which is no gateway |
@@ -47,6 +47,7 @@ mod schema;
 mod space;
 mod takeover;
 mod unwritten;
+mod upkeep;
 mod writer;
 
 use std::path::PathBuf;

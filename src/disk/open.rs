@@ -54,11 +54,12 @@ pub(super) fn open(
     metrics: Arc<Metrics>,
 ) -> Result<Opened, DiskFault> {
     make_directory(&settings.path)?;
-    let lock = Lock::take(&settings.path)?;
+    let mut lock = Lock::take(&settings.path)?;
     let file = settings.path.join(DATABASE_FILE);
     damage::finish(&file)?;
     let beside = Beside { stop: lock.last_stop.clone(), has_log: damage::with_suffix(&file, "-wal").exists() };
     let ready = open_file(&file, &settings, &Start { now, boot: engine.boot(), beside }, &metrics)?;
+    lock.note_run().map_err(|error| DiskFault::Io { what: "write beside", path: file.clone(), error })?;
     let Ready { conn, recovered, totals, unmerged, order, log_lost } = ready;
     report(&recovered, &totals);
     let marks = Arc::new(Marks::new(unmerged, engine.marks_in_memory(IN_MEMORY), metrics.clone()));
@@ -173,7 +174,8 @@ fn ready(file: &Path, max_bytes: u64, start: &Start, log_lost: damage::LogLost) 
             Ok(_) | Err(_) => {}
         }
     }
-    if !damage::unsalvaged(file).is_empty() && !meta::is_salvaging(&conn)? {
+    let unsalvaged = damage::unsalvaged(file).map_err(|fault| Refused::Otherwise(fault.to_string()))?;
+    if !unsalvaged.is_empty() && !meta::is_salvaging(&conn)? {
         // A million events a millisecond: none of the damaged file has a higher number.
         meta::take_place(&conn, start.now.millis().saturating_mul(1 << 20), start.now)?;
     }

@@ -23,8 +23,9 @@ use tokio::time::Instant;
 use super::carve::{Carver, Row};
 use super::door::Door;
 use super::engine::Engine;
-use super::fault::JobFault;
+use super::fault::{DiskFault, JobFault};
 use super::meta::{self, Progress, Recovered};
+use super::takeover::More;
 use super::{Disk, Inner, damage};
 use crate::domain::time::Timestamp;
 use crate::telemetry::Metrics;
@@ -124,7 +125,10 @@ impl Rescue {
     pub(super) fn begin(self: &Arc<Self>) {
         self.doubt.store(self.now().millis(), Ordering::Release);
         self.salvaging.store(true, Ordering::Release);
-        self.count_files();
+        if let Err(fault) = self.count_files() {
+            tracing::warn!(%fault, "damaged files cannot be counted yet");
+            self.metrics.spool_salvage_files.set(1);
+        }
         self.generation.fetch_add(1, Ordering::AcqRel);
         // What was met meanwhile was met in the damaged file.
         drop(self.suspicion());
@@ -145,10 +149,10 @@ impl Rescue {
     }
 
     /// The files that wait to be salvaged, which the metrics then tell.
-    fn count_files(&self) -> Vec<PathBuf> {
-        let asides = damage::unsalvaged(&self.file);
+    fn count_files(&self) -> Result<Vec<PathBuf>, DiskFault> {
+        let asides = damage::unsalvaged(&self.file)?;
         self.metrics.spool_salvage_files.set(i64::try_from(asides.len()).unwrap_or(i64::MAX));
-        asides
+        Ok(asides)
     }
 
     fn doubtful_before(&self) -> Option<Timestamp> {
@@ -248,7 +252,11 @@ impl Salvager {
         if !rescue.salvaging.load(Ordering::Acquire) {
             return Ended::Done;
         }
-        for aside in rescue.count_files() {
+        let files = match self.files().await {
+            Ok(files) => files,
+            Err(ended) => return ended,
+        };
+        for aside in files {
             match self.salvage(&aside, generation).await {
                 Ok(Salvaged::Yes) => {}
                 Ok(Salvaged::NotYet) => continue,
@@ -262,6 +270,20 @@ impl Salvager {
         match self.let_go(generation).await {
             Ok(()) => Ended::Done,
             Err(ended) => ended,
+        }
+    }
+
+    /// The files that wait, as soon as the folder can be read: that it cannot does not mean that there are none.
+    async fn files(&self) -> Result<Vec<PathBuf>, Ended> {
+        loop {
+            match self.rescue.count_files() {
+                Ok(files) => return Ok(files),
+                Err(fault) => tracing::warn!(%fault, "the damaged files cannot be looked for yet"),
+            }
+            if self.rescue.closed.load(Ordering::Acquire) {
+                return Err(Ended::Closed);
+            }
+            tokio::time::sleep(REST).await;
         }
     }
 
@@ -301,6 +323,7 @@ impl Salvager {
             let before = progress;
             let progress_of = self.job(generation, weight, move |tx| {
                 let mut done = next;
+                tx.has_room_for(weight)?;
                 for row in rows.iter() {
                     tx.take_over(row, &mut done, now)?;
                 }
@@ -336,11 +359,7 @@ impl Salvager {
 
     /// All that can come has come: what waited for it is due.
     async fn let_go(&self, generation: i64) -> Result<(), Ended> {
-        self.job(generation, 0, |tx| {
-            tx.end_waiting()?;
-            Ok(())
-        })
-        .await?;
+        while self.job(generation, 0, |tx| tx.end_waiting(JOB_ROWS)).await? == More::Perhaps {}
         let mut behind = Some((String::new(), String::new()));
         while let Some(after) = behind {
             let after = Arc::new(after);
@@ -363,6 +382,7 @@ impl Salvager {
         T: Send + 'static,
     {
         let work = Arc::new(work);
+        let mut told = None;
         loop {
             if self.rescue.generation.load(Ordering::Acquire) != generation {
                 return Err(Ended::Overtaken);
@@ -382,7 +402,13 @@ impl Salvager {
             });
             match done.await {
                 Ok(value) => return Ok(value),
-                Err(fault) => tracing::warn!(%fault, "salvaging waits for the disk"),
+                // Said once, and not at each look.
+                Err(fault) => {
+                    let kind = std::mem::discriminant(&fault);
+                    if told.replace(kind) != Some(kind) {
+                        tracing::warn!(%fault, "salvaging waits for the disk");
+                    }
+                }
             }
             drop(disk);
             tokio::time::sleep(REST).await;

@@ -119,6 +119,11 @@ impl Space {
                 "the dead letters hold {used} bytes, {size} more would pass spool.max_dead_bytes = {limit}"
             )));
         }
+        self.take_room(conn, size)
+    }
+
+    /// Whether the file system has room for `size` bytes more; what comes over from a damaged file asks for that alone.
+    pub(super) fn take_room(&mut self, conn: &Connection, size: u64) -> Result<(), JobFault> {
         if let Err(full) = self.reserve(conn, size) {
             self.tight = true;
             return Err(full);

@@ -16,6 +16,13 @@ use super::packed::{Entry, Known};
 use crate::domain::key::EventKey;
 use crate::domain::time::Timestamp;
 
+/// Whether a step was the last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum More {
+    Perhaps,
+    No,
+}
+
 /// Added to the state of an event that waits for its payload.
 const WAITING: i64 = 10;
 
@@ -36,6 +43,11 @@ fn old_mark(values: &[Value]) -> Option<Entry> {
 }
 
 impl Tx<'_> {
+    /// Whether the disk has room for rows of so many bytes. Asked before the first of them is written.
+    pub(super) fn has_room_for(&mut self, bytes: usize) -> Result<(), JobFault> {
+        self.space.take_room(self.conn, u64::try_from(bytes).unwrap_or(u64::MAX))
+    }
+
     /// Takes a row over, unless it is there already or nobody wants it any more.
     pub(super) fn take_over(&mut self, row: &Row, progress: &mut Progress, now: Timestamp) -> Result<(), JobFault> {
         match row {
@@ -124,13 +136,18 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// No payload comes any more: who still waits is damaged for good. Order values are let go from now on.
-    pub(super) fn end_waiting(&mut self) -> Result<(), JobFault> {
-        self.conn.execute(
-            "UPDATE events SET state = 4, not_before = ?2 WHERE class = 2 AND state >= ?1",
-            (WAITING, self.now.millis()),
+    /// No payload comes any more: the next `most` of those that still wait are damaged for good. Yields whether there may be more;
+    /// if not, order values are let go from now on.
+    pub(super) fn end_waiting(&mut self, most: usize) -> Result<More, JobFault> {
+        let mut ended = self.conn.prepare_cached(
+            "UPDATE events SET state = 4, not_before = ?2 WHERE seq IN
+               (SELECT seq FROM events WHERE class = 2 AND state >= ?1 LIMIT ?3)",
         )?;
-        Ok(meta::set_salvaging(self.conn, Some(2))?)
+        if ended.execute(params![WAITING, self.now.millis(), most])? == most {
+            return Ok(More::Perhaps);
+        }
+        meta::set_salvaging(self.conn, Some(2))?;
+        Ok(More::No)
     }
 
     /// Makes the oldest event due of each of the next `most` order values; yields the last of them, if there were any.

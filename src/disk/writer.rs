@@ -11,7 +11,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use rusqlite::Connection;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::Receiver;
 use tokio::sync::oneshot;
@@ -31,6 +30,7 @@ use super::readers::Readers;
 use super::salvage::Rescue;
 use super::schema::Emptied;
 use super::space::Space;
+use super::upkeep::{Given, give_back, sync_for};
 use super::{records, runs};
 use crate::domain::time::Timestamp;
 use crate::telemetry::Metrics;
@@ -43,10 +43,6 @@ const MAKE_ROOM: Duration = Duration::from_secs(1);
 const LAST_WORD: Duration = Duration::from_millis(200);
 /// The pause between two steps of a chore that is not done yet.
 const BREATH: Duration = Duration::from_millis(10);
-/// Pages given back to the file system in one step: 1 MiB, a few milliseconds that a commit may have to wait.
-const VACUUM_PAGES: u32 = 256;
-/// Unused pages that are kept for the next events: 16 MiB.
-const SPARE_PAGES: i64 = 4096;
 
 /// What the thread is told.
 pub(super) enum Message {
@@ -316,7 +312,10 @@ impl Writer {
             }
             Err(fault) => tracing::error!(what, %fault, "the database is damaged and could not be put aside"),
         }
-        if let Err(error) = self.readers.take_hold() {
+        // Who opens a file whose log has been put aside makes it an empty one.
+        if !self.health.is_vacant()
+            && let Err(error) = self.readers.take_hold()
+        {
             tracing::warn!(%error, "the fresh database cannot be read yet");
         }
     }
@@ -355,22 +354,15 @@ impl Writer {
         self.pause = if untended { BREATH } else { IDLE };
         self.chores = self.health.has_failed() || self.marks.are_waiting() || untended;
         let Ok(conn) = self.health.connection(&self.metrics) else { return };
-        let given = (|| {
-            let unused: i64 = conn.query_row("PRAGMA freelist_count", [], |row| row.get(0))?;
-            if unused > SPARE_PAGES {
-                self.pause = BREATH;
-                sync_for(conn, Urgency::Lazy, &mut self.synced)?;
-                let mut step = conn.prepare_cached(&format!("PRAGMA incremental_vacuum({VACUUM_PAGES})"))?;
-                let mut rows = step.query([])?;
-                while rows.next()?.is_some() {}
-            }
-            Ok::<_, rusqlite::Error>(unused > SPARE_PAGES)
-        })();
-        match given {
-            Ok(more) => self.chores |= more,
+        match give_back(conn, &mut self.synced) {
+            Ok(Given::Some) => (self.pause, self.chores) = (BREATH, true),
+            Ok(Given::Nothing) => {}
             Err(error) => {
-                self.chores = true;
+                (self.pause, self.chores) = (IDLE, true);
                 tracing::debug!(%error, "unused pages were not given back");
+                if Trouble::of(&error) == Trouble::Damage {
+                    self.rescue.suspect(&error.to_string());
+                }
             }
         }
         if self.pause == IDLE {
@@ -408,7 +400,7 @@ impl Writer {
         let conn = self.health.connection(&self.metrics)?;
         sync_for(conn, Urgency::Durable, &mut self.synced)?;
         let stop = format!("{:032x}", fastrand::u128(..));
-        super::meta::mark_clean(conn, &stop)?;
+        super::meta::mark_clean(conn, &stop, self.rescue.now())?;
         self.lock.note_stop(&stop).map_err(|error| JobFault::Failed(format!("the stop could not be noted: {error}")))
     }
 }
@@ -484,17 +476,4 @@ fn run_one(order: &mut Order, tx: &mut Tx<'_>) -> Result<Result<(), JobFault>, B
         tx.conn.prepare_cached("RELEASE job")?.execute([])?;
     }
     Ok(outcome)
-}
-
-/// Sets how a commit is synced, if that changes.
-fn sync_for(conn: &Connection, urgency: Urgency, synced: &mut Option<&'static str>) -> rusqlite::Result<()> {
-    let level = match urgency {
-        Urgency::Lazy | Urgency::Prompt => "NORMAL",
-        Urgency::Patient | Urgency::Durable => "FULL",
-    };
-    if *synced != Some(level) {
-        conn.pragma_update(None, "synchronous", level)?;
-        *synced = Some(level);
-    }
-    Ok(())
 }

@@ -112,7 +112,7 @@ pub fn router(metrics: Arc<Metrics>, readiness: Readiness) -> Router {
 
 /// Serves `router` until `shutdown` is done, then lets open requests end. At most [`MOST_CONNECTIONS`] at once, each for
 /// at most [`LONGEST_CONNECTION`], so this returns at the latest that long after `shutdown`. Dropped half-way, open
-/// requests are cut.
+/// connections end with their requests.
 pub async fn serve(
     listener: TcpListener,
     router: Router,

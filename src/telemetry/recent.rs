@@ -63,7 +63,9 @@ pub struct RecentFilter {
 }
 
 impl RecentFilter {
-    fn wants(&self, answered: &Answered) -> bool {
+    /// Whether a request is meant.
+    #[must_use]
+    pub fn wants(&self, answered: &Answered) -> bool {
         let is = |wanted: &Option<String>, found: Option<&str>| wanted.as_deref().is_none_or(|w| found == Some(w));
         is(&self.route, Some(&answered.route))
             && is(&self.disposition, Some(answered.disposition))

@@ -78,6 +78,9 @@ fn the_admin_token_is_read_as_the_gateway_reads_it() {
     let by_key = [&variables[..], &[("HOOKGATE_ADMIN_TOKEN__ENV", "THE_TOKEN")]].concat();
     with_token_of(&desk, &gateway, &[], &by_key).ok("spool:");
     // As a listener's own address this is none, as the address that is asked it is.
+    let mut command = desk.command(&["status", "--admin", &gateway.admin.to_string()]);
+    command.env_remove("VEEDEO_SECRET").env("HOOKGATE_ADMIN", "").envs(by_key.iter().copied());
+    Said::of(command.output().unwrap()).ok("spool:");
     for address in [format!("http://{}", gateway.admin), format!("localhost:{}", gateway.admin.port())] {
         let by_address = [&by_key[..], &[("HOOKGATE_ADMIN", &*address)]].concat();
         with_token_of(&desk, &gateway, &[], &by_address).ok("spool:");

@@ -12,8 +12,10 @@ use crate::world::act::{Act, accept};
 use crate::world::chance::{chance, crashes};
 use crate::world::clock::{eventually, pause};
 use crate::world::events::{task, task_of};
+use crate::world::needs::given;
 use crate::world::sender::{Line, send};
 use crate::world::sign::Provider;
+use crate::world::strace::{Hand, SYNC, WRITER, works};
 use crate::world::{Closing, at_once, world, world_with, world_without_app};
 
 const SENDERS: usize = 8;
@@ -299,6 +301,21 @@ fn the_supervisor_is_told_which_process_serves() {
     world.gateway.stop();
     assert_eq!(told().trim(), "STOPPING=1");
     assert_ne!(first, second);
+}
+
+#[test]
+fn the_new_process_goes_on_though_the_disk_of_the_old_one_stalls() {
+    let Some(()) = given(works()) else { return };
+    let mut world = world_with(&["ack.budget = '3s'", "ack.reserve = '1s'"]);
+    assert_eq!(world.veedeo(task("first")).text(), "{\"app\":200}");
+    // Longer than the old one waits for it: its end takes as long.
+    let hand = Hand::on(&world.gateway, &[WRITER], SYNC, "delay_enter=28000000:when=1");
+    world.gateway.hand_over();
+    drop(hand);
+    let again = || (world.veedeo(task("second")).text() == "{\"app\":200}").then_some(());
+    eventually("the new process serves", Duration::from_secs(10), again);
+    assert!(world.veedeo(task("second")).acked());
+    world.gateway.stop();
 }
 
 #[test]

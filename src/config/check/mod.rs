@@ -14,12 +14,13 @@ use figment::value::{Dict, Value};
 use serde::de::DeserializeOwned;
 
 use super::defaults;
-use super::fault::{ConfigFault, ConfigFaults, FaultKind};
+use super::fault::{ConfigFault, ConfigFaults, FaultKind, Place};
 use super::layers::Layers;
 use super::raw::{RawConfig, RawReference};
 use super::read::read;
 use super::settings::{Config, Note, NoteLevel, Server};
 use super::source::{KeyPath, dotted};
+use super::variables::ADMIN_VARIABLE;
 use crate::domain::scheme::{PARTS, RawScheme};
 use crate::domain::secret::Secret;
 
@@ -45,6 +46,12 @@ pub(super) struct Check<'a> {
 impl Layers {
     /// The merged configuration, if every key is known and every value of its type.
     pub(super) fn readable(&self) -> Result<Dict, ConfigFaults> {
+        let (clean, faults) = self.reading();
+        ConfigFaults::check(faults).map(|()| clean)
+    }
+
+    /// What of the merged configuration can be read, and what is wrong with the rest.
+    fn reading(&self) -> (Dict, Vec<ConfigFault>) {
         let mut faults = self.reading_faults().to_vec();
         let (table, parts) = without_parts(self.merged.clone());
         let (_, mut clean) = read::<RawConfig>(self, table, &|path| path.to_vec(), &mut faults);
@@ -57,7 +64,7 @@ impl Layers {
                 }
             }
         }
-        ConfigFaults::check(faults).map(|()| clean)
+        (clean, faults)
     }
 
     /// The parts of its provider that a route overrides.
@@ -84,7 +91,10 @@ impl Layers {
     /// The token of the admin listener, resolved, and no other secret; `None` if none is given. What it takes besides is
     /// that every key is known and of its type: a token under a name that is none would be taken for no token.
     pub fn admin_token(&self) -> Result<Option<Secret>, ConfigFaults> {
-        let clean = self.readable()?;
+        let (clean, mut faults) = self.reading();
+        // Whom commands ask need not be what a listener can be.
+        faults.retain(|fault| fault.place != Place::Variable(ADMIN_VARIABLE.to_owned()));
+        ConfigFaults::check(faults)?;
         let Some(raw) = clean.get(ADMIN_TOKEN).cloned().and_then(|raw| raw.deserialize::<RawReference>().ok()) else {
             return Ok(None);
         };

@@ -10,11 +10,15 @@ use tokio::time::Instant;
 use super::{CUT_COMMIT, First};
 use crate::claims::Suspicion;
 use crate::claims::store::Processed;
+use crate::domain::event::Event;
 use crate::domain::fault::Fault;
 use crate::domain::outcome::{AppAnswer, Settled};
 use crate::forward::limits::{Lane, Place};
 use crate::forward::{COMMIT_ALLOWANCE, Deliverer};
 use crate::spool::{Appended, DeadReason, Entry, Mark, NewEntry, Possible, Replay, SpoolFault};
+
+/// How long a copy of what was rejected, and with it the event's memory, may wait behind the answer for a disk that stalls.
+const LATE_COPY: Duration = Duration::from_secs(30);
 
 impl First {
     /// To disk, as in flight; acknowledged once it is safe there, and then sent as it is in memory: it need be neither
@@ -127,7 +131,7 @@ impl First {
         if !self.buffers() {
             return self.give_up(Processed::Not, told).await;
         }
-        let deliverer = self.deliverer.clone();
+        let (deliverer, event) = (self.deliverer.clone(), self.event.clone());
         let state = Entry::Dead { reason: DeadReason::AppRejected };
         let mut copy = pin!(deliverer.copy_to_dead_letters(self.entry(state, 1, Possible::No, error)));
         let is_there = tokio::select! {
@@ -137,8 +141,8 @@ impl First {
             () = self.drained(CUT_COMMIT) => false,
         };
         self.give_up(Processed::Not, told).await;
-        if !is_there {
-            copy.await;
+        if !is_there && tokio::time::timeout(LATE_COPY, copy).await.is_err() {
+            deliverer.lost_a_copy(&event, &"the disk did not take it in time");
         }
     }
 
@@ -169,11 +173,13 @@ impl Deliverer {
         let (event, state) = (copy.event.clone(), copy.state);
         match self.0.spool.append(copy, None).await {
             Ok(()) => self.count_burial(&event.route, state),
-            Err(fault) => {
-                self.0.metrics.dead_letter_copies_lost_total.with_label_values(&[&*event.route]).inc();
-                tracing::warn!(route = %event.route, event = %event.id, %fault, "no dead-letter copy of a rejected event");
-            }
+            Err(fault) => self.lost_a_copy(&event, &fault),
         }
+    }
+
+    fn lost_a_copy(&self, event: &Event, fault: &dyn std::fmt::Display) {
+        self.0.metrics.dead_letter_copies_lost_total.with_label_values(&[&*event.route]).inc();
+        tracing::warn!(route = %event.route, event = %event.id, %fault, "no dead-letter copy of a rejected event");
     }
 
     /// What a sender is told whose event the disk does not take. Why stands in no answer: it is said once in a while.

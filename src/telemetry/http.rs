@@ -122,7 +122,7 @@ pub async fn serve(
     Ok(())
 }
 
-/// The same on a listener that is bounded otherwise. Who sends no request within [`SILENCE`] gives his place to another.
+/// The same on a listener that is bounded otherwise. Who sends no request within ten seconds gives his place to another.
 pub async fn serve_on(mut listener: Bounded, router: Router, shutdown: impl Future<Output = ()> + Send + 'static) {
     let open = GracefulShutdown::new();
     let mut http = http1::Builder::new();

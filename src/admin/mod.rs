@@ -32,7 +32,6 @@ mod status;
 #[cfg(test)]
 mod tests;
 
-use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -179,11 +178,6 @@ pub fn router(state: Arc<AdminState>) -> Router {
 
 /// Serves the pages until `shutdown` is done, then lets open requests end: dropped, it cuts them. Bounded as the
 /// telemetry listener is, with an hour for each connection.
-pub async fn serve(
-    listener: TcpListener,
-    router: Router,
-    shutdown: impl Future<Output = ()> + Send + 'static,
-) -> io::Result<()> {
+pub async fn serve(listener: TcpListener, router: Router, shutdown: impl Future<Output = ()> + Send + 'static) {
     serve_on(Bounded::new(listener, MOST_CONNECTIONS, LONGEST_CONNECTION), router, shutdown).await;
-    Ok(())
 }

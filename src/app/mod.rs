@@ -309,11 +309,7 @@ impl Running {
     fn serve_telemetry(&self, listener: TcpListener) {
         let router = crate::telemetry::http::router(self.core.metrics.clone(), self.core.readiness.clone());
         let stopped = self.side_stopped();
-        self.aside(async move {
-            if let Err(error) = crate::telemetry::http::serve(listener, router, stopped).await {
-                tracing::error!(%error, "the telemetry listener ended: restart the gateway");
-            }
-        });
+        self.aside(crate::telemetry::http::serve(listener, router, stopped));
     }
 
     fn serve_admin(&self, listener: TcpListener) {
@@ -335,11 +331,7 @@ impl Running {
         self.aside(crate::admin::run_jobs(state.clone(), self.side_stopped()));
         let router = crate::admin::router(state);
         let stopped = self.side_stopped();
-        self.aside(async move {
-            if let Err(error) = crate::admin::serve(listener, router, stopped).await {
-                tracing::error!(%error, "the admin listener ended: restart the gateway");
-            }
-        });
+        self.aside(crate::admin::serve(listener, router, stopped));
     }
 
     fn aside(&self, task: impl Future<Output = ()> + Send + 'static) {

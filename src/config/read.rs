@@ -122,10 +122,11 @@ impl Reading<'_> {
         let mut found = String::new();
         if let Some(value) = find(&mut self.value, &error.path) {
             found = shown(&key, value);
-            let is_text = self.layers.variable(&key).is_some() && self.layers.variable_text(&key).is_none();
-            if is_text && value.as_str().is_some_and(looks_structured) {
-                // It may hold a secret, and nothing can tell.
-                "not a valid TOML list or table".clone_into(&mut found);
+            if self.layers.variable(&key).is_some() && value.as_str().is_some_and(looks_structured) {
+                // It may hold a secret, and nothing can tell: it is not shown.
+                let is_one = self.layers.variable_text(&key).is_some();
+                let what = if is_one { "a list or table" } else { "not a valid TOML list or table" };
+                what.clone_into(&mut found);
             }
         }
         match &error.kind {

@@ -20,9 +20,9 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Where metrics and health are served.
     pub telemetry: SocketAddr,
-    /// Where API are served.
+    /// Where the API is served.
     pub admin: SocketAddr,
-    /// The token of API; always there unless `admin` is loopback.
+    /// The token of the API; always there unless `admin` is loopback.
     pub admin_token: Option<Secret>,
     /// How requests are taken.
     pub server: Server,

@@ -21,7 +21,7 @@ use super::source::{KeyPath, lone_value};
 /// What every variable of the configuration starts with.
 pub const PREFIX: &str = "HOOKGATE_";
 
-/// The variable that usually holds the token of API; never read as a key.
+/// The variable that usually holds the token of the API; never read as a key.
 pub const TOKEN_VARIABLE: &str = "HOOKGATE_ADMIN_TOKEN";
 
 /// The address of the admin listener: a key, and for commands whom to ask, which may be a URL or have a host's name.

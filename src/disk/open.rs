@@ -207,7 +207,7 @@ fn report(recovered: &Recovered, totals: &Totals) {
     if recovered.freed > 0 {
         tracing::warn!(
             events = recovered.freed,
-            "the clock was ahead when the last run began, and events were to wait by it: they are due now"
+            "the clock was ahead in the last run, and events were to wait by it: they are due now"
         );
     }
     tracing::info!(pending = totals.pending(), dead = totals.dead(), bytes = totals.bytes, "the spool is open");

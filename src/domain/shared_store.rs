@@ -22,9 +22,7 @@ impl StoreLink {
     pub fn at(url: Secret) -> Self {
         Self { place: Place::One(LiveSecret::fixed(url)), login: Login::default(), tls: TlsFiles::default() }
     }
-}
 
-impl StoreLink {
     /// All that is secret of it, as it was read last: addresses, users, passwords.
     pub fn secrets(&self) -> impl Iterator<Item = &Secret> {
         let watched = match &self.place {

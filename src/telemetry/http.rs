@@ -113,13 +113,8 @@ pub fn router(metrics: Arc<Metrics>, readiness: Readiness) -> Router {
 /// Serves `router` until `shutdown` is done, then lets open requests end. At most [`MOST_CONNECTIONS`] at once, each for
 /// at most [`LONGEST_CONNECTION`], so this returns at the latest that long after `shutdown`. Dropped half-way, open
 /// connections end with their requests.
-pub async fn serve(
-    listener: TcpListener,
-    router: Router,
-    shutdown: impl Future<Output = ()> + Send + 'static,
-) -> io::Result<()> {
+pub async fn serve(listener: TcpListener, router: Router, shutdown: impl Future<Output = ()> + Send + 'static) {
     serve_on(Bounded::new(listener, MOST_CONNECTIONS, LONGEST_CONNECTION), router, shutdown).await;
-    Ok(())
 }
 
 /// The same on a listener that is bounded otherwise. Who sends no request within ten seconds gives his place to another.
@@ -178,20 +173,13 @@ impl Bounded {
     pub fn new(listener: TcpListener, most: usize, longest: Duration) -> Self {
         Self { listener, places: Arc::new(Semaphore::new(most)), longest, silence: SILENCE }
     }
-}
 
-impl Listener for Bounded {
-    type Io = Leased;
-    type Addr = SocketAddr;
-
+    /// The next connection, as soon as there is a place for it.
     async fn accept(&mut self) -> (Leased, SocketAddr) {
         let place = Arc::clone(&self.places).acquire_owned().await.ok();
+        // What cannot be accepted for want of descriptors is waited for there.
         let (stream, peer) = Listener::accept(&mut self.listener).await;
         (Leased { stream, end: Box::pin(tokio::time::sleep(self.longest)), _place: place }, peer)
-    }
-
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.listener.local_addr()
     }
 }
 
@@ -245,7 +233,7 @@ mod tests {
         address: SocketAddr,
         readiness: Readiness,
         stop: oneshot::Sender<()>,
-        served: tokio::task::JoinHandle<io::Result<()>>,
+        served: tokio::task::JoinHandle<()>,
     }
 
     async fn world() -> World {
@@ -333,7 +321,7 @@ mod tests {
         let world = world().await;
         world.get("/livez").await;
         world.stop.send(()).unwrap();
-        world.served.await.unwrap().unwrap();
+        world.served.await.unwrap();
     }
 
     #[tokio::test]

@@ -75,6 +75,15 @@ fn a_variable_that_is_not_a_value_is_a_fault_and_not_shown() {
     let environment = environment_with(&[("HOOKGATE_ACK__REPLY", "{ status = ")]);
     let fault = only(check_with(ROUTE, &environment).unwrap_err());
     assert_eq!(fault.line(), "HOOKGATE_ACK__REPLY: `ack.reply` is not a valid TOML list or table; expected a table");
+    for (name, whole) in [
+        ("HOOKGATE_LISTEN", "[{ literal = \"SECRETVALUE\" }]"),
+        ("HOOKGATE_LISTEN", "{ literal = \"SECRETVALUE\" }"),
+        ("HOOKGATE_SERVER__THREADS", "[\"SECRETVALUE\"]"),
+        ("HOOKGATE_LOG__LEVEL", "{ literal = \"SECRETVALUE\" }"),
+    ] {
+        let line = check_with(ROUTE, &environment_with(&[(name, whole)])).unwrap_err().plain();
+        assert!(line.contains(name) && line.contains("a list or table") && !line.contains("SECRETVALUE"), "{line}");
+    }
     for broken in ["[{ literal = \"SECRETVALUE\" }", "{ a = { literal = \"SECRETVALUE\" }"] {
         for name in ["HOOKGATE_ROUTES", "HOOKGATE_ROUTES__A__SECRETS", "HOOKGATE_LISTEN"] {
             let faults = check_with(ROUTE, &environment_with(&[(name, broken)])).unwrap_err();

@@ -236,7 +236,7 @@ enum Ended {
 
 /// Whether what can be read of a damaged file has come over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Salvaged {
+pub(super) enum Salvaged {
     Yes,
     /// It could not be opened: word of it stays, for the next start.
     NotYet,
@@ -256,10 +256,14 @@ impl Salvager {
             Ok(files) => files,
             Err(ended) => return ended,
         };
+        let mut all = Salvaged::Yes;
         for aside in files {
             match self.salvage(&aside, generation).await {
                 Ok(Salvaged::Yes) => {}
-                Ok(Salvaged::NotYet) => continue,
+                Ok(Salvaged::NotYet) => {
+                    all = Salvaged::NotYet;
+                    continue;
+                }
                 Err(ended) => return ended,
             }
             if let Err(fault) = damage::salvaged(&aside) {
@@ -267,7 +271,7 @@ impl Salvager {
             }
             rescue.metrics.spool_salvage_files.dec();
         }
-        match self.let_go(generation).await {
+        match self.let_go(generation, all).await {
             Ok(()) => Ended::Done,
             Err(ended) => ended,
         }
@@ -357,8 +361,8 @@ impl Salvager {
         }
     }
 
-    /// All that can come has come: what waited for it is due.
-    async fn let_go(&self, generation: i64) -> Result<(), Ended> {
+    /// All that can come in this run has come: what waited for it is due.
+    async fn let_go(&self, generation: i64, all: Salvaged) -> Result<(), Ended> {
         while self.job(generation, 0, |tx| tx.end_waiting(JOB_ROWS)).await? == More::Perhaps {}
         let mut behind = Some((String::new(), String::new()));
         while let Some(after) = behind {
@@ -368,7 +372,7 @@ impl Salvager {
         }
         let rescue = self.rescue.clone();
         self.job(generation, 0, move |tx| {
-            tx.end_salvage()?;
+            tx.end_salvage(all)?;
             rescue.salvaging.store(false, Ordering::Release);
             Ok(())
         })

@@ -13,6 +13,7 @@ use super::job::Tx;
 use super::marks::MarkKind;
 use super::meta::{self, Progress};
 use super::packed::{Entry, Known};
+use super::salvage::Salvaged;
 use crate::domain::key::EventKey;
 use crate::domain::time::Timestamp;
 
@@ -172,9 +173,11 @@ impl Tx<'_> {
         Ok(found.into_iter().next_back().map(|(value, _)| value))
     }
 
-    /// The salvage has ended.
-    pub(super) fn end_salvage(&mut self) -> Result<(), JobFault> {
-        self.conn.execute("DELETE FROM salvage_settled", [])?;
+    /// The salvage has ended. What was settled meanwhile is forgotten when no file is left that could bring it back.
+    pub(super) fn end_salvage(&mut self, all: Salvaged) -> Result<(), JobFault> {
+        if all == Salvaged::Yes {
+            self.conn.execute("DELETE FROM salvage_settled", [])?;
+        }
         Ok(meta::set_salvaging(self.conn, None)?)
     }
 

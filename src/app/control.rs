@@ -60,8 +60,18 @@ pub(super) struct Current {
 }
 
 impl Core {
-    /// Reads the configuration anew and puts what can change into operation; a bad one changes nothing.
+    /// Reads the configuration anew and puts what can change into operation; a bad one changes nothing. The log tells how it
+    /// went, whoever asked for it.
     pub(super) fn reload_now(&self) -> Result<Reloaded, ReloadRefused> {
+        let outcome = self.put_into_operation();
+        match &outcome {
+            Ok(done) => tracing::info!(changed = ?done.changed, needs_restart = ?done.needs_restart, "reloaded"),
+            Err(refused) => tracing::error!(faults = ?refused.faults, "not reloaded: {}", refused.detail),
+        }
+        outcome
+    }
+
+    fn put_into_operation(&self) -> Result<Reloaded, ReloadRefused> {
         let _one_at_a_time = self.reloading.lock().unwrap_or_else(PoisonError::into_inner);
         let loaded = (self.reread)().map_err(|faults| {
             self.metrics.config_last_reload_successful.set(0);

@@ -18,6 +18,7 @@ mod schema;
 mod settings;
 mod show;
 mod source;
+mod tables;
 mod variables;
 
 use std::path::Path;

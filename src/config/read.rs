@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 use super::fault::{ConfigFault, FaultKind};
 use super::layers::{Layers, shown};
 use super::source::{KeyPath, dotted, lone_value};
+use super::tables::Tabled;
 use super::variables::{looks_structured, variable_for};
 
 /// Reads a table as a `T`. What could not be read is left out of the `T`, and of the table that comes back with it.
@@ -28,8 +29,8 @@ pub(super) fn read<T: DeserializeOwned + Default>(
         survivors: BTreeMap::new(),
     };
     loop {
-        match reading.value.deserialize::<T>() {
-            Ok(read) => return (read, reading.value.into_dict().unwrap_or_default()),
+        match reading.value.deserialize::<Tabled<T>>() {
+            Ok(Tabled(read)) => return (read, reading.value.into_dict().unwrap_or_default()),
             Err(error) => match reading.settle(&error) {
                 Settled::Converted => {}
                 Settled::TakenOut(fault) => faults.push(fault),

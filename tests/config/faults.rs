@@ -4,7 +4,7 @@ use hookgate::config::FaultKind::{Conflict, Missing, NotImplemented, Syntax, Unk
 use hookgate::config::report::{Look, refused};
 use hookgate::config::{FaultKind, Place};
 
-use super::{ROUTE, assert_fault, at, check, check_with, environment, environment_with, fault, faults};
+use super::{CANARY, ROUTE, assert_fault, at, check, check_with, environment, environment_with, fault, faults};
 
 /// A text with one fault: the text before the route, then kind, key, line, column, what `found` holds.
 type Case = (&'static str, FaultKind, &'static str, usize, usize, &'static str);
@@ -372,4 +372,50 @@ fn a_fault_as_json_has_every_field() {
         "found": "\"realy\"", "expected": "`relay`, `queue` or `sync`", "suggestion": "relay",
     }]);
     assert_eq!(faults.to_json(), expected);
+}
+
+#[test]
+fn a_list_where_a_table_belongs_is_a_fault_and_shows_no_secret() {
+    let tables = [
+        "server",
+        "server.tls",
+        "app",
+        "spool",
+        "log",
+        "dedup",
+        "dedup.redis",
+        "ack",
+        "ack.reply",
+        "delivery",
+        "delivery.breaker",
+        "passthrough",
+        "routes",
+        "routes.a",
+        "routes.a.app",
+        "routes.a.ack",
+        "routes.a.ack.reply",
+        "routes.a.dedup",
+        "routes.a.delivery",
+        "routes.a.delivery.breaker",
+        "routes.a.timestamp",
+        "providers.x.about",
+        "admin_token",
+        "routes.a.secrets[0]",
+    ];
+    for key in tables {
+        for list in ["[]", &format!("[\"{CANARY}\"]"), "[1]"] {
+            let text = match key {
+                "routes" => format!("routes = {list}\n"),
+                "routes.a" => format!("[routes]\na = {list}\n"),
+                "routes.a.secrets[0]" => ROUTE.replace("[{ env = \"SECRET\" }]", &format!("[{list}]")),
+                _ if key.starts_with("routes.a.") => {
+                    ROUTE.to_owned() + &format!("{} = {list}\n", &key["routes.a.".len()..])
+                }
+                _ => format!("{key} = {list}\n{ROUTE}"),
+            };
+            let found = faults(&text);
+            assert!(found.iter().any(|fault| fault.key == key), "{key} = {list}: {found:?}");
+            assert!(found.iter().all(|fault| !fault.line().contains(CANARY)), "{key} = {list}: {found:?}");
+        }
+    }
 }

@@ -137,6 +137,10 @@ impl Check<'_> {
         }
         let routes: Vec<_> =
             raw.routes.iter().filter_map(|(name, route)| self.route(name, route, parts, server.as_ref())).collect();
+        if routes.len() < raw.routes.len() && self.faults.is_empty() {
+            // Nobody else has said why: a route is never left out in silence.
+            self.fault(FaultKind::Value, &keys(&["routes"]), "not all routes can be read", "tables as documented");
+        }
         self.shared_secrets(&routes);
         self.unused_providers(raw, parts);
         let passthrough: Vec<_> = whole.passthrough.paths.iter().flatten().map(|path| path.0.clone()).collect();

@@ -16,7 +16,11 @@ pub(super) async fn serve_until_told(mut signals: Signals, running: &Running, pr
         tokio::select! {
             _ = signals.terminate.recv() => break (Stop::Drain, None),
             _ = signals.interrupt.recv() => break (Stop::Quick, None),
-            _ = signals.hangup.recv() => running.reload().await,
+            _ = signals.hangup.recv() => {
+                if let Some(how) = reloaded(&mut signals, running).await {
+                    break (how, None);
+                }
+            }
             _ = signals.quit.recv() => {
                 if std::process::id() == 1 {
                     tracing::warn!("the first process of a container cannot be replaced: this one stops");
@@ -55,6 +59,16 @@ pub(super) async fn serve_until_told(mut signals: Signals, running: &Running, pr
     };
     tracing::info!("stopped");
     succeeded(successor, spool).await
+}
+
+/// Reloads. A file that does not come, as one of a network that hangs, keeps nobody from stopping the process: then how.
+async fn reloaded(signals: &mut Signals, running: &Running) -> Option<Stop> {
+    tokio::select! {
+        biased;
+        _ = signals.terminate.recv() => Some(Stop::Drain),
+        _ = signals.interrupt.recv() => Some(Stop::Quick),
+        () = running.reload() => None,
+    }
 }
 
 /// What became of preparing a new process.

@@ -2,6 +2,7 @@
 //! contract.
 
 use std::net::TcpListener;
+use std::os::unix::fs::OpenOptionsExt;
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -328,4 +329,25 @@ fn a_route_may_override_a_part_of_its_provider() {
     let sent = |ago: i64| Provider::Veedeo.sign_at(task(ago), now_unix() - ago, Provider::Veedeo.secret());
     assert_eq!(world.send(&sent(500)).status, 200);
     assert_eq!(world.send(&sent(700)).reason(), "timestamp_stale");
+}
+
+#[test]
+fn a_reload_that_waits_for_a_file_does_not_keep_the_gateway_from_stopping() {
+    let app = App::stopped();
+    for signal in [Signal::TERM, Signal::INT] {
+        let mut gateway = Gateway::start(Setup::new(&app.url()));
+        let file = gateway.folder().join("hangs");
+        assert!(std::process::Command::new("mkfifo").arg(&file).status().unwrap().success());
+        gateway.configure(&[&format!("routes.veedeo.secrets = [{{ file = '{}' }}]", file.display())]);
+        gateway.signal(Signal::HUP);
+        // It can be opened for writing as soon as somebody reads it, and does not end while it is open.
+        let held = eventually("the secret is being read", SHORT, || {
+            let flags = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap();
+            std::fs::OpenOptions::new().write(true).custom_flags(flags).open(&file).ok()
+        });
+        gateway.signal(signal);
+        let status = gateway.wait_for_end(SHORT);
+        assert!(status.success(), "{signal:?}: {status} {}", gateway.said().join("\n"));
+        drop(held);
+    }
 }

@@ -296,6 +296,34 @@ fn a_password_is_replaced_without_a_restart() {
 }
 
 #[test]
+fn a_password_that_is_replaced_beside_the_old_one_costs_no_event_its_check() {
+    let redis = Server::start(&[]);
+    let rights: Vec<&str> = RIGHTS.split(' ').collect();
+    redis.cli(&[&["ACL", "SETUSER", "gate", "on", ">first"], &rights[..]].concat());
+    let app = App::start();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("password");
+    std::fs::write(&file, "first").unwrap();
+    let gateway = Gateway::start(Setup::new(&app.url()).with(&store(&[
+        &format!("dedup.redis.url = 'redis://{}'", redis.address()),
+        "dedup.redis.username = 'gate'",
+        &format!("dedup.redis.password = {{ file = '{}' }}", file.display()),
+        "server.threads = 4",
+    ])));
+    wait_until_up(&gateway);
+    redis.cli(&["ACL", "SETUSER", "gate", ">second"]);
+    std::fs::write(&file, "second").unwrap();
+    redis.cli(&["ACL", "SETUSER", "gate", "<first"]);
+    // Threads that have no connection yet make theirs now.
+    for name in names("rotated", 40) {
+        assert_eq!(send(&gateway, task(&name)).text(), "{\"app\":200}", "{name}");
+    }
+    assert_eq!(decided(&gateway, "redis", "new"), 40);
+    assert!(gateway.log(&["does not answer"]).is_empty(), "{:?}", gateway.log(&["does not answer"]));
+    assert!(redis.cli(&["ACL", "LOG"]).contains("gate"), "a thread did come with the old one first");
+}
+
+#[test]
 fn where_the_operator_wants_no_event_without_it_a_missing_store_is_no_start() {
     let mut redis = Server::start(&[]);
     let app = App::start();

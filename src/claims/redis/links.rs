@@ -129,10 +129,17 @@ impl Links {
         let slot = slot_of(question.key());
         let mut address = servers.owner(slot)?;
         let (mut asking, mut declared, mut again) = (Asking::No, Declared::Both, script.again);
+        let mut reread = Again::May;
         for _ in 0..HOPS {
             let link = match servers.link(&address).await {
                 Ok(link) => link,
-                Err(fault) => return Err(self.broken(&servers, fault)),
+                Err(fault) => {
+                    // Perhaps the login or a certificate is another one by now. Nothing was asked yet.
+                    let fault = self.broken(&servers, fault);
+                    servers = self.servers_again(&mut reread, fault).await?;
+                    (address, asking) = (servers.owner(slot)?, Asking::No);
+                    continue;
+                }
             };
             let error = match put(&link, |by| question.command(script, by, declared), asking, copies).await {
                 Ok(answered) => return answered.copied(),
@@ -170,12 +177,16 @@ impl Links {
     ) -> Result<Option<Value>, StoreFault> {
         let copies = self.copies(script);
         let mut servers = self.servers().await?;
-        let mut again = script.again;
+        let (mut again, mut reread) = (script.again, Again::May);
         loop {
             let Some(address) = servers.only() else { return Ok(None) };
             let link = match servers.link(&address).await {
                 Ok(link) => link,
-                Err(fault) => return Err(self.broken(&servers, fault)),
+                Err(fault) => {
+                    let fault = self.broken(&servers, fault);
+                    servers = self.servers_again(&mut reread, fault).await?;
+                    continue;
+                }
             };
             let command = |by| Question::together(questions.clone(), script, by);
             let error = match put(&link, command, Asking::No, copies).await {

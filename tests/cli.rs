@@ -394,6 +394,7 @@ struct Gateway {
 
 struct Roof;
 
+#[async_trait::async_trait]
 impl Control for Roof {
     fn routes(&self) -> Vec<RouteFacts> {
         let (path, provider, app_url) = ("/webhooks/veedeo".into(), "veedeo".into(), "http://127.0.0.1:3000".into());
@@ -408,7 +409,7 @@ impl Control for Roof {
         String::new()
     }
 
-    fn reload(&self) -> Result<Reloaded, ReloadRefused> {
+    async fn reload(self: Arc<Self>) -> Result<Reloaded, ReloadRefused> {
         Ok(Reloaded { changed: vec!["routes.veedeo".into()], needs_restart: vec!["listen".into()] })
     }
 

@@ -89,6 +89,7 @@ pub struct AdminState {
 }
 
 /// What the admin listener asks of the roof, which alone knows the configuration.
+#[async_trait::async_trait]
 pub trait Control: Send + Sync {
     /// The routes in operation, in the order of the configuration.
     fn routes(&self) -> Vec<RouteFacts>;
@@ -96,8 +97,8 @@ pub trait Control: Send + Sync {
     fn carries(&self, route: &str, header: &HeaderName) -> Option<Carries>;
     /// The configuration in operation as TOML, defaults filled in, secrets redacted.
     fn config_text(&self) -> String;
-    /// Reads the configuration anew and puts it into operation. Reads files: called off the async threads.
-    fn reload(&self) -> Result<Reloaded, ReloadRefused>;
+    /// Reads the configuration anew and puts it into operation, or says within a bounded time why not.
+    async fn reload(self: Arc<Self>) -> Result<Reloaded, ReloadRefused>;
     /// Sets from which weight on log lines are written; the error is a sentence for the operator.
     fn set_log_level(&self, level: Level) -> Result<(), String>;
     /// Events have become due: the deliverer is to look.

@@ -21,11 +21,7 @@ pub(super) async fn config(State(state): State<Arc<AdminState>>) -> impl IntoRes
 
 /// `POST /-/reload`. A configuration with faults is refused as a whole: the one before it stays in operation.
 pub(super) async fn reload(State(state): State<Arc<AdminState>>) -> Result<Json<Value>, Problem> {
-    let control = Arc::clone(&state.control);
-    let reloaded = tokio::task::spawn_blocking(move || control.reload()).await;
-    let reloaded = reloaded
-        .map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, format!("the reload ended early: {error}")))?;
-    match reloaded {
+    match state.control.clone().reload().await {
         Ok(done) => Ok(Json(json!({ "changed": done.changed, "needs_restart": done.needs_restart }))),
         Err(refused) => {
             Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, refused.detail).with("faults", json!(refused.faults)))

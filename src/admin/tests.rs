@@ -38,13 +38,13 @@ struct Roof {
     level: Mutex<Option<Level>>,
 }
 
+#[async_trait::async_trait]
 impl Control for Roof {
     fn routes(&self) -> Vec<RouteFacts> {
-        let facts = |name: &str| RouteFacts {
-            name: name.into(),
-            path: format!("/{name}"),
-            provider: "veedeo".into(),
-            app_url: "http://127.0.0.1:3000".into(),
+        let (provider, app_url) = ("veedeo", "http://127.0.0.1:3000");
+        let facts = |name: &str| {
+            let path = format!("/{name}");
+            RouteFacts { name: name.into(), path, provider: provider.into(), app_url: app_url.into() }
         };
         vec![facts("veedeo"), facts("github")]
     }
@@ -62,7 +62,7 @@ impl Control for Roof {
         "listen = \"127.0.0.1:8080\"\n".into()
     }
 
-    fn reload(&self) -> Result<Reloaded, ReloadRefused> {
+    async fn reload(self: Arc<Self>) -> Result<Reloaded, ReloadRefused> {
         Err(ReloadRefused { detail: "the configuration has a fault".into(), faults: vec!["a.toml:1:1: no".into()] })
     }
 

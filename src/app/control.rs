@@ -2,10 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use http::HeaderName;
 use serde_json::Value;
+use tokio::sync::Semaphore;
 
 use super::{Loaded, Reread, wiring};
 use crate::admin::{Control, Explained, ReloadRefused, Reloaded, RouteFacts};
@@ -25,6 +27,12 @@ use crate::telemetry::http::Readiness;
 use crate::telemetry::logs::{Level, LogControl};
 use crate::telemetry::recent::Recent;
 
+/// How long a reload is waited for, which reads files of whatever file system they are on.
+const READING: Duration = Duration::from_secs(20);
+
+/// Reloads at one time: one that is under way, and one that waits for it.
+pub(super) const RELOADS: usize = 2;
+
 /// Everything that lives as long as the gateway.
 pub(super) struct Core {
     pub(super) door: Door,
@@ -42,6 +50,8 @@ pub(super) struct Core {
     pub(super) reread: Reread,
     /// Held for a reload: two at once would mix their configurations.
     pub(super) reloading: Mutex<()>,
+    /// One that is under way and one that waits.
+    pub(super) reload_turns: Arc<Semaphore>,
     /// What a change of which needs a restart, as it was at the start and is in operation: key and value.
     pub(super) fixed: Vec<(&'static str, String)>,
     /// The configuration that was read last. Written by a reload alone.
@@ -61,8 +71,33 @@ pub(super) struct Current {
 
 impl Core {
     /// Reads the configuration anew and puts what can change into operation; a bad one changes nothing. The log tells how it
-    /// went, whoever asked for it.
-    pub(super) fn reload_now(&self) -> Result<Reloaded, ReloadRefused> {
+    /// went, whoever asked for it. Files that do not come are waited for no longer than [`READING`].
+    pub(super) async fn reload_in_time(self: Arc<Self>) -> Result<Reloaded, ReloadRefused> {
+        // The one that waits reads what is there when its turn comes: a third would read the same.
+        let Ok(turn) = self.reload_turns.clone().try_acquire_owned() else {
+            let detail = "another reload is under way, and one that waits will read what is there now";
+            tracing::error!("not reloaded: {detail}");
+            return Err(ReloadRefused { detail: detail.to_owned(), faults: Vec::new() });
+        };
+        let core = self.clone();
+        let reloading = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            core.reload_now()
+        });
+        let detail = match tokio::time::timeout(READING, reloading).await {
+            Ok(Ok(told)) => return told,
+            Ok(Err(error)) => format!("the reload ended early: {error}"),
+            Err(_late) => format!(
+                "a file of the configuration, or one that it names, could not be read to its end within {} s; it is still waited for",
+                READING.as_secs()
+            ),
+        };
+        self.metrics.config_last_reload_successful.set(0);
+        tracing::error!("not reloaded: {detail}");
+        Err(ReloadRefused { detail, faults: Vec::new() })
+    }
+
+    fn reload_now(&self) -> Result<Reloaded, ReloadRefused> {
         let outcome = self.put_into_operation();
         match &outcome {
             Ok(done) => tracing::info!(changed = ?done.changed, needs_restart = ?done.needs_restart, "reloaded"),
@@ -206,6 +241,7 @@ fn secrets(route: &Route) -> impl Iterator<Item = &[u8]> {
     route.secrets.iter().map(|one| one.secret.expose()).chain(route.verify_token.iter().map(Secret::expose))
 }
 
+#[async_trait::async_trait]
 impl Control for Core {
     fn routes(&self) -> Vec<RouteFacts> {
         let facts = |route: &Arc<Route>| RouteFacts {
@@ -227,8 +263,8 @@ impl Control for Core {
         self.current.load().text.clone()
     }
 
-    fn reload(&self) -> Result<Reloaded, ReloadRefused> {
-        self.reload_now()
+    async fn reload(self: Arc<Self>) -> Result<Reloaded, ReloadRefused> {
+        self.reload_in_time().await
     }
 
     fn set_log_level(&self, level: Level) -> Result<(), String> {

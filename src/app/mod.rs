@@ -51,9 +51,6 @@ const CLOSED_FOR_ANOTHER: Duration = Duration::from_secs(20);
 /// What a quick stop gives open requests.
 const QUICK: Duration = Duration::from_secs(1);
 
-/// How long a reload by a signal is waited for, which reads files of whatever file system they are on.
-const READING: Duration = Duration::from_secs(20);
-
 /// How often what only memory knows is written into the gauges.
 const GAUGES_EVERY: Duration = Duration::from_secs(1);
 /// How often the spool's file system is asked what it has left, for the metric.
@@ -351,20 +348,8 @@ impl Running {
 
     /// Reads the configuration anew and puts it into operation; a bad one changes nothing. Reads files.
     pub async fn reload(&self) {
-        let core = self.core.clone();
-        let reloading = tokio::task::spawn_blocking(move || core.reload_now());
-        match tokio::time::timeout(READING, reloading).await {
-            Ok(Ok(_told)) => {}
-            Ok(Err(error)) => tracing::error!(%error, "not reloaded"),
-            Err(_late) => {
-                self.core.metrics.config_last_reload_successful.set(0);
-                tracing::error!(
-                    "not reloaded within {} s: a file of the configuration, or one that it names, cannot be read to its end; the \
-                     configuration before stays in operation, and that file is still waited for",
-                    READING.as_secs()
-                );
-            }
-        }
+        // The log has told.
+        let _told = self.core.clone().reload_in_time().await;
     }
 
     /// Events on disk that wait for their delivery, those with a running attempt included.

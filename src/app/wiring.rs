@@ -86,6 +86,7 @@ pub(super) fn core(
         log,
         reread,
         reloading,
+        reload_turns: Arc::new(tokio::sync::Semaphore::new(super::control::RELOADS)),
         fixed,
         current,
         admin_token,

@@ -11,7 +11,7 @@ use crate::world::app::App;
 use crate::world::clock::{eventually, now_unix, pause};
 use crate::world::events::task;
 use crate::world::gateway::Gateway;
-use crate::world::sender::Request;
+use crate::world::sender::{Request, send};
 use crate::world::setup::Setup;
 use crate::world::sign::Provider;
 use crate::world::{world, world_with, world_without_app};
@@ -226,6 +226,7 @@ fn a_reload_tells_the_routes_and_tables_that_have_changed_and_no_others() {
     assert_eq!(reloaded(&gateway), changes(&["routes.stripe (gone)"], &[]));
     gateway.configure(&["listen = '127.0.0.1:9'"]);
     assert_eq!(reloaded(&gateway), changes(&["routes.stripe"], &["listen"]), "it is there again");
+    gateway.wait_for_log(&["\"reloaded\"", "routes.stripe", "[\\\"listen\\\"]"]);
     gateway.configure(&["passthrough.paths = []"]);
     gateway.signal(Signal::HUP);
     gateway.wait_for_log(&["\"reloaded\"", "passthrough", "listen"]);
@@ -331,23 +332,55 @@ fn a_route_may_override_a_part_of_its_provider() {
     assert_eq!(world.send(&sent(700)).reason(), "timestamp_stale");
 }
 
+/// Has the gateway reload a configuration that names a file which does not end while what is yielded is open.
+fn reload_that_hangs(gateway: &mut Gateway) -> std::fs::File {
+    let file = gateway.folder().join("hangs");
+    assert!(std::process::Command::new("mkfifo").arg(&file).status().unwrap().success());
+    gateway.configure(&[&format!("routes.veedeo.secrets = [{{ file = '{}' }}]", file.display())]);
+    gateway.signal(Signal::HUP);
+    // It can be opened for writing as soon as somebody reads it.
+    eventually("the secret is being read", SHORT, || {
+        let flags = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap();
+        std::fs::OpenOptions::new().write(true).custom_flags(flags).open(&file).ok()
+    })
+}
+
 #[test]
 fn a_reload_that_waits_for_a_file_does_not_keep_the_gateway_from_stopping() {
     let app = App::stopped();
     for signal in [Signal::TERM, Signal::INT] {
         let mut gateway = Gateway::start(Setup::new(&app.url()));
-        let file = gateway.folder().join("hangs");
-        assert!(std::process::Command::new("mkfifo").arg(&file).status().unwrap().success());
-        gateway.configure(&[&format!("routes.veedeo.secrets = [{{ file = '{}' }}]", file.display())]);
-        gateway.signal(Signal::HUP);
-        // It can be opened for writing as soon as somebody reads it, and does not end while it is open.
-        let held = eventually("the secret is being read", SHORT, || {
-            let flags = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap();
-            std::fs::OpenOptions::new().write(true).custom_flags(flags).open(&file).ok()
-        });
+        let held = reload_that_hangs(&mut gateway);
         gateway.signal(signal);
         let status = gateway.wait_for_end(SHORT);
         assert!(status.success(), "{signal:?}: {status} {}", gateway.said().join("\n"));
         drop(held);
     }
+}
+
+#[test]
+fn a_file_that_does_not_come_is_told_and_does_not_let_reloads_pile_up() {
+    let app = App::stopped();
+    let mut gateway = Gateway::start(Setup::new(&app.url()));
+    let held = reload_that_hangs(&mut gateway);
+    // The gateway gives up after 20 s.
+    let told = || gateway.log(&["not reloaded", "could not be read to its end"]).pop();
+    eventually("the reload is given up", 2 * SHORT, told);
+    assert_eq!(gateway.metrics().find("hookgate_config_last_reload_successful", &[]), Some(0.0));
+    // One more waits for its turn, and no third.
+    gateway.configure(&["routes.veedeo.secrets = [{ literal = 'the next secret, which is long enough' }]"]);
+    let (answers, answer) = std::sync::mpsc::channel();
+    for _ in 0..2 {
+        let (answers, address) = (answers.clone(), gateway.admin_address());
+        let request = Request::post("/-/reload", "").with("Host", address.clone()).with("Connection", "close");
+        std::thread::spawn(move || answers.send(send(&address, &request)));
+    }
+    let refused = answer.recv_timeout(SHORT).unwrap().unwrap();
+    assert_eq!(refused.status, 422, "{}", refused.text());
+    assert!(refused.text().contains("another reload is under way"), "{}", refused.text());
+    gateway.wait_for_log(&["not reloaded", "another reload is under way"]);
+    drop(held);
+    let reloaded = answer.recv_timeout(SHORT).unwrap().unwrap();
+    assert_eq!((reloaded.status, reloaded.json("changed")), (200, serde_json::json!(["routes.veedeo"])));
+    assert_eq!(gateway.metrics().find("hookgate_config_last_reload_successful", &[]), Some(1.0));
 }

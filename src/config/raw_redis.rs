@@ -19,7 +19,7 @@ pub(super) struct RawRedis {
     pub(super) url: Option<RawRedisUrl>,
     /// The user, in place of the address's.
     pub(super) username: Option<RawGiven>,
-    /// Where the password is read from, in place of the address's. A file is read again for each new connection.
+    /// Where the password is read from, in place of the address's. A file is read again when Redis refuses what it held, and at a reload.
     pub(super) password: Option<RawReference>,
     /// The files of `rediss://`.
     pub(super) tls: RawRedisTls,
@@ -33,7 +33,7 @@ pub(super) struct RawRedis {
     pub(super) key_prefix: Option<Text<Name>>,
 }
 
-/// The files of `rediss://`, in PEM, relative to the file that names them; read again for each new connection.
+/// The files of `rediss://`, in PEM, relative to the file that names them; read again when a connection fails with what they held, and at a reload.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct RawRedisTls {

@@ -135,8 +135,7 @@ impl Links {
                 Ok(link) => link,
                 Err(fault) => {
                     // Perhaps the login or a certificate is another one by now. Nothing was asked yet.
-                    let fault = self.broken(&servers, fault);
-                    servers = self.servers_again(&mut reread, fault).await?;
+                    servers = self.in_place_of(&servers, &mut reread, fault).await?;
                     (address, asking) = (servers.owner(slot)?, Asking::No);
                     continue;
                 }
@@ -159,8 +158,7 @@ impl Links {
                     (address, asking) = (servers.owner(slot)?, Asking::No);
                 }
                 Turn::Broken => {
-                    let fault = self.broken(&servers, fault(&address, &error));
-                    servers = self.servers_again(&mut again, fault).await?;
+                    servers = self.in_place_of(&servers, &mut again, fault(&address, &error)).await?;
                     (address, asking) = (servers.owner(slot)?, Asking::No);
                 }
                 Turn::None => return Err(fault(&address, &error)),
@@ -183,8 +181,7 @@ impl Links {
             let link = match servers.link(&address).await {
                 Ok(link) => link,
                 Err(fault) => {
-                    let fault = self.broken(&servers, fault);
-                    servers = self.servers_again(&mut reread, fault).await?;
+                    servers = self.in_place_of(&servers, &mut reread, fault).await?;
                     continue;
                 }
             };
@@ -195,8 +192,7 @@ impl Links {
             };
             match turn(&error, &address) {
                 Turn::Broken => {
-                    let fault = self.broken(&servers, fault(&address, &error));
-                    servers = self.servers_again(&mut again, fault).await?;
+                    servers = self.in_place_of(&servers, &mut again, fault(&address, &error)).await?;
                 }
                 Turn::Moved(_) | Turn::Ask(_) | Turn::Moving | Turn::None => return Ok(None),
             }
@@ -211,19 +207,19 @@ impl Links {
         }
     }
 
-    /// The servers found anew for a question that was met by `fault`, once; then that is its answer.
-    async fn servers_again(&self, again: &mut Again, fault: StoreFault) -> Result<Arc<Servers>, StoreFault> {
+    /// The servers found anew for a question that was met by `fault`, once; then that is its answer. Those there were are given
+    /// up, unless somebody has found them anew already.
+    async fn in_place_of(
+        &self,
+        servers: &Arc<Servers>,
+        again: &mut Again,
+        fault: StoreFault,
+    ) -> Result<Arc<Servers>, StoreFault> {
+        drop(self.servers.compare_and_swap(servers, None));
         match std::mem::replace(again, Again::MayNot) {
             Again::May => self.servers().await,
             Again::MayNot => Err(fault),
         }
-    }
-
-    /// Gives up the servers, unless somebody has found them anew already.
-    fn broken(&self, servers: &Arc<Servers>, fault: StoreFault) -> StoreFault {
-        let given_up = self.servers.compare_and_swap(servers, None);
-        drop(given_up);
-        fault
     }
 }
 

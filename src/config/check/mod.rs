@@ -139,7 +139,10 @@ impl Check<'_> {
             raw.routes.iter().filter_map(|(name, route)| self.route(name, route, parts, server.as_ref())).collect();
         if routes.len() < raw.routes.len() && self.faults.is_empty() {
             // Nobody else has said why: a route is never left out in silence.
-            self.fault(FaultKind::Value, &keys(&["routes"]), "not all routes can be read", "tables as documented");
+            let left_out = raw.routes.keys().find(|name| routes.iter().all(|route| *route.name != ***name));
+            let name = left_out.map_or("", |name| name);
+            let expected = "the keys of a route, each of its type";
+            self.fault(FaultKind::Value, &keys(&["routes", name]), "a route that cannot be read", expected);
         }
         self.shared_secrets(&routes);
         self.unused_providers(raw, parts);

@@ -226,3 +226,28 @@ fn a_network_of_mapped_addresses_is_the_plain_one() {
     let plain = ["10.0.0.0/8", "::ffff:0.0.0.0/95", "::1/128", "fd00::/8", "::/0", "64:ff9b::/96"];
     assert_eq!(networks(&plain.map(|network| format!("{network:?}")).join(",")), plain);
 }
+
+#[test]
+fn an_application_that_may_be_another_machine_is_not_taken_for_a_listener_of_ours() {
+    let text = |listen: &str, url: &str| format!("listen = \"{listen}\"\n[app]\nurl = \"{url}\"\n{ROUTE}");
+    for (listen, url) in [
+        ("0.0.0.0:81", "http://10.0.0.1:81"),
+        ("0.0.0.0:81", "http://app:81"),
+        ("0.0.0.0:81", "http://127.0.0.1:82"),
+        ("10.0.0.1:81", "http://127.0.0.1:81"),
+        ("10.0.0.1:81", "http://localhost:81"),
+        ("127.0.0.1:81", "http://127.0.0.2:81"),
+        ("127.0.0.1:0", "http://127.0.0.1:80"),
+    ] {
+        fine(&text(listen, url));
+    }
+}
+
+#[test]
+fn where_every_route_has_its_own_application_the_shared_one_matters_only_to_what_passes_through() {
+    let text = "listen = \"127.0.0.1:81\"\napp.url = \"http://127.0.0.1:81\"\n";
+    let route = format!("{ROUTE}app.url = \"http://127.0.0.1:82\"\n");
+    fine(&format!("{text}{route}"));
+    let fault = fault(&format!("{text}passthrough.paths = [\"/x\"]\n{route}"));
+    assert_fault(&fault, Conflict, "app.url", &at(2, 11));
+}

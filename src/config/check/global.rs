@@ -1,6 +1,6 @@
 //! The tables that belong to no route: server, dedup store, spool, log, listeners.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -10,6 +10,7 @@ use crate::config::leaf::{Name, Size, Text};
 use crate::config::raw::{RawConfig, RawDedup, RawLog, RawServer, RawSpool, RawTls};
 use crate::config::settings::{Dedup, Log, Server, ServerTls, SpoolSettings, Store, StoreKind};
 use crate::config::variables::place_to_ask;
+use crate::domain::app_url::AppUrl;
 
 pub(super) fn server(raw: &RawServer) -> Option<Server> {
     Some(Server {
@@ -139,10 +140,10 @@ impl Check<'_> {
         self.faults.push(fault);
     }
 
-    /// Three listeners on three addresses, and the one that shows bodies not open to everyone.
-    pub(super) fn listeners(&mut self, raw: &RawConfig, has_token: bool) {
+    /// Three listeners on three addresses, and the one that shows bodies not open to everyone. Yields them by their keys.
+    pub(super) fn listeners(&mut self, raw: &RawConfig, has_token: bool) -> Vec<(&'static str, SocketAddr)> {
         let given = [("listen", &raw.listen), ("telemetry", &raw.telemetry), ("admin", &raw.admin)];
-        let addresses: Vec<(&str, SocketAddr)> =
+        let addresses: Vec<_> =
             given.into_iter().filter_map(|(key, text)| text.as_ref().map(|text| (key, text.0))).collect();
         if place_to_ask(&self.layers.environment).is_some() {
             let text =
@@ -166,7 +167,31 @@ impl Check<'_> {
                 self.fault(FaultKind::Conflict, &keys(&["admin"]), found, expected);
             }
         }
+        addresses
     }
+
+    /// An application that is a listener of this gateway: an event sent there would meet itself, be acknowledged as its own
+    /// duplicate, and reach nobody.
+    pub(super) fn not_ourselves(&mut self, listeners: &[(&str, SocketAddr)], path: &[String], app: &AppUrl) {
+        let reached = listeners.iter().find(|(_, listener)| reaches(app, *listener));
+        if let (Some((listener, _)), false) = (reached, self.faulted(path)) {
+            let found = format!("{app}, which is this gateway's own `{listener}`");
+            self.fault(FaultKind::Conflict, path, found, "where the application listens");
+        }
+    }
+}
+
+/// Whether who connects to the application certainly reaches a listener of ours. A host's name may be anybody's, but for
+/// `localhost`; and where we listen on every address, one that is not loopback may be another machine's.
+fn reaches(app: &AppUrl, listener: SocketAddr) -> bool {
+    let here = listener.ip().to_canonical();
+    let ip = if app.host().eq_ignore_ascii_case("localhost") {
+        Some(if here.is_ipv6() { IpAddr::V6(Ipv6Addr::LOCALHOST) } else { IpAddr::V4(Ipv4Addr::LOCALHOST) })
+    } else {
+        app.host().parse::<IpAddr>().ok().map(|ip| ip.to_canonical())
+    };
+    let certain = |ip: &IpAddr| ip.is_loopback() || ip.is_unspecified() || *ip == here;
+    ip.filter(certain).is_some_and(|ip| meet(SocketAddr::new(ip, app.port()), listener))
 }
 
 /// Whether two listeners would want the same port of the same address. One on every IPv6 address is on every IPv4

@@ -131,7 +131,7 @@ impl Check<'_> {
         let server = global::server(&whole.server).map(|server| Server { tls, ..server });
         let dedup = self.dedup(&whole.dedup);
         let spool = self.spool(&whole.spool);
-        self.listeners(&whole, raw.admin_token.is_some());
+        let listeners = self.listeners(&whole, raw.admin_token.is_some());
         if let Some(server) = &server {
             self.server_rules(server);
         }
@@ -149,7 +149,14 @@ impl Check<'_> {
         let passthrough: Vec<_> = whole.passthrough.paths.iter().flatten().map(|path| path.0.clone()).collect();
         self.paths(raw, &passthrough);
         let app = self.shared_app(whole.app);
+        for route in &routes {
+            let path = self.shared_key(&route.name, "app", "url");
+            self.not_ourselves(&listeners, &path, &route.app.url);
+        }
         if let Some(app) = &app {
+            if !passthrough.is_empty() {
+                self.not_ourselves(&listeners, &keys(&["app", "url"]), &app.url);
+            }
             self.passed_around(&routes, &passthrough, app);
         }
         if raw.routes.is_empty() && self.faults.is_empty() {
